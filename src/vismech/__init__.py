@@ -1,0 +1,1 @@
+"""vismech: how an image model computes, as a causal graph of concepts."""

@@ -1,0 +1,1 @@
+"""Attribution along paths between layers: quadrature, targets, GIG, aggregation."""

@@ -1,0 +1,1 @@
+"""Everything that knows Lightning: loops over images, their writers, loggers."""

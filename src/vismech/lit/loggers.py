@@ -1,0 +1,76 @@
+"""A finished run in W&B or in CSV, through Lightning's loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vismech.config import Config, LoggerKind
+from vismech.errors import UserError
+
+
+def log_run(
+    config: Config,
+    values: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    written: Sequence[Path],
+    folder: Path,
+) -> None:
+    """Log configuration, metrics, tables, figures and the page.
+
+    Args:
+        config: says which logger.
+        values: the configuration as plain data.
+        metrics: name → number.
+        tables: name → frame.
+        written: figures and page.
+        folder: the run's folder; its parent names the W&B group of a sweep.
+
+    Raises:
+        UserError: wandb is chosen but not installed.
+    """
+    match config.logger.kind:
+        case LoggerKind.wandb:
+            _wandb(config, values, metrics, tables, written, folder)
+        case LoggerKind.csv:
+            from lightning.pytorch.loggers import CSVLogger
+
+            logger = CSVLogger(folder, name="csv", version="")
+            logger.log_hyperparams(dict(values))
+            logger.log_metrics({name: float(value) for name, value in metrics.items()})
+            logger.save()
+
+
+def _wandb(config: Config, values, metrics, tables, written: Sequence[Path], folder: Path) -> None:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("logger=wandb needs the package wandb: pip install wandb, or choose logger=csv") from error
+    from lightning.pytorch.loggers import WandbLogger
+
+    sweep = folder.parent if "sweeps" in folder.parts else None
+    logger = WandbLogger(
+        name=f"{config.name}/{folder.name}",
+        project=config.logger.project,
+        group=config.logger.group or (f"{sweep.parent.name}/{sweep.name}" if sweep else None),
+        save_dir=str(folder),
+        mode=config.logger.mode,
+        settings=wandb.Settings(silent=True),
+    )
+    try:
+        logger.log_hyperparams(dict(values))
+        logger.log_metrics({name: float(value) for name, value in metrics.items()})
+        for name, frame in tables.items():
+            if len(frame):
+                logger.log_table(f"tables/{name}", dataframe=frame.astype(object).where(frame.notna(), None))
+        for path in written:
+            if path.suffix == ".png":
+                logger.log_image(f"figures/{path.stem}", [str(path)])
+            elif path.suffix == ".html":
+                logger.experiment.log({"report": wandb.Html(str(path))})
+    finally:
+        logger.experiment.finish(quiet=True)

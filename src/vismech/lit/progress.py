@@ -1,0 +1,81 @@
+"""Progress of anything longer than two seconds: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+PATIENCE, INTERVAL = 2.0, 10.0
+
+
+class Meter:
+    """Counts steps and shows them once they have taken two seconds."""
+
+    def __init__(self, title: str, total: int, console: Console | None = None) -> None:
+        self.title, self.total, self.count = title, total, 0
+        self.console = console or Console(stderr=True)
+        self.started = self.said = time.monotonic()
+        self.bar: Bar | None = None
+
+    def advance(self) -> None:
+        """Note one more step."""
+        self.count += 1
+        now = time.monotonic()
+        if now - self.started < PATIENCE:
+            return
+        if self.console.is_terminal:
+            if self.bar is None:
+                columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+                self.bar = Bar(*columns, console=self.console, transient=True)
+                self.bar.start()
+                self.bar.add_task(self.title, total=self.total)
+            self.bar.update(self.bar.task_ids[0], completed=self.count)
+        elif now - self.said >= INTERVAL:
+            self.said = now
+            log.info("%s: %d of %d", self.title, self.count, self.total)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """Yield ``items`` and show how far they are."""
+    meter = Meter(title, total)
+    try:
+        for item in items:
+            yield item
+            meter.advance()
+    finally:
+        meter.stop()
+
+
+class Progress(lightning.Callback):
+    """A :class:`Meter` over the batches of the first process."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.meter: Meter | None = None
+
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        """Advance by one batch."""
+        if trainer.is_global_zero:
+            if self.meter is None:
+                self.meter = Meter(self.title, int(sum(trainer.num_predict_batches)))
+            self.meter.advance()
+
+    def teardown(self, trainer, pl_module, stage: str) -> None:
+        """Take the bar away, after an error too."""
+        if self.meter is not None:
+            self.meter.stop()

@@ -1,0 +1,387 @@
+"""A trained network as named layers: activations at a layer, and the network cut between two layers.
+
+A layer's name is a module path and always means that module's **output**; ``logits`` is the output of the whole model.
+One mechanism serves every cut: the graph of ``torch.export`` (batch size dynamic, image size fixed), where the
+``nn_module_stack`` of a node says which modules it belongs to. Models it cannot capture fall back to forward hooks.
+
+Legend: B images.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from fnmatch import fnmatchcase
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from vismech.errors import UserError
+
+log = logging.getLogger(__name__)
+LOGITS = "logits"
+_VIEWS = {
+    "view",
+    "slice",
+    "select",
+    "transpose",
+    "permute",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "alias",
+    "as_strided",
+    "t",
+}
+
+
+class Network:
+    """A model cut into layers; built by :func:`open_network`.
+
+    Attributes:
+        layers: module paths that can be cut, in the order in which their outputs are computed.
+    """
+
+    layers: list[str]
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """Shape of one image's activation at ``layer``, without the batch axis."""
+        raise NotImplementedError
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Activations of ``images`` [B, 3, H, W] at ``layers``, ``logits`` allowed, computed no further than needed."""
+        raise NotImplementedError
+
+    def segment(self, lower: str, upper: str) -> nn.Module:
+        """The function from ``lower``'s output [B, …] to ``upper``'s output [B, …] and nothing else.
+
+        Raises:
+            UserError: an unknown layer, ``upper`` not after ``lower``, or a path to ``upper`` around ``lower``.
+        """
+        raise NotImplementedError
+
+    def resolve(self, patterns: Sequence[str]) -> list[str]:
+        """Layer names for ``patterns`` (names or shell patterns), in network order, each once.
+
+        Raises:
+            UserError: a name or pattern that fits no layer; the nearest names are given.
+        """
+        chosen: set[str] = set()
+        for pattern in patterns:
+            fits = [name for name in self.layers if fnmatchcase(name, pattern)]
+            # A pattern such as layer3.* names siblings, so it stops at the dots that it spells out.
+            fits = [name for name in fits if name.count(".") == pattern.count(".")] if "*" in pattern else fits
+            if not fits:
+                raise UserError(f"the model has no layer {pattern!r}; {_nearest(pattern, self.layers)}")
+            chosen.update(fits)
+        return [name for name in self.layers if name in chosen]
+
+    def _check_pair(self, lower: str, upper: str) -> None:
+        for name in (lower, upper):
+            if name not in self.layers and name != LOGITS:
+                raise UserError(f"the model has no layer {name!r}; {_nearest(name, self.layers)}")
+        if lower == LOGITS or (upper != LOGITS and self.layers.index(upper) <= self.layers.index(lower)):
+            raise UserError(f"layer {upper!r} does not come after {lower!r}: name the earlier layer first")
+
+
+def open_network(model: nn.Module, example: Tensor) -> Network:
+    """Cut ``model`` (in eval mode) by its exported graph, or by hooks when it cannot be exported.
+
+    Args:
+        model: any module from images [B, 3, H, W] to logits [B, n].
+        example: an image batch [≥1, 3, H, W] of the size that will be used; cuts are specialised to it.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    try:
+        return ExportedNetwork(capture(model, example))
+    except UserError:
+        raise
+    except Exception as error:  # torch.export raises many kinds; all mean the same to a user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        log.warning("torch.export cannot capture %s (%s): cutting with hooks instead", type(model).__name__, reason)
+        return HookedNetwork(model, example)
+
+
+def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """``model`` as a graph of ATen calls without in-place operations; parameters are shared with ``model``."""
+    # A batch of one would be specialised, so the example is shown as a batch of two.
+    images = torch.zeros_like(example[:1]).repeat(2, 1, 1, 1)
+    batch = torch.export.Dim("batch", min=1, max=65_536)
+    with torch.no_grad():
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False)
+    graph_module = cast(fx.GraphModule, program.module(check_guards=False))
+    if not _without_in_place(graph_module):
+        program = program.run_decompositions({})
+        graph_module = cast(fx.GraphModule, program.module(check_guards=False))
+    return graph_module
+
+
+def _without_in_place(module: fx.GraphModule) -> bool:
+    """Replace ``relu_`` by ``relu`` and so on; False when a view is mutated, which needs full functionalisation."""
+    graph = module.graph
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        name = _operation(node)
+        if node.op != "call_function" or not name.endswith("_") or name.startswith("_"):
+            continue
+        mutated = node.args[0]
+        twin = getattr(torch.ops.aten, name[:-1], None)
+        overload = getattr(node.target, "_overloadname", "default")
+        if _operation(mutated) in _VIEWS or twin is None or not hasattr(twin, overload):
+            return False
+        node.target = getattr(twin, overload)
+        # Whoever reads the mutated value later meant the new one.
+        mutated.replace_all_uses_with(node, lambda user, node=node: position[user] > position[node])
+    module.recompile()
+    return True
+
+
+def _operation(node: fx.Node) -> str:
+    target = node.target
+    return target._opname if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+
+
+class ExportedNetwork(Network):
+    """Cuts along the nodes of an exported graph; every cut computes only the nodes between its ends."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        nodes = list(module.graph.nodes)
+        self.input = next(node for node in nodes if node.op == "placeholder")
+        result = nodes[-1].args[0]
+        if isinstance(result, (tuple, list)) and len(result) == 1:
+            result = result[0]
+        if not isinstance(result, fx.Node):
+            raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
+        self.output: dict[str, fx.Node] = {LOGITS: result}
+        self.calls: dict[str, set[str]] = {}
+        self._ancestors: dict[fx.Node, set[fx.Node]] = {}
+        self._find_outputs(nodes)
+        order = {node: index for index, node in enumerate(nodes)}
+        self.layers = sorted(
+            (name for name in self.output if name != LOGITS), key=lambda name: order[self.output[name]]
+        )
+        self._cuts: dict[tuple[str, ...], nn.Module] = {}
+
+    def _find_outputs(self, nodes: list[fx.Node]) -> None:
+        """A module's output is its only value that is read outside it."""
+        inside = {node: dict(_modules_of(node)) for node in nodes}
+        handed_on: dict[str, set[fx.Node]] = {}
+        for node in nodes:
+            for path, call in inside[node].items():
+                self.calls.setdefault(path, set()).add(call)
+                if any(path not in inside[user] for user in node.users):
+                    handed_on.setdefault(path, set()).add(node)
+        for path, values in handed_on.items():
+            value = next(iter(values))
+            if path and len(values) == 1 and len(self.calls[path]) == 1 and isinstance(value.meta.get("val"), Tensor):
+                self.output[path] = value
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """See :meth:`Network.shape`."""
+        return tuple(int(size) for size in self._value(layer).meta["val"].shape[1:])
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """See :meth:`Network.activations`."""
+        values = self._cut(self.input, tuple(layers))(images)
+        return dict(zip(layers, values, strict=True))
+
+    def segment(self, lower: str, upper: str) -> nn.Module:
+        """See :meth:`Network.segment`."""
+        self._check_pair(lower, upper)
+        start, end = self._value(lower), self._value(upper)
+        around = self._path_around(start, end)
+        if around is not None:
+            raise UserError(
+                f"{upper!r} can be reached around {lower!r}, through {' → '.join(around)}: "
+                "cut where all paths meet, such as at the end of a block"
+            )
+        return _Single(self._cut(start, (upper,)))
+
+    def to(self, device: torch.device | str) -> ExportedNetwork:
+        """Move the parameters, which are shared with the model, to ``device``."""
+        self.module.to(device)
+        return self
+
+    def _value(self, layer: str) -> fx.Node:
+        if layer in self.output:
+            return self.output[layer]
+        calls = len(self.calls.get(layer, ()))
+        if calls > 1:
+            raise UserError(f"layer {layer!r} is called {calls} times in one pass: name the block around it")
+        if calls:
+            raise UserError(
+                f"layer {layer!r} hands on several values, not one tensor: name a layer inside or around it"
+            )
+        raise UserError(f"the model has no layer {layer!r}; {_nearest(layer, self.layers)}")
+
+    def _cut(self, start: fx.Node, layers: tuple[str, ...]) -> nn.Module:
+        """The graph from ``start`` to the outputs of ``layers``, cached; its parameters are the model's own."""
+        key = (start.name, *layers)
+        if key not in self._cuts:
+            ends = [self._value(layer) for layer in layers]
+            needed = set().union(*(self._reach(end, start) for end in ends))
+            graph, copies = fx.Graph(), {}
+            copies[start] = graph.placeholder("activation")
+            for node in self.module.graph.nodes:
+                if node not in needed or node is start:
+                    continue
+                if _is_batch_size(node, self.input) and start is not self.input:
+                    copies[node] = graph.call_function(torch.ops.aten.sym_size.int, (copies[start], 0))
+                else:
+                    copies[node] = graph.node_copy(node, copies.__getitem__)
+            graph.output(tuple(copies[end] for end in ends))
+            self._cuts[key] = fx.GraphModule(self.module, graph).eval()
+        return self._cuts[key]
+
+    def _reach(self, end: fx.Node, start: fx.Node) -> set[fx.Node]:
+        """Every node that ``end`` needs once ``start`` is given."""
+        found, stack = set(), [end]
+        while stack:
+            node = stack.pop()
+            if node in found:
+                continue
+            found.add(node)
+            if node is not start and not (start is not self.input and _is_batch_size(node, self.input)):
+                stack.extend(node.all_input_nodes)
+        return found
+
+    def _path_around(self, start: fx.Node, end: fx.Node) -> list[str] | None:
+        """The modules on a path from the input to ``end`` that avoids ``start``; None if every path passes it."""
+        reached = self._reach(end, start)
+        if self.input not in reached or start is self.input:
+            return None
+        names, node = [], self.input
+        while node is not end:
+            node = next(user for user in node.users if user in reached and user is not start)
+            path = [path for path, _ in _modules_of(node) if path]
+            if path and (not names or names[-1] != path[-1]):
+                names.append(path[-1])
+        return names if len(names) <= 6 else [*names[:3], "…", *names[-3:]]
+
+
+class _Single(nn.Module):
+    """A cut with one output, as a function from tensor to tensor."""
+
+    def __init__(self, cut: nn.Module) -> None:
+        super().__init__()
+        self.cut = cut
+
+    def forward(self, activation: Tensor) -> Tensor:
+        return self.cut(activation)[0]
+
+
+def _modules_of(node: fx.Node) -> Iterator[tuple[str, str]]:
+    """(module path, call key) from the outermost module to the innermost."""
+    for call, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+        if not call.startswith("_"):  # torch.export's own marks are no modules
+            yield path, call
+
+
+def _is_batch_size(node: fx.Node, images: fx.Node) -> bool:
+    return _operation(node) == "sym_size" and node.args[0] is images and node.args[1] == 0
+
+
+class _Reached(Exception):
+    """Raised by a hook once the last wanted layer has answered; never leaves this module."""
+
+
+class HookedNetwork(Network):
+    """Cuts by forward hooks, for models that ``torch.export`` cannot capture.
+
+    A segment re-runs the layers below its lower end, on blank images, and replaces their result: right, but its cost is
+    not limited to the layers between.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model = model
+        self._blank = torch.zeros_like(example[:1])
+        calls: dict[str, int] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def record(name: str, value: object) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if isinstance(value, Tensor):
+                shapes[name] = tuple(value.shape[1:])
+            return None
+
+        with ExitStack() as stack, torch.no_grad():
+            for name, module in model.named_modules():
+                if name:
+                    _hook(stack, module, lambda value, name=name: record(name, value))
+            logits = model(self._blank.repeat(2, 1, 1, 1))
+        if not isinstance(logits, Tensor):
+            raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
+        shapes = {name: shape for name, shape in shapes.items() if calls[name] == 1}
+        self.layers = list(shapes)
+        self._shapes = {**shapes, LOGITS: tuple(logits.shape[1:])}
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """See :meth:`Network.shape`."""
+        if layer not in self._shapes:
+            raise UserError(f"the model has no layer {layer!r}; {_nearest(layer, self.layers)}")
+        return self._shapes[layer]
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """See :meth:`Network.activations`."""
+        return self._run(images, layers, None)
+
+    def _run(self, images: Tensor, layers: Sequence[str], given: tuple[str, Tensor] | None) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        wanted = [layer for layer in layers if layer != LOGITS]
+
+        def keep(name: str, value: Tensor) -> Tensor:
+            # A later in-place operation would rewrite what is kept.
+            found[name] = value.clone()
+            if len(found) == len(layers):
+                raise _Reached
+            return value
+
+        with ExitStack() as stack:
+            if given is not None:
+                _hook(stack, self.model.get_submodule(given[0]), lambda _: given[1].clone())
+            for layer in wanted:
+                self.shape(layer)
+                _hook(stack, self.model.get_submodule(layer), lambda value, name=layer: keep(name, value))
+            with suppress(_Reached):
+                found[LOGITS] = self.model(images)
+        return {layer: found[layer] for layer in layers}
+
+    def segment(self, lower: str, upper: str) -> nn.Module:
+        """See :meth:`Network.segment`; a path around is found by changing the input while ``lower`` is held."""
+        self._check_pair(lower, upper)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self._blank.shape, generator=generator).to(self._blank)
+        with torch.no_grad():
+            held = self._run(self._blank, [lower], None)[lower]
+            values = [self._run(images, [upper], (lower, held))[upper] for images in (self._blank, noise)]
+        if not torch.equal(*values):
+            raise UserError(
+                f"{upper!r} can be reached around {lower!r}: it still depends on the image while {lower!r} is held; "
+                "cut where all paths meet, such as at the end of a block"
+            )
+        return _HookedSegment(self, lower, upper)
+
+
+class _HookedSegment(nn.Module):
+    def __init__(self, network: HookedNetwork, lower: str, upper: str) -> None:
+        super().__init__()
+        self.network, self.lower, self.upper = network, lower, upper
+
+    def forward(self, activation: Tensor) -> Tensor:
+        blank = self.network._blank.to(activation).expand(len(activation), -1, -1, -1)
+        return self.network._run(blank, [self.upper], (self.lower, activation))[self.upper]
+
+
+def _hook(stack: ExitStack, module: nn.Module, function) -> None:
+    """Install a forward hook that maps the module's output, removed when ``stack`` unwinds."""
+    stack.callback(module.register_forward_hook(lambda _module, _inputs, output: function(output)).remove)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
+    return f"nearest: {', '.join(near)}" if near else f"it has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

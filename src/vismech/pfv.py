@@ -1,0 +1,122 @@
+"""Activation maps as pointwise feature vectors (PFVs), and the seeded choice of positions (METHOD: GIG §3.1).
+
+A PFV is the channel vector at one spatial position of a layer's output; a transformer's token is one too.
+
+Legend: B images, P positions, C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vismech.errors import UserError
+
+
+class Axes(StrEnum):
+    """Where the channels of an activation stand."""
+
+    channels_first = "channels_first"  # [B, C, h, w]
+    channels_last = "channels_last"  # [B, h, w, C]
+    tokens = "tokens"  # [B, prefix + h·w, C]
+    vector = "vector"  # [B, C]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one layer's activation is read as PFVs.
+
+    Attributes:
+        axes: where the channels stand.
+        grid: rows and columns of positions; P = rows · columns.
+        channels: C.
+        prefix: tokens before the patch tokens (a class token, registers); they are no PFVs and are held at their clean
+            value along a path.
+    """
+
+    axes: Axes
+    grid: tuple[int, int]
+    channels: int
+    prefix: int = 0
+
+    @property
+    def positions(self) -> int:
+        """P."""
+        return self.grid[0] * self.grid[1]
+
+    def vectors(self, activation: Tensor) -> Float[Tensor, "b p c"]:
+        """PFVs of an activation, positions in row-major order."""
+        match self.axes:
+            case Axes.channels_first:
+                return activation.flatten(2).transpose(1, 2)
+            case Axes.channels_last:
+                return activation.flatten(1, 2)
+            case Axes.tokens:
+                return activation[:, self.prefix :]
+            case Axes.vector:
+                return activation[:, None]
+
+    def activation(self, vectors: Float[Tensor, "b p c"], clean: Tensor) -> Tensor:
+        """The activation with PFVs ``vectors``; what is no PFV is taken from ``clean``, broadcast over whole multiples.
+
+        ``clean`` has the batch size of ``vectors`` or divides it: then its images repeat in order (image-major).
+        """
+        match self.axes:
+            case Axes.channels_first:
+                return vectors.transpose(1, 2).unflatten(2, self.grid)
+            case Axes.channels_last:
+                return vectors.unflatten(1, self.grid)
+            case Axes.tokens:
+                if not self.prefix:
+                    return vectors
+                prefix = clean[:, : self.prefix].repeat_interleave(len(vectors) // len(clean), 0)
+                return torch.cat([prefix.to(vectors), vectors], 1)
+            case Axes.vector:
+                return vectors[:, 0]
+
+
+def layout_of(shape: tuple[int, ...], layer: str) -> Layout:
+    """The layout of a layer from the shape of one image's activation.
+
+    [C, h, w] and [h, w, C] are told apart by the two equal sides; [T, C] is a square grid of tokens after at most eight
+    prefix tokens.
+
+    Raises:
+        UserError: a shape that is none of these.
+    """
+    match shape:
+        case (channels,):
+            return Layout(Axes.vector, (1, 1), channels)
+        case (tokens, channels):
+            side = math.isqrt(tokens)
+            if tokens - side * side <= 8:
+                return Layout(Axes.tokens, (side, side), channels, tokens - side * side)
+        case (first, second, third) if first == second != third:
+            return Layout(Axes.channels_last, (first, second), third)
+        case (channels, rows, columns):
+            return Layout(Axes.channels_first, (rows, columns), channels)
+    raise UserError(
+        f"layer {layer!r} has activations of shape {shape}, not a map or a grid of tokens: choose another layer"
+    )
+
+
+def uniform_positions(sample_id: str, seed: int, positions: int, count: int) -> Int[np.ndarray, "n"]:
+    """``count`` distinct positions of one image, ascending, drawn from (seed, sample id) alone.
+
+    The draw therefore does not depend on batch size, order, workers or number of processes.
+
+    Raises:
+        UserError: more positions asked for than the layer has.
+    """
+    if count > positions:
+        raise UserError(f"extract.per_image={count} positions were asked for, but the layer has {positions}")
+    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
+    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    return np.sort(generator.choice(positions, size=count, replace=False)).astype(np.int64)

@@ -1,0 +1,276 @@
+"""The pipeline: which artifacts a configuration needs, which of them exist, and computing the rest.
+
+extract(layer) → dictionary(layer) → describe(layer), evaluate(layer)
+                          └→ trace(layer → class) → trace(layer → upper layer) → graph → report
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from vismech.config import Config, Evaluation, Stage
+from vismech.data import open_data
+from vismech.errors import UserError
+from vismech.network import LOGITS
+from vismech.stages import describe, dictionary, evaluate, extract, graph, trace
+from vismech.stages.context import Context, Job
+from vismech.store import PROVENANCE, Spec, Store, write_json
+
+log = logging.getLogger(__name__)
+ORDER = list(Stage)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a run in the order of their needs, and their specs by role.
+
+    Attributes:
+        jobs: what to compute.
+        vectors, dictionaries, descriptions, evaluations, to_class: layer → spec.
+        pairs: (lower, upper) → spec of the trace between adjacent layers.
+        logits, graph: the predictions' and the graph's spec, where the run needs them.
+    """
+
+    jobs: list[Job]
+    vectors: dict[str, Spec]
+    dictionaries: dict[str, Spec]
+    descriptions: dict[str, Spec]
+    evaluations: dict[str, Spec]
+    to_class: dict[str, Spec]
+    pairs: dict[tuple[str, str], Spec]
+    logits: Spec | None
+    graph: Spec | None
+
+    def specs(self) -> Iterator[Spec]:
+        """Every artifact of the run."""
+        for job in self.jobs:
+            yield from job.specs.values()
+
+
+@dataclass
+class Timing:
+    """What one artifact cost; ``items`` counts payload bytes' images or concepts as the stage reports them."""
+
+    stage: str
+    unit: str
+    seconds: float
+    peak_rss_bytes: int
+    items: int
+    cached: bool
+
+
+@dataclass
+class Events:
+    """One JSON line per stage event, in the run's folder and nowhere else."""
+
+    path: Path
+    timings: list[Timing] = field(default_factory=list)
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append one line."""
+        line = {"time": round(time.time(), 3), "event": event, **facts}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def open_context(config: Config) -> Context:
+    """The run's context; images are listed, the model is not opened yet."""
+    data = config.data
+    return Context(config, Store(config.store.root), open_data(data.source, data.root, data.limit, data.classes))
+
+
+def make_plan(ctx: Context) -> Plan:
+    """Every artifact that the configuration asks for, up to ``until``."""
+    last = ORDER.index(ctx.config.until or Stage.report)
+
+    def wanted(stage: Stage) -> bool:
+        return ORDER.index(stage) <= last
+
+    jobs: list[Job] = []
+
+    def add(job: Job) -> dict[str, Spec]:
+        jobs.append(job)
+        return dict(job.specs)
+
+    vectors = add(extract.job(ctx, logits=wanted(Stage.trace)))
+    logits = vectors.pop(LOGITS, None)
+    dictionaries, descriptions, evaluations, to_class, pairs = {}, {}, {}, {}, {}
+    if wanted(Stage.dictionary):
+        for layer in ctx.layers:
+            dictionaries |= add(dictionary.job(ctx, layer, vectors[layer]))
+    for layer in ctx.layers:
+        if wanted(Stage.describe):
+            descriptions |= add(describe.job(ctx, layer, vectors[layer], dictionaries[layer]))
+        if wanted(Stage.evaluate) and ctx.config.evaluate.kind is Evaluation.reconstruction:
+            evaluations |= add(evaluate.job(ctx, layer, dictionaries[layer]))
+    graph_spec = None
+    if logits is not None:
+        for lower, upper in pairwise([*ctx.layers, LOGITS]):  # refuses a bad cut before anything is computed
+            ctx.network.segment(lower, upper)
+        for layer in reversed(ctx.layers):
+            (to_class[layer],) = add(trace.class_job(ctx, layer, logits, dictionaries[layer])).values()
+        for lower, upper in reversed(list(pairwise(ctx.layers))):
+            job = trace.concept_job(ctx, lower, upper, logits, dictionaries[lower], to_class[upper])
+            (pairs[lower, upper],) = add(job).values()
+        if wanted(Stage.graph):
+            (graph_spec,) = add(graph.job(ctx, logits, to_class, pairs)).values()
+    return Plan(jobs, vectors, dictionaries, descriptions, evaluations, to_class, pairs, logits, graph_spec)
+
+
+def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:
+    """Hit or miss for every artifact; a forced stage is a miss."""
+    rows = []
+    for spec in plan.specs():
+        hit = ctx.store.find(spec) is not None and spec.stage not in ctx.config.force
+        rows.append({"stage": spec.stage, "unit": spec.unit, "key": spec.key, "hit": hit})
+    return rows
+
+
+def run_plan(ctx: Context, plan: Plan, events: Events) -> None:
+    """Compute what is missing, each artifact under its lock.
+
+    Raises:
+        UserError: what the user can mend; artifacts that were finished before are intact.
+    """
+    for job in plan.jobs:
+        _run_job(ctx, job, events)
+
+
+def _run_job(ctx: Context, job: Job, events: Events) -> None:
+    forced = job.stage in ctx.config.force
+
+    def missing(specs: Mapping[str, Spec]) -> dict[str, Spec]:
+        return {unit: spec for unit, spec in specs.items() if forced or ctx.store.find(spec) is None}
+
+    started = time.perf_counter()
+    todo = missing(job.specs)
+    if todo:
+        with ExitStack() as locks:
+            # One order for all processes, so that two jobs that share units cannot wait for each other.
+            for spec in sorted(todo.values(), key=lambda spec: spec.key):
+                locks.enter_context(ctx.store.lock(spec))
+            todo = missing(todo)  # another job may have finished while this one waited
+            if todo:
+                for unit, spec in todo.items():
+                    events.write("start", stage=job.stage.value, unit=unit, key=spec.key)
+                log.info("%s %s", job.stage.value, ", ".join(todo))
+                try:
+                    job.compute(ctx, todo)
+                except BaseException as error:
+                    for unit, spec in todo.items():
+                        events.write("failed", stage=job.stage.value, unit=unit, key=spec.key, error=str(error))
+                    raise
+    seconds = time.perf_counter() - started
+    peak = peak_memory()
+    for unit, spec in job.specs.items():
+        computed = unit in todo
+        share = seconds / len(todo) if computed else 0.0
+        items = _items(ctx, spec)
+        events.timings.append(Timing(job.stage.value, spec.unit, share, peak, items, not computed))
+        if computed:
+            write_json(ctx.store.folder(spec) / PROVENANCE, _provenance(ctx, share, peak))
+        name = "computed" if computed else "hit"
+        events.write(name, stage=job.stage.value, unit=unit, key=spec.key, seconds=round(share, 3))
+
+
+def peak_memory() -> int:
+    """Largest resident set of this process or any child that has ended, in bytes."""
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return usage if sys.platform == "darwin" else usage * 1024
+
+
+def _items(ctx: Context, spec: Spec) -> int:
+    """Rows of an artifact's arrays: images for passes over images, concepts for dictionaries and descriptions."""
+    artifact = ctx.store.open(spec)
+    names = set(artifact.manifest["files"])
+    if "images.json" in names:
+        return len(artifact.json("images.json")["ids"])
+    if "trace.json" in names:
+        return len(artifact.json("trace.json")["images"])
+    if "metrics.json" in names:
+        return int(artifact.json("metrics.json")["images"])
+    if "dictionary.json" in names:
+        return int(spec.inputs["k"])
+    if "shares.npy" in names:
+        return len(artifact.array("shares.npy"))
+    return len(artifact.json("graph.json")["nodes"])
+
+
+def _provenance(ctx: Context, seconds: float, peak: int) -> dict[str, Any]:
+    runtime = ctx.config.runtime
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(seconds, 3),
+        "peak_rss_bytes": peak,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("vismech", "torch", "lightning", "numpy")},
+        "git": git_commit(),
+        "runtime": runtime,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the folder that this package is imported from, if it is a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def check(config: Config) -> None:
+    """Refuse values that no stage could use.
+
+    Raises:
+        UserError: the key, its value and the remedy.
+    """
+    positive = {
+        "extract.per_image": config.extract.per_image,
+        "dictionary.k_per_channel": config.dictionary.k_per_channel,
+        "describe.nearest": config.describe.nearest,
+        "attribute.steps": config.attribute.steps,
+        "graph.important": config.graph.important,
+        "runtime.batch_size": config.runtime.batch_size,
+        "runtime.path_batch_size": config.runtime.path_batch_size,
+    }
+    optional = {
+        "data.limit": config.data.limit,
+        "dictionary.k": config.dictionary.k,
+        "graph.images_per_class": config.graph.images_per_class,
+        "evaluate.images": config.evaluate.images,
+        "runtime.threads": config.runtime.threads,
+    }
+    for key, value in {**positive, **optional}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{key}={value} must be at least 1")
+    for key, value in (
+        ("graph.shared", config.graph.shared),
+        ("attribute.check_images", config.attribute.check_images),
+    ):
+        if value < 0:
+            raise UserError(f"{key}={value} must not be negative")
+    if config.dictionary.penalty <= 0:
+        raise UserError(
+            f"dictionary.penalty={config.dictionary.penalty} must be positive: it is a fraction of the mean norm"
+        )

@@ -1,0 +1,118 @@
+"""Arrays with one entry per image, filled in any order by several processes, and continued after a kill.
+
+Files are preallocated .npy; an image's entry is written in place with ``pwrite`` (no memory map, so memory does not
+grow with the number of images), then its batch is noted in a journal. What the journal does not name is computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+PROGRESS = "progress.jsonl"
+
+
+class Column(NamedTuple):
+    """One array: the shape of an image's entry, its type, and what marks an unread image's entry."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+class Rows:
+    """Arrays ``<name>.npy`` of shape [images, *shape] in one folder.
+
+    Args:
+        folder: the partial folder of an artifact.
+        columns: name → column.
+        images: number of images.
+    """
+
+    def __init__(self, folder: Path, columns: Mapping[str, Column], images: int) -> None:
+        self.folder, self.columns, self.images = folder, dict(columns), images
+        self._offsets: dict[str, int] = {}
+        for name, column in self.columns.items():
+            path = folder / f"{name}.npy"
+            if not path.exists():
+                _preallocate(path, (images, *column.shape), np.dtype(column.dtype))
+            with path.open("rb") as file:
+                np.lib.format.read_magic(file)
+                np.lib.format.read_array_header_1_0(file)
+                self._offsets[name] = file.tell()
+        self._files: dict[str, int] = {}
+
+    def done(self) -> dict[int, bool]:
+        """Image index → whether it could be read, for every image that is finished."""
+        finished: dict[int, bool] = {}
+        for journal in self.folder.glob(f"{PROGRESS}*"):
+            for line in journal.read_text().splitlines():
+                try:
+                    finished.update({int(index): ok for index, ok in json.loads(line)})
+                except ValueError:  # a line cut off by a kill names nothing
+                    continue
+        return finished
+
+    def write(self, indices: Sequence[int], readable: Sequence[bool], values: Mapping[str, np.ndarray]) -> None:
+        """Write the entries of ``indices`` and note them as finished."""
+        for name, column in self.columns.items():
+            block = np.ascontiguousarray(values[name], dtype=column.dtype)
+            assert block.shape == (len(indices), *column.shape), (name, block.shape, column.shape)
+            for index, entry in zip(indices, block, strict=True):
+                data = memoryview(entry).cast("B") if entry.ndim else entry.tobytes()
+                offset = self._offsets[name] + index * len(data)
+                written = 0
+                while written < len(data):
+                    written += os.pwrite(self._file(name), data[written:], offset + written)
+        line = json.dumps([[int(index), bool(ok)] for index, ok in zip(indices, readable, strict=True)])
+        # One journal per process, and one write per line: a kill can cut off only the last line.
+        os.write(self._file(PROGRESS), (line + "\n").encode())
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def finish(self, names: Iterable[str] | None = None) -> list[int]:
+        """Leave out images that could not be read, remove the journals; the readable images' indices are returned."""
+        self.close()
+        finished = self.done()
+        assert len(finished) == self.images, f"{self.images - len(finished)} images are missing"
+        kept = [index for index in range(self.images) if finished[index]]
+        if len(kept) < self.images:
+            for name in self.columns if names is None else names:
+                path = self.folder / f"{name}.npy"
+                old = np.load(path, mmap_mode="r")
+                new = np.lib.format.open_memmap(path.with_suffix(".new"), "w+", old.dtype, (len(kept), *old.shape[1:]))
+                for row, index in enumerate(kept):
+                    new[row] = old[index]
+                new.flush()
+                path.with_suffix(".new").rename(path)
+        for journal in self.folder.glob(f"{PROGRESS}*"):
+            journal.unlink()
+        return kept
+
+    def _file(self, name: str) -> int:
+        if name not in self._files:
+            if name == PROGRESS:
+                path, flags = self.folder / f"{PROGRESS}.{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            else:
+                path, flags = self.folder / f"{name}.npy", os.O_WRONLY
+            self._files[name] = os.open(path, flags, 0o644)
+        return self._files[name]
+
+
+def _preallocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """An .npy file of zeros, named only when its header is whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        os.posix_fallocate(file.fileno(), 0, file.tell() + max(1, int(np.prod(shape)) * dtype.itemsize))
+        file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
+    partial.rename(path)

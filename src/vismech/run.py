@@ -1,0 +1,102 @@
+"""One run: compute the plan's artifacts, then write the run's folder (tables, graph, figures, page) and log it.
+
+The folder holds ``run.log``, ``events.jsonl``, ``plan.json``, ``metrics.json``, ``tables/``, ``figures/``,
+``report/index.html``, ``graph.json`` and ``graph.graphml``.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vismech.config import Config, Stage
+from vismech.lit.loggers import log_run
+from vismech.pipeline import ORDER, Events, Plan, check, describe_plan, make_plan, open_context, run_plan
+from vismech.search import require_faiss
+from vismech.stages import tables
+from vismech.stages.context import Context, read_images
+from vismech.stages.report import report_data, write_report
+from vismech.store import plain, write_json
+
+log = logging.getLogger(__name__)
+
+
+class Result(NamedTuple):
+    """What a run left behind.
+
+    Attributes:
+        folder: the run's folder.
+        plan: rows of stage, unit, key and hit.
+        metrics: flat numbers; empty when only planned.
+        written: the page and the figures.
+    """
+
+    folder: Path
+    plan: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    written: list[Path]
+
+
+def run(config: Config, folder: Path) -> Result:
+    """Compute what ``config`` asks for and describe it in ``folder``.
+
+    Raises:
+        UserError: one sentence for anything the user can mend.
+    """
+    check(config)
+    if config.runtime.threads is not None:
+        torch.set_num_threads(config.runtime.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    started, ctx = time.perf_counter(), open_context(config)
+    events = Events(folder / "events.jsonl")
+    plan = make_plan(ctx)
+    rows = describe_plan(ctx, plan)
+    write_json(folder / "plan.json", rows)
+    if config.plan:
+        return Result(folder, rows, {}, [])
+    if not _only(config, Stage.extract):
+        require_faiss()
+    run_plan(ctx, plan, events)
+    return Result(folder, rows, *_describe(ctx, plan, events, folder, started))
+
+
+def _only(config: Config, stage: Stage) -> bool:
+    return config.until is not None and ORDER.index(config.until) <= ORDER.index(stage)
+
+
+def _describe(
+    ctx: Context, plan: Plan, events: Events, folder: Path, started: float
+) -> tuple[dict[str, Any], list[Path]]:
+    unreadable = sorted(
+        {sample for spec in plan.vectors.values() for sample in read_images(ctx.store.open(spec)).unreadable}
+    )
+    for sample in unreadable:
+        log.warning("unreadable image left out: %s", sample)
+    frames = {
+        "completeness": tables.completeness(ctx, plan),
+        "extraction": tables.reconstruction(ctx, plan),
+        "timings": tables.timings(events),
+    }
+    (folder / "tables").mkdir(exist_ok=True)
+    for name, frame in frames.items():
+        if len(frame):
+            frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
+    written: list[Path] = []
+    if plan.graph is not None:
+        artifact = ctx.store.open(plan.graph)
+        for name in ("graph.json", "graph.graphml"):
+            shutil.copyfile(artifact.path(name), folder / name)
+        if not _only(ctx.config, Stage.graph):
+            events.write("start", stage=Stage.report.value, unit="")
+            written = write_report(ctx, report_data(ctx, plan, frames, unreadable), folder)
+            events.write("computed", stage=Stage.report.value, unit="")
+    metrics = {**tables.flat_metrics(frames), "images": len(ctx.data), "unreadable_images": len(unreadable)}
+    metrics["wall_seconds"] = round(time.perf_counter() - started, 3)
+    write_json(folder / "metrics.json", metrics)
+    log_run(ctx.config, plain(ctx.config), metrics, frames, written, folder)
+    return metrics, written

@@ -1,0 +1,1 @@
+"""Thin glue: each stage reads its parents' artifacts, calls the maths and writes its own."""

@@ -1,0 +1,109 @@
+"""What every stage shares: configuration, store, images, network, and who is explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vismech.config import Config, Stage
+from vismech.data import ImageData
+from vismech.errors import UserError
+from vismech.lit.resources import model_of, resources_of
+from vismech.models import Model
+from vismech.network import Network
+from vismech.pfv import Layout, layout_of
+from vismech.store import Artifact, Spec, Store
+
+
+class Images(NamedTuple):
+    """The images of an artifact, row by row, and those that could not be read."""
+
+    ids: list[str]
+    labels: np.ndarray
+    unreadable: list[str]
+
+
+@dataclass
+class Context:
+    """One run; the network is opened only when a stage needs it."""
+
+    config: Config
+    store: Store
+    data: ImageData
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, its weights loaded."""
+        return model_of(self.config.model)
+
+    @cached_property
+    def network(self) -> Network:
+        """The model as named layers."""
+        return resources_of(self.config.model, self.config.runtime.channels_last).network
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """The layers of the run, in network order."""
+        return self.network.resolve(self.config.extract.layers)
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """The part of every key that names the model and the images."""
+        data = self.config.data
+        return {"model": self.model.identity, "data": self.data.fingerprint(data.fingerprint)}
+
+    def layout(self, layer: str) -> Layout:
+        """How a layer is read as PFVs."""
+        return layout_of(self.network.shape(layer), layer)
+
+    def class_name(self, index: int) -> str:
+        """The model's name of a class, else the data's, else its index."""
+        return self.model.classes.get(index) or self.data.classes.get(index) or f"class {index}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Artifacts that are computed together.
+
+    Attributes:
+        stage: the stage.
+        specs: unit → spec.
+        compute: fills the store with the specs it is given, whose locks are held.
+    """
+
+    stage: Stage
+    specs: Mapping[str, Spec]
+    compute: Callable[[Context, Mapping[str, Spec]], None] = field(compare=False)
+
+
+def write_images(ctx: Context, kept: list[int], indices: list[int] | None = None) -> dict[str, Any]:
+    """The images of an artifact as JSON: ids and labels of the rows that were kept, and the ids that were not."""
+    chosen = [ctx.data.samples[index] for index in (indices if indices is not None else range(len(ctx.data)))]
+    alive = set(kept)
+    return {
+        "ids": [chosen[row].id for row in kept],
+        "labels": [chosen[row].label for row in kept],
+        "unreadable": [sample.id for row, sample in enumerate(chosen) if row not in alive],
+    }
+
+
+def read_images(artifact: Artifact) -> Images:
+    """The images that :func:`write_images` wrote."""
+    content = artifact.json("images.json")
+    return Images(content["ids"], np.array(content["labels"]), content["unreadable"])
+
+
+def some_kept(kept: list[int]) -> None:
+    """Refuse an artifact without a single readable image."""
+    if not kept:
+        raise UserError("none of the images could be read: look at data.root, the run's log names each of them")
+
+
+def compact(value: Any) -> bytes:
+    """JSON on one line, keys sorted: the form of larger payload files."""
+    return (json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()

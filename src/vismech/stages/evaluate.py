@@ -1,0 +1,69 @@
+"""Stage evaluate: what a layer's dictionary keeps, measured on the vectors and on the network's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vismech.config import Stage
+from vismech.evaluation.reconstruction import reconstruction_from_sums
+from vismech.lit.loop import run_loop
+from vismech.lit.reconstruct import ReconstructLoop, reconstruct_columns
+from vismech.rows import Rows
+from vismech.stages import dictionary as dictionary_stage
+from vismech.stages.context import Context, Job, some_kept
+from vismech.stages.explained import spread
+from vismech.store import Spec, write_json
+
+VERSION = 1
+
+
+def job(ctx: Context, layer: str, dictionary: Spec) -> Job:
+    """One layer's reconstruction."""
+    inputs = {**dictionary_stage.coding_inputs(ctx), "images": ctx.config.evaluate.images}
+    return Job(
+        Stage.evaluate, {layer: Spec(Stage.evaluate.value, VERSION, layer, inputs, {"dictionary": dictionary})}, compute
+    )
+
+
+def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    """``metrics.json``: R², relative error, L0, dead and dense concepts, accuracy clean and spliced."""
+    indices = spread(list(range(len(ctx.data))), ctx.config.evaluate.images)
+    for layer, spec in specs.items():
+        concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
+        with ctx.store.writer(spec, resume=True) as folder:
+            rows = Rows(folder, reconstruct_columns(concepts.c, concepts.k), len(indices))
+            loop = ReconstructLoop(
+                ctx.config,
+                ctx.data,
+                indices,
+                {"evaluate": rows},
+                f"evaluate {layer}",
+                layer=layer,
+                layout=ctx.layout(layer),
+                dictionary=concepts,
+            )
+            run_loop(loop)
+            kept = rows.finish()
+            some_kept(kept)
+            arrays = {name: np.load(folder / f"{name}.npy") for name in rows.columns}
+            positions = ctx.layout(layer).positions * len(kept)
+            result = reconstruction_from_sums(
+                arrays["error"].sum(0),
+                arrays["total"].sum(0),
+                arrays["square"].sum(0),
+                arrays["active"].sum(0),
+                positions,
+            )
+            labels = np.array([ctx.data.samples[indices[row]].label for row in kept])
+            clean, spliced = arrays["predicted"].T
+            metrics = {
+                **result._asdict(),
+                "accuracy_clean": float((clean == labels).mean()),
+                "accuracy_spliced": float((spliced == labels).mean()),
+                "agreement_spliced": float((clean == spliced).mean()),
+                "images": len(kept),
+                "positions": positions,
+            }
+            write_json(folder / "metrics.json", metrics)

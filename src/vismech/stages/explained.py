@@ -1,0 +1,96 @@
+"""Which images a graph explains, and as which class: a pure function of predictions and configuration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from vismech.config import GraphConfig, Images, Scope
+from vismech.errors import UserError
+
+
+class Group(NamedTuple):
+    """Images that are averaged together.
+
+    Attributes:
+        key: the class index as text, ``all`` for the whole dataset, ``image`` for a single one.
+        index: the class, or None where each image stands for its own predicted class.
+    """
+
+    key: str
+    index: int | None
+
+
+class Explained(NamedTuple):
+    """The images of a graph, by ascending row.
+
+    Attributes:
+        groups: what is averaged.
+        rows: rows of the logits artifact [n].
+        group: index into ``groups`` per image [n].
+        classes: the class whose logit is explained, per image [n].
+    """
+
+    groups: list[Group]
+    rows: np.ndarray
+    group: np.ndarray
+    classes: np.ndarray
+
+
+def spread(items: list[int], count: int | None) -> list[int]:
+    """``count`` of ``items``, evenly spaced, so that no stretch of the sample ids is favoured."""
+    if count is None or count >= len(items):
+        return items
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def explained(
+    graph: GraphConfig, ids: list[str], labels: np.ndarray, logits: np.ndarray, names: dict[int, str]
+) -> Explained:
+    """Choose the images.
+
+    Raises:
+        UserError: a class, number of classes or image that the data cannot answer.
+    """
+    predicted = np.asarray(logits).argmax(1)
+    if graph.scope is Scope["image"]:
+        if graph.image not in ids:
+            raise UserError(f"graph.image={graph.image} is not a sample id of this data; the first is {ids[0]!r}")
+        row = ids.index(graph.image)
+        group = Group("image", int(predicted[row]))
+        return Explained([group], np.array([row]), np.zeros(1, dtype=int), predicted[[row]])
+    if graph.scope is Scope["dataset"]:
+        rows = np.array(spread(list(range(len(ids))), graph.images_per_class))
+        return Explained([Group("all", None)], rows, np.zeros(len(rows), dtype=int), predicted[rows])
+    wanted = 1 if graph.scope is Scope["class"] else 2
+    if len(set(graph.classes)) != wanted:
+        raise UserError(
+            f"graph.scope={graph.scope.value} explains {wanted} class{'es' if wanted > 1 else ''}, "
+            f"but graph.classes={graph.classes}: give graph.classes=[{','.join(['INDEX'] * wanted)}]"
+        )
+    standing = predicted if graph.images is Images.predicted else labels
+    rows, groups = [], []
+    for position, index in enumerate(graph.classes):
+        if not 0 <= index < np.asarray(logits).shape[1]:
+            raise UserError(
+                f"graph.classes: {index} is not a class of this model, which has {np.asarray(logits).shape[1]}"
+            )
+        members = spread([int(row) for row in np.flatnonzero(standing == index)], graph.images_per_class)
+        if not members:
+            common = ", ".join(
+                f"{value} {names.get(int(value), '')} ({count})".replace("  ", " ")
+                for value, count in Counter(standing.tolist()).most_common(5)
+            )
+            verb = "predicted" if graph.images is Images.predicted else "labelled"
+            raise UserError(
+                f"none of the {len(ids)} images is {verb} as class {index} {names.get(index, '')}".rstrip()
+                + f"; most are {common}: choose graph.classes among them or add images"
+            )
+        rows += members
+        groups += [position] * len(members)
+    order = np.argsort(rows, kind="stable")
+    chosen, group = np.array(rows)[order], np.array(groups)[order]
+    keys = [Group(str(index), index) for index in graph.classes]
+    return Explained(keys, chosen, group, np.array(graph.classes)[group])

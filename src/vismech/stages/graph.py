@@ -1,0 +1,68 @@
+"""Stage graph: the kept concepts and the edges between them, as JSON and GraphML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vismech.attribution.aggregation import group_means
+from vismech.config import Stage
+from vismech.graph import LayerConcepts, LayerEdges, build_graph, write_graphml
+from vismech.network import LOGITS
+from vismech.stages import trace as trace_stage
+from vismech.stages.context import Context, Job
+from vismech.store import Spec, plain, write_json
+
+VERSION = 1
+
+
+def job(ctx: Context, logits: Spec, to_class: Mapping[str, Spec], pairs: Mapping[tuple[str, str], Spec]) -> Job:
+    """The run's graph.
+
+    Args:
+        ctx: the run.
+        logits: the predictions.
+        to_class: layer → its trace to the class.
+        pairs: (lower, upper) → trace between adjacent layers.
+    """
+    graph = plain(ctx.config.graph)
+    parents = {"logits": logits, **{f"class {layer}": spec for layer, spec in to_class.items()}}
+    parents |= {f"{lower}->{upper}": spec for (lower, upper), spec in pairs.items()}
+    inputs = {"graph": graph, "layers": ctx.layers}
+    return Job(Stage.graph, {"graph": Spec(Stage.graph.value, VERSION, "", inputs, parents)}, compute)
+
+
+def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    """``graph.json`` and ``graph.graphml``."""
+    for spec in specs.values():
+        who = trace_stage.read_explained(ctx, ctx.store.open(spec.parents["logits"]))
+        layers, pairs = [], []
+        for layer in ctx.layers:
+            to_class = ctx.store.open(spec.parents[f"class {layer}"])
+            layers.append(
+                LayerConcepts(
+                    layer, trace_stage.importance(ctx, to_class, who), trace_stage.selection(ctx, to_class, who)
+                )
+            )
+        for lower, upper in zip(ctx.layers, [*ctx.layers[1:], LOGITS], strict=True):
+            name = f"class {lower}" if upper == LOGITS else f"{lower}->{upper}"
+            trace = ctx.store.open(spec.parents[name])
+            means = [
+                group_means(np.asarray(trace.array(f"{column}.npy")), who.group, len(who.groups))
+                for column in ("edges", "baseline")
+            ]
+            pairs.append(LayerEdges(lower, upper, trace.json("trace.json")["targets"], *means))
+        groups = [
+            {
+                "key": group.key,
+                "index": group.index,
+                "name": "all images" if group.index is None else ctx.class_name(group.index),
+                "images": int((who.group == index).sum()),
+            }
+            for index, group in enumerate(who.groups)
+        ]
+        with ctx.store.writer(spec) as folder:
+            graph = build_graph(ctx.config.graph.scope.value, groups, layers, pairs)
+            write_json(folder / "graph.json", graph)
+            write_graphml(graph, folder / "graph.graphml")

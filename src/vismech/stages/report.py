@@ -1,0 +1,151 @@
+"""Stage report: the page and the figure, from the graph, the descriptions and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from vismech.config import Scope
+from vismech.pipeline import Plan
+from vismech.report.figures import graph_figure
+from vismech.report.page import ReportData, render_page
+from vismech.report.patches import Card, Patch, encode_png, patch
+from vismech.stages import trace as trace_stage
+from vismech.stages.context import Context, read_images
+from vismech.store import Artifact
+
+PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
+
+
+def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], unreadable: list[str]) -> ReportData:
+    """Everything the page shows."""
+    assert plan.graph is not None and plan.logits is not None
+    graph = ctx.store.open(plan.graph).json("graph.json")
+    pictures = _Pictures(ctx)
+    cards = {}
+    for layer, spec in plan.descriptions.items():
+        described, images = ctx.store.open(spec), read_images(ctx.store.open(plan.vectors[layer]))
+        kept = [node for node in graph["nodes"] if node["kind"] == "concept" and node["layer"] == layer]
+        for node in kept:
+            cards[node["id"]] = _card(ctx, layer, node["concept"], described, images.ids, pictures)
+    logits = ctx.store.open(plan.logits)
+    who, images = trace_stage.read_explained(ctx, logits), read_images(logits)
+    chances = _softmax(np.asarray(logits.array("logits.npy")))
+    photographs: dict[str, list[Patch]] = {}
+    for index, group in enumerate(who.groups):
+        rows = [int(row) for row in who.rows[who.group == index][:PHOTOGRAPHS]]
+        photographs[group.key] = [
+            Patch(pictures.photograph(images.ids[row]), _predicted(ctx, chances[row]), 1.0, images.ids[row])
+            for row in rows
+        ]
+    completeness = tables["completeness"].pivot_table(
+        index=["lower", "upper", "path", "rule", "steps"], columns="metric", values="value", sort=False
+    )
+    extraction = tables["extraction"].pivot_table(
+        index=["layer", "dictionary", "k", "code"], columns="metric", values="value", sort=False
+    )
+    return ReportData(
+        graph=graph,
+        cards=cards,
+        images=photographs,
+        completeness=completeness.reset_index(),
+        reconstruction=extraction.reset_index(),
+        facts=_facts(ctx, unreadable),
+        notes=_notes(ctx, graph, unreadable),
+    )
+
+
+def write_report(ctx: Context, data: ReportData, run: Path) -> list[Path]:
+    """``report/index.html`` and ``figures/graph.svg|png``, as configured; their paths are returned."""
+    written = []
+    if ctx.config.report.page:
+        page = run / "report" / "index.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(render_page(data))
+        written.append(page)
+    if ctx.config.report.figure:
+        written += graph_figure(data.graph, data.cards, run / "figures" / "graph", data.images)
+    return written
+
+
+class _Pictures:
+    """The images as the model sees them, each read once."""
+
+    def __init__(self, ctx: Context) -> None:
+        place = {sample: index for index, sample in enumerate(ctx.data.ids)}
+        self.open = lru_cache(maxsize=512)(lambda sample: ctx.model.preprocess.geometry(ctx.data.load(place[sample])))
+
+    def photograph(self, sample: str) -> bytes:
+        image: Image.Image = self.open(sample)
+        return encode_png(image.resize((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE), Image.Resampling.LANCZOS))
+
+
+def _card(ctx: Context, layer: str, concept: int, described: Artifact, ids: list[str], pictures: _Pictures) -> Card:
+    images, positions = described.array("images.npy")[concept], described.array("positions.npy")[concept]
+    cosines, share = described.array("cosines.npy")[concept], float(described.array("shares.npy")[concept])
+    grid, patches = ctx.layout(layer).grid, []
+    for image, position, cosine in zip(images.tolist(), positions.tolist(), cosines.tolist(), strict=True):
+        if image < 0:
+            continue
+        place = divmod(position, grid[1])
+        picture = patch(pictures.open(ids[image]), place, grid, ctx.config.describe.context)
+        caption = f"{_stem(ids[image])}, row {place[0]}, column {place[1]}"
+        patches.append(Patch(encode_png(picture), caption, float(cosine), ids[image]))
+    return Card(patches, share, "no vector lies near this concept" if not patches else "")
+
+
+def _stem(sample: str) -> str:
+    path = Path(sample)
+    return path.stem if path.parent == Path() else f"{path.parent.name}/{path.stem}"
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def _predicted(ctx: Context, chances: np.ndarray) -> str:
+    best = int(chances.argmax())
+    return f"predicted {ctx.class_name(best)}, {chances[best]:.0%}"
+
+
+def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
+    config = ctx.config
+    weights = config.model.checkpoint or config.model.weights or "initial values"
+    kept = "all positions" if config.extract.positions == "all" else f"{config.extract.per_image} positions per image"
+    facts: dict[str, Any] = {
+        "experiment": config.name,
+        "model": config.model.name if config.model.source != "custom" else config.model.target,
+        "weights": Path(weights).name,
+        "images": f"{len(ctx.data)} from {config.data.source.value}",
+        "unreadable images": len(unreadable),
+        "vectors": kept,
+        "concepts": f"{config.dictionary.method.value}, coded by {config.dictionary.code.value}",
+        "path": f"{config.attribute.path.value}, {config.attribute.steps} {config.attribute.rule.value} steps",
+        "seed": config.seed,
+    }
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _notes(ctx: Context, graph: Mapping[str, Any], unreadable: list[str]) -> list[str]:
+    notes = []
+    groups = graph["groups"]
+    if ctx.config.graph.scope in (Scope["class"], Scope["pair"]) and all(group["images"] == 1 for group in groups):
+        subject = "each class" if len(groups) > 1 else "the class"
+        notes.append(
+            f"One photograph of {subject}: this graph describes how the network reads "
+            f"{'these single pictures' if len(groups) > 1 else 'this single picture'}, not what it knows of the class."
+        )
+    elif any(group["images"] < 10 for group in groups) and ctx.config.graph.scope is not Scope["image"]:
+        few = ", ".join(f"{group['name']} {group['images']}" for group in groups)
+        notes.append(f"Few images stand behind this graph ({few}): its weights are means over so many.")
+    if unreadable:
+        named = ", ".join(unreadable[:5]) + (" …" if len(unreadable) > 5 else "")
+        notes.append(f"{len(unreadable)} images could not be read and were left out: {named}.")
+    return notes
