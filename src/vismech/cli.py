@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def _task(cfg: Any) -> float:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    refuse_unknown(cfg)
     config = OmegaConf.to_object(cfg)
     assert isinstance(config, Config)
     from vismech.run import run
@@ -98,41 +100,82 @@ def _fail(sentence: str, status: int = 1) -> None:
 
 def composition_error(error: BaseException) -> str | None:
     """One sentence for an error of Hydra or OmegaConf that a user made; None for anything else."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-    if isinstance(error, MissingMandatoryValue):
-        key = error.full_key or ""
-        text = next((doc.text for doc in documentation() if doc.key == key), "")
-        return f"{key} has no value: give {key}=… ({text[:1].lower()}{text[1:].rstrip('.')})"
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
+        return f"{_one_line(error)}: the choices of each group are listed by vismech --help"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
-    message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    keys = [doc.key for doc in documentation()]
-    group = re.search(r"Could not find '([\w/]+)/([^/']+)'", message)
-    if group:
-        options = choices().get(group[1].split("/")[-1], [])
-        return f"{group[1]}={group[2]} is not a choice; {_nearest(group[2], options)}"
-    unknown = re.search(r"Could not override '([^']+)'", message)
-    if unknown and (
-        "is not in struct" in message or "No match in the defaults list" in message or "not in '" in message
-    ):
-        return f"there is no key {unknown[1]!r}; {_nearest(unknown[1], [*keys, *choices()])}"
-    unknown = re.search(r"Key '([^']+)' (?:is )?not in '(\w+)'.*?full_key: ([\w.]+)", message)
-    if unknown:
-        return f"there is no key {unknown[3]!r}; {_nearest(unknown[3], keys)}"
-    wrong = re.search(r"((?:Value|Invalid value) .*?)(?: full_key: ([\w.\[\]]+))?(?: object_type=.*)?$", message)
-    if wrong:
-        key = wrong[2] or (re.search(r"override '([^'=]+)", message) or [None, ""])[1]
-        return f"{key}: {wrong[1][0].lower()}{wrong[1][1:]}" if key else wrong[1]
-    return message
+    # Hydra wraps OmegaConf's error, which knows the key, in one that only says which argument it came from.
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    key = re.sub(r"\[\d+\]$", "", getattr(cause, "full_key", None) or "")
+    doc = next((doc for doc in documentation() if doc.key == key), None)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: write key=value, and quote a value that holds any of {{}}[](),:= or spaces"
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key} has no value: give {key}=…" + (f" ({doc.text.rstrip('.')})" if doc else "")
+    if isinstance(cause, ConfigKeyError):
+        return no_key(key)
+    if isinstance(cause, ValidationError) and doc:
+        value, options = cause.value, doc.type.removeprefix("list of ").split(" | ")
+        if len(options) > 1 and isinstance(value, str) and key != value:
+            if doc.type.startswith("list of") and value in options:
+                return f"{key}={value} must be a list: write {key}=[{value}]"
+            return f"{key}={value} is not a choice; {_nearest(value, options)}"
+        if doc.type.startswith("list of") and not isinstance(value, (list, tuple)) and cause.full_key == key:
+            return f"{key}={value} must be a {doc.type}: write {key}=[{value}]"
+        shown = "null" if value is None else value
+        return f"{key}={shown} does not fit: it must be {doc.type} ({doc.text.rstrip('.')})"
+    if isinstance(error, MissingConfigException):
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={choice} is not a choice; {_nearest(choice, choices().get(group, []))}"
+    unknown = re.match(r"Could not override '([^']+)'", str(error))
+    return no_key(unknown[1]) if unknown else _one_line(cause or error)
 
 
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+def no_key(key: str) -> str:
+    """The sentence for a key or group that the configuration does not have."""
+    if key.startswith("hydra."):
+        return f"there is no key {key!r}: vismech --cfg hydra shows Hydra's own"
+    types = {doc.key: doc.type for doc in documentation()}
+    if types.get(key.rpartition(".")[0], "").startswith("dict"):
+        return f"{key} is not there yet: add it with +{key}=…"
+    return f"there is no key {key!r}; {_nearest(key, [*types, *choices()])}"
+
+
+def _one_line(error: BaseException) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return " ".join(line for line in lines if line and not line.startswith(("reference_type=", "object_type=")))
+
+
+def refuse_unknown(cfg: Any) -> None:
+    """Refuse keys that were added with ``+`` but are none of the schema's, which Hydra accepts.
+
+    Raises:
+        UserError: the key and its nearest.
+    """
+    from omegaconf import DictConfig
+
+    def keys(node: Any, prefix: str = "") -> Iterator[str]:
+        for name in node:
+            inner = node._get_node(name)
+            if isinstance(inner, DictConfig) and prefix + str(name) not in known:
+                yield from keys(inner, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}"
+
+    known = {doc.key for doc in documentation()}
+    for key in keys(cfg):
+        if key not in known:
+            raise UserError(no_key(key))
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
     last = name.split(".")[-1]
-    near += [key for key in names if key.split(".")[-1] == last and key not in near]
-    return f"nearest: {', '.join(near[:3])}" if near else f"it can be {', '.join(names[:12])}"
+    near = [key for key in names if key.split(".")[-1] == last]
+    near += [key for key in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if key not in near]
+    return f"nearest: {', '.join(near[:3])}" if near else f"it can be {', '.join(names[:20])}"
 
 
 def help_text() -> str:
@@ -166,3 +209,9 @@ class CollectTables:
         from vismech.sweep import collect
 
         collect(Path(config.hydra.sweep.dir))
+
+    def __getattr__(self, name: str) -> Any:
+        """Hydra's other events need nothing."""
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda *_arguments, **_facts: None

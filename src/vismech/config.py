@@ -231,8 +231,8 @@ class AttributeConfig:
     """Quadrature rule."""
     steps: int = 32
     """Nodes of the quadrature."""
-    check_images: int = 4
-    """Images per pair of layers on which the steps are doubled, to report how far the path integral has converged."""
+    check_images: int = 1
+    """Images per pair of layers on which the steps are doubled too, to report how far the integral has converged."""
     readout: ReadOut = ReadOut.max
     """A target concept's value: its projection at its strongest position, or summed over positions."""
 
@@ -289,7 +289,7 @@ class RuntimeConfig:
     """Lightning's strategy; ddp_spawn for several devices."""
     batch_size: int = 32
     """Images per forward pass; the last batch is padded to it."""
-    path_batch_size: int = 256
+    path_batch_size: int = 64
     """Path points (images × steps) per forward and backward pass of a segment."""
     workers: int = 0
     """Processes that read images."""

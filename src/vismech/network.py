@@ -11,31 +11,19 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from fnmatch import fnmatchcase
-from typing import cast
+from itertools import pairwise
 
 import torch
 from torch import Tensor, fx, nn
 
+from vismech.capture import capture, operation
 from vismech.errors import UserError
 
 log = logging.getLogger(__name__)
 LOGITS = "logits"
-_VIEWS = {
-    "view",
-    "slice",
-    "select",
-    "transpose",
-    "permute",
-    "expand",
-    "unsqueeze",
-    "squeeze",
-    "alias",
-    "as_strided",
-    "t",
-}
 
 
 class Network:
@@ -43,9 +31,11 @@ class Network:
 
     Attributes:
         layers: module paths that can be cut, in the order in which their outputs are computed.
+        calls: how often one pass calls each module.
     """
 
     layers: list[str]
+    calls: Mapping[str, int]
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""
@@ -64,27 +54,41 @@ class Network:
         raise NotImplementedError
 
     def resolve(self, patterns: Sequence[str]) -> list[str]:
-        """Layer names for ``patterns`` (names or shell patterns), in network order, each once.
+        """Layer names for ``patterns``, names or shell patterns, each once; what a pattern fits is in network order.
 
         Raises:
-            UserError: a name or pattern that fits no layer; the nearest names are given.
+            UserError: a name or pattern that fits no layer (the nearest names are given), or layers out of order.
         """
-        chosen: set[str] = set()
+        chosen: list[str] = []
         for pattern in patterns:
-            fits = [name for name in self.layers if fnmatchcase(name, pattern)]
             # A pattern such as layer3.* names siblings, so it stops at the dots that it spells out.
-            fits = [name for name in fits if name.count(".") == pattern.count(".")] if "*" in pattern else fits
+            siblings = [name for name in self.layers if name.count(".") == pattern.count(".")]
+            fits = [name for name in siblings if fnmatchcase(name, pattern)]
             if not fits:
-                raise UserError(f"the model has no layer {pattern!r}; {_nearest(pattern, self.layers)}")
-            chosen.update(fits)
-        return [name for name in self.layers if name in chosen]
+                raise self._no_layer(pattern)
+            chosen += [name for name in fits if name not in chosen]
+        for lower, upper in pairwise(chosen):
+            self._check_pair(lower, upper)
+        return chosen
 
     def _check_pair(self, lower: str, upper: str) -> None:
         for name in (lower, upper):
             if name not in self.layers and name != LOGITS:
-                raise UserError(f"the model has no layer {name!r}; {_nearest(name, self.layers)}")
+                raise self._no_layer(name)
         if lower == LOGITS or (upper != LOGITS and self.layers.index(upper) <= self.layers.index(lower)):
             raise UserError(f"layer {upper!r} does not come after {lower!r}: name the earlier layer first")
+
+    def _no_layer(self, name: str) -> UserError:
+        calls = self.calls.get(name, 0)
+        if calls > 1:
+            return UserError(f"layer {name!r} is called {calls} times in one pass: name the block around it")
+        if calls:
+            return UserError(
+                f"layer {name!r} does not hand on one tensor with a row per image: name a layer inside or around it"
+            )
+        near = difflib.get_close_matches(name, self.layers, n=4, cutoff=0.4)
+        some = f"{', '.join(self.layers[:8])}{' …' if len(self.layers) > 8 else ''}"
+        return UserError(f"the model has no layer {name!r}; {'nearest: ' + ', '.join(near) if near else 'it has ' + some}")
 
 
 def open_network(model: nn.Module, example: Tensor) -> Network:
@@ -106,45 +110,6 @@ def open_network(model: nn.Module, example: Tensor) -> Network:
         return HookedNetwork(model, example)
 
 
-def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    """``model`` as a graph of ATen calls without in-place operations; parameters are shared with ``model``."""
-    # A batch of one would be specialised, so the example is shown as a batch of two.
-    images = torch.zeros_like(example[:1]).repeat(2, 1, 1, 1)
-    batch = torch.export.Dim("batch", min=1, max=65_536)
-    with torch.no_grad():
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False)
-    graph_module = cast(fx.GraphModule, program.module(check_guards=False))
-    if not _without_in_place(graph_module):
-        program = program.run_decompositions({})
-        graph_module = cast(fx.GraphModule, program.module(check_guards=False))
-    return graph_module
-
-
-def _without_in_place(module: fx.GraphModule) -> bool:
-    """Replace ``relu_`` by ``relu`` and so on; False when a view is mutated, which needs full functionalisation."""
-    graph = module.graph
-    position = {node: index for index, node in enumerate(graph.nodes)}
-    for node in list(graph.nodes):
-        name = _operation(node)
-        if node.op != "call_function" or not name.endswith("_") or name.startswith("_"):
-            continue
-        mutated = node.args[0]
-        twin = getattr(torch.ops.aten, name[:-1], None)
-        overload = getattr(node.target, "_overloadname", "default")
-        if _operation(mutated) in _VIEWS or twin is None or not hasattr(twin, overload):
-            return False
-        node.target = getattr(twin, overload)
-        # Whoever reads the mutated value later meant the new one.
-        mutated.replace_all_uses_with(node, lambda user, node=node: position[user] > position[node])
-    module.recompile()
-    return True
-
-
-def _operation(node: fx.Node) -> str:
-    target = node.target
-    return target._opname if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
-
-
 class ExportedNetwork(Network):
     """Cuts along the nodes of an exported graph; every cut computes only the nodes between its ends."""
 
@@ -157,9 +122,8 @@ class ExportedNetwork(Network):
             result = result[0]
         if not isinstance(result, fx.Node):
             raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
+        self._batch_size = str(self.input.meta["val"].shape[0])
         self.output: dict[str, fx.Node] = {LOGITS: result}
-        self.calls: dict[str, set[str]] = {}
-        self._ancestors: dict[fx.Node, set[fx.Node]] = {}
         self._find_outputs(nodes)
         order = {node: index for index, node in enumerate(nodes)}
         self.layers = sorted(
@@ -168,18 +132,24 @@ class ExportedNetwork(Network):
         self._cuts: dict[tuple[str, ...], nn.Module] = {}
 
     def _find_outputs(self, nodes: list[fx.Node]) -> None:
-        """A module's output is its only value that is read outside it."""
+        """A module's output is its only value that is read outside it; sizes are no values."""
         inside = {node: dict(_modules_of(node)) for node in nodes}
+        calls: dict[str, set[str]] = {}
         handed_on: dict[str, set[fx.Node]] = {}
         for node in nodes:
             for path, call in inside[node].items():
-                self.calls.setdefault(path, set()).add(call)
-                if any(path not in inside[user] for user in node.users):
+                calls.setdefault(path, set()).add(call)
+                if any(path not in inside[user] for user in node.users) and not _is_size(node):
                     handed_on.setdefault(path, set()).add(node)
+        self.calls = {path: len(found) for path, found in calls.items()}
         for path, values in handed_on.items():
-            value = next(iter(values))
-            if path and len(values) == 1 and len(self.calls[path]) == 1 and isinstance(value.meta.get("val"), Tensor):
+            (value, *others), once = values, self.calls[path] == 1
+            if path and once and not others and self._has_row_per_image(value):
                 self.output[path] = value
+
+    def _has_row_per_image(self, node: fx.Node) -> bool:
+        value = node.meta.get("val")
+        return isinstance(value, Tensor) and value.ndim > 1 and str(value.shape[0]) == self._batch_size
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """See :meth:`Network.shape`."""
@@ -210,14 +180,7 @@ class ExportedNetwork(Network):
     def _value(self, layer: str) -> fx.Node:
         if layer in self.output:
             return self.output[layer]
-        calls = len(self.calls.get(layer, ()))
-        if calls > 1:
-            raise UserError(f"layer {layer!r} is called {calls} times in one pass: name the block around it")
-        if calls:
-            raise UserError(
-                f"layer {layer!r} hands on several values, not one tensor: name a layer inside or around it"
-            )
-        raise UserError(f"the model has no layer {layer!r}; {_nearest(layer, self.layers)}")
+        raise self._no_layer(layer)
 
     def _cut(self, start: fx.Node, layers: tuple[str, ...]) -> nn.Module:
         """The graph from ``start`` to the outputs of ``layers``, cached; its parameters are the model's own."""
@@ -230,7 +193,7 @@ class ExportedNetwork(Network):
             for node in self.module.graph.nodes:
                 if node not in needed or node is start:
                     continue
-                if _is_batch_size(node, self.input) and start is not self.input:
+                if start is not self.input and self._is_batch_size(node):
                     copies[node] = graph.call_function(torch.ops.aten.sym_size.int, (copies[start], 0))
                 else:
                     copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -246,7 +209,7 @@ class ExportedNetwork(Network):
             if node in found:
                 continue
             found.add(node)
-            if node is not start and not (start is not self.input and _is_batch_size(node, self.input)):
+            if node is not start and not (start is not self.input and self._is_batch_size(node)):
                 stack.extend(node.all_input_nodes)
         return found
 
@@ -257,11 +220,16 @@ class ExportedNetwork(Network):
             return None
         names, node = [], self.input
         while node is not end:
-            node = next(user for user in node.users if user in reached and user is not start)
+            node = next(
+                user for user in node.users if user in reached and user is not start and not self._is_batch_size(user)
+            )
             path = [path for path, _ in _modules_of(node) if path]
             if path and (not names or names[-1] != path[-1]):
                 names.append(path[-1])
         return names if len(names) <= 6 else [*names[:3], "…", *names[-3:]]
+
+    def _is_batch_size(self, node: fx.Node) -> bool:
+        return operation(node) == "sym_size" and str(node.meta["val"]) == self._batch_size
 
 
 class _Single(nn.Module):
@@ -282,8 +250,8 @@ def _modules_of(node: fx.Node) -> Iterator[tuple[str, str]]:
             yield path, call
 
 
-def _is_batch_size(node: fx.Node, images: fx.Node) -> bool:
-    return _operation(node) == "sym_size" and node.args[0] is images and node.args[1] == 0
+def _is_size(node: fx.Node) -> bool:
+    return not isinstance(node.meta.get("val", torch.empty(0)), (Tensor, tuple, list))
 
 
 class _Reached(Exception):
@@ -305,7 +273,7 @@ class HookedNetwork(Network):
 
         def record(name: str, value: object) -> None:
             calls[name] = calls.get(name, 0) + 1
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 2:
                 shapes[name] = tuple(value.shape[1:])
             return None
 
@@ -316,6 +284,7 @@ class HookedNetwork(Network):
             logits = model(self._blank.repeat(2, 1, 1, 1))
         if not isinstance(logits, Tensor):
             raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
+        self.calls = calls
         shapes = {name: shape for name, shape in shapes.items() if calls[name] == 1}
         self.layers = list(shapes)
         self._shapes = {**shapes, LOGITS: tuple(logits.shape[1:])}
@@ -323,7 +292,7 @@ class HookedNetwork(Network):
     def shape(self, layer: str) -> tuple[int, ...]:
         """See :meth:`Network.shape`."""
         if layer not in self._shapes:
-            raise UserError(f"the model has no layer {layer!r}; {_nearest(layer, self.layers)}")
+            raise self._no_layer(layer)
         return self._shapes[layer]
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -380,8 +349,3 @@ class _HookedSegment(nn.Module):
 def _hook(stack: ExitStack, module: nn.Module, function) -> None:
     """Install a forward hook that maps the module's output, removed when ``stack`` unwinds."""
     stack.callback(module.register_forward_hook(lambda _module, _inputs, output: function(output)).remove)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
-    return f"nearest: {', '.join(near)}" if near else f"it has {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

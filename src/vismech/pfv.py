@@ -107,7 +107,7 @@ def layout_of(shape: tuple[int, ...], layer: str) -> Layout:
     )
 
 
-def uniform_positions(sample_id: str, seed: int, positions: int, count: int) -> Int[np.ndarray, "n"]:
+def uniform_positions(sample_id: str, seed: int, positions: int, count: int) -> Int[np.ndarray, " n"]:
     """``count`` distinct positions of one image, ascending, drawn from (seed, sample id) alone.
 
     The draw therefore does not depend on batch size, order, workers or number of processes.

@@ -26,7 +26,7 @@ class Selection(NamedTuple):
 
 
 def group_means(
-    values: Float[np.ndarray, "n *rest"], groups: Int[np.ndarray, "n"], count: int
+    values: Float[np.ndarray, "n *rest"], groups: Int[np.ndarray, " n"], count: int
 ) -> Float[np.ndarray, "g *rest"]:
     """Mean over each group's images, in float64; absent concepts count as zero, as their edges are.
 
@@ -39,7 +39,7 @@ def group_means(
     return np.stack([values[groups == group].mean(0, dtype=np.float64) for group in range(count)])
 
 
-def shared_scores(importance: Float[np.ndarray, "2 k"]) -> Float[np.ndarray, "k"]:
+def shared_scores(importance: Float[np.ndarray, "2 k"]) -> Float[np.ndarray, " k"]:
     """``min(s₁, s₂)`` with s = max(importance, 0) divided by its sum over the class; zeros when a class has none."""
     positive = np.maximum(importance, 0)
     totals = positive.sum(1, keepdims=True)

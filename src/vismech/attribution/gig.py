@@ -20,6 +20,9 @@ from vismech.attribution.targets import Targets
 from vismech.pfv import Layout
 
 
+CACHED_NUMBERS = 2**18
+
+
 class PathIntegral(NamedTuple):
     """Mean gradients along the path, and the targets at its ends.
 
@@ -116,8 +119,17 @@ def concept_edges(
     codes: Float[Tensor, "b p k"], gradient: Float[Tensor, "b t p c"], atoms: Float[Tensor, "k c"]
 ) -> Float[Tensor, "b t k"]:
     """Edges of an image, ``e_{q→j} = Σ_p u_pq <Ḡ_p, v_q>``: GIG summed over positions."""
-    carried = torch.einsum("bpk,btpc->btkc", codes, gradient)
-    return torch.einsum("btkc,kc->btk", carried, atoms)
+    targets, positions, channels = gradient.shape[1:]
+    edges = codes.new_empty(len(codes), targets, len(atoms))
+    # One image and some concepts at a time, so that what lies between the two products stays in a CPU's cache.
+    some = max(1, CACHED_NUMBERS // (targets * channels))
+    for code, slopes, row in zip(codes, gradient, edges, strict=True):
+        slopes = slopes.transpose(0, 1).reshape(positions, targets * channels)
+        for first in range(0, len(atoms), some):
+            part = atoms[first : first + some]
+            carried = (code[:, first : first + some].T @ slopes).view(len(part), targets, channels)
+            row[:, first : first + some] = (carried * part[:, None]).sum(2).T
+    return edges
 
 
 def completeness_gap(

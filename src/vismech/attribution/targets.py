@@ -7,7 +7,7 @@ C channels, K concepts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,13 +17,14 @@ from vismech.config import ReadOut
 from vismech.pfv import Layout
 
 
+@runtime_checkable
 class Targets(Protocol):
     """A vector of scalar functions g_j of the upper layer's activation, one set per image."""
 
     present: Bool[Tensor, "b t"]
     """Whether image b has target j at all; an absent target is skipped and its attribution is zero."""
 
-    def __call__(self, activation: Tensor, image: Int[Tensor, "r"]) -> Float[Tensor, "r t"]:
+    def __call__(self, activation: Tensor, image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
         """Values g_j at ``activation`` [R, …], whose row r belongs to image ``image[r]``."""
         ...
 
@@ -32,14 +33,14 @@ class Targets(Protocol):
 class LogitTargets:
     """One class logit per image: T = 1."""
 
-    classes: Int[Tensor, "b"]
+    classes: Int[Tensor, " b"]
 
     @property
     def present(self) -> Bool[Tensor, "b 1"]:
         """Every image has its logit."""
         return torch.ones(len(self.classes), 1, dtype=torch.bool, device=self.classes.device)
 
-    def __call__(self, activation: Float[Tensor, "r n"], image: Int[Tensor, "r"]) -> Float[Tensor, "r 1"]:
+    def __call__(self, activation: Float[Tensor, "r n"], image: Int[Tensor, " r"]) -> Float[Tensor, "r 1"]:
         """The logit of each row's own class."""
         return activation.gather(1, self.classes[image][:, None])
 
@@ -65,7 +66,7 @@ class ConceptTargets:
         """Concepts with a positive code somewhere in the image."""
         return self.anchors >= 0
 
-    def __call__(self, activation: Tensor, image: Int[Tensor, "r"]) -> Float[Tensor, "r t"]:
+    def __call__(self, activation: Tensor, image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
         """Projections of the rows' PFVs."""
         vectors = self.layout.vectors(activation)
         if self.readout is ReadOut.sum:

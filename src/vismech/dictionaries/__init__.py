@@ -1,0 +1,67 @@
+"""Concept dictionaries: one contract over several methods.
+
+Legend: n vectors, k concepts, c channels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vismech.coding import Code, Coding
+from vismech.dictionaries.base import Dictionary, Fitted
+from vismech.dictionaries.bisecting import fit_bisecting
+from vismech.errors import UserError
+
+__all__ = ["METHODS", "Dictionary", "Fitted", "build"]
+
+# fit(vectors, k, *, seed, center, device, **options) -> Fitted. When `center` is true the vectors come with their mean
+# already subtracted; a method that needs non-negative vectors refuses then.
+METHODS: dict[str, Callable[..., Fitted]] = {"bisecting": fit_bisecting}
+
+
+def build(
+    method: str,
+    vectors: Float[Tensor, "n c"],
+    k: int,
+    seed: int,
+    code: Code = Code.lasso,
+    penalty_fraction: float = 0.02,
+    l0: int | None = None,
+    center: bool = False,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> Dictionary:
+    """Fit a dictionary of k concepts (and the mean concept, if centred) to pointwise feature vectors.
+
+    The lasso's penalty is `λ = penalty_fraction × mean ‖x‖` over these vectors as they are, centred or not (METHOD
+    §4). Matching pursuit uses `l0` concepts, by default half the channels but at most k.
+
+    Raises:
+        UserError: for an unknown method, no vectors, values that are not finite, or a mean to centre by that is zero.
+    """
+    if method not in METHODS:
+        raise UserError(f"dictionary {method!r} is unknown: choose one of {', '.join(sorted(METHODS))}.")
+    vectors = vectors.detach().float()
+    mean_norm_of_vectors = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).mean().item()
+    if not 0 < mean_norm_of_vectors < float("inf"):
+        raise UserError(
+            f"the mean norm of {len(vectors)} vectors is {mean_norm_of_vectors}: give finite vectors, not all zero."
+        )
+    mean = vectors.mean(0, dtype=torch.float64)
+    mean_norm = mean.norm().item()
+    if center and mean_norm == 0:
+        raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
+    data = vectors - mean.float() if center else vectors
+    atoms, arrays, info = METHODS[method](data, k, seed=seed, center=center, device=device, **options)
+    info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **info}
+    info["vector_norm"] = mean_norm_of_vectors
+    if center:
+        atoms = torch.cat([atoms, (mean / mean_norm).float()[None].to(atoms)])
+        info["mean_norm"] = mean_norm
+    if code is Code.omp:
+        l0 = min(atoms.shape[1] // 2, len(atoms) - center) if l0 is None else l0
+    coding = Coding(code, penalty_fraction * mean_norm_of_vectors, l0)
+    return Dictionary(atoms, coding, len(atoms) - 1 if center else None, info, arrays)

@@ -73,4 +73,4 @@ def _wandb(config: Config, values, metrics, tables, written: Sequence[Path], fol
             elif path.suffix == ".html":
                 logger.experiment.log({"report": wandb.Html(str(path))})
     finally:
-        logger.experiment.finish(quiet=True)
+        logger.experiment.finish()

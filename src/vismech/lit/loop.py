@@ -120,7 +120,7 @@ def run_loop(loop: ImageLoop) -> None:
     """
     runtime = loop.config.runtime
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*custom batch sampler.*")
         warnings.filterwarnings("ignore", message=".*`_pytree.*`.*|.*LeafSpec.*|.*isinstance\\(treespec.*")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         trainer = lightning.Trainer(

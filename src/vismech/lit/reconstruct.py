@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vismech.dictionaries.base import Dictionary
+from vismech.dictionaries import Dictionary
+from vismech.evaluation.reconstruction import Moments, moments
 from vismech.lit.loop import Columns, ImageLoop
 from vismech.network import LOGITS
 from vismech.pfv import Layout
@@ -13,19 +14,10 @@ from vismech.rows import Column
 
 
 def reconstruct_columns(channels: int, concepts: int) -> dict[str, Column]:
-    """Sums over each image's positions, in float64, from which every metric follows in any grouping of images.
-
-    ``error`` Σ(x − x̃)² [C], ``total`` Σx [C], ``square`` Σx² [C], ``active`` positions where a concept is non-zero [K],
-    ``predicted`` top-1 class of the clean and of the spliced network [2].
-    """
+    """Each image's :class:`Moments` over its positions, and the top-1 class of the clean and the spliced network [2]."""
     sums = Column((channels,), "float64")
-    return {
-        "error": sums,
-        "total": sums,
-        "square": sums,
-        "active": Column((concepts,), "int32"),
-        "predicted": Column((2,), "int32"),
-    }
+    columns = {name: sums for name in Moments._fields if name not in ("active", "count")}
+    return {**columns, "active": Column((concepts,), "int32"), "predicted": Column((2,), "int32")}
 
 
 class ReconstructLoop(ImageLoop):
@@ -47,12 +39,7 @@ class ReconstructLoop(ImageLoop):
         codes = self.dictionary.encode(vectors.flatten(0, 1))
         rebuilt = self.dictionary.decode(codes).view_as(vectors)
         logits = [self.segment(activation) for activation in (clean, self.layout.activation(rebuilt, clean))]
-        exact = vectors.double()
-        columns = {
-            "error": (exact - rebuilt.double()).square().sum(1),
-            "total": exact.sum(1),
-            "square": exact.square().sum(1),
-            "active": (codes != 0).unflatten(0, vectors.shape[:2]).sum(1),
-            "predicted": torch.stack([value.argmax(1) for value in logits], 1),
-        }
-        return {"evaluate": columns}
+        codes = codes.unflatten(0, vectors.shape[:2])
+        parts = [moments(*each)._asdict() for each in zip(vectors, codes, rebuilt, strict=True)]
+        columns = {name: torch.stack([part[name] for part in parts]) for name in parts[0] if name != "count"}
+        return {"evaluate": {**columns, "predicted": torch.stack([value.argmax(1) for value in logits], 1)}}

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from vismech.config import Config, Stage
 from vismech.data import ImageData
@@ -56,6 +57,15 @@ class Context:
         """The part of every key that names the model and the images."""
         data = self.config.data
         return {"model": self.model.identity, "data": self.data.fingerprint(data.fingerprint)}
+
+    @cached_property
+    def device(self) -> str:
+        """Where a single process does what is no pass over images: the accelerator if one is configured and there."""
+        runtime = self.config.runtime
+        if runtime.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+            first = runtime.devices[0] if isinstance(runtime.devices, list) else 0
+            return f"cuda:{first}"
+        return "cpu"
 
     def layout(self, layer: str) -> Layout:
         """How a layer is read as PFVs."""

@@ -32,7 +32,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         extracted = ctx.store.open(spec.parents["vectors"])
         vectors, positions = extracted.array("vectors.npy"), extracted.array("positions.npy")
         concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
-        found = _distinct_images(concepts.atoms, vectors, count)
+        found = _distinct_images(concepts.atoms, vectors, count, ctx.device)
         per_image = vectors.shape[1]
         absent = found.rows < 0
         images, places = np.divmod(np.maximum(found.rows, 0), per_image)
@@ -48,7 +48,7 @@ class _Found(NamedTuple):
     scores: np.ndarray
 
 
-def _distinct_images(atoms: torch.Tensor, vectors: np.ndarray, count: int) -> _Found:
+def _distinct_images(atoms: torch.Tensor, vectors: np.ndarray, count: int, device: str) -> _Found:
     """The ``count`` nearest vectors of each concept with at most one per image: a longer exact list, thinned."""
     per_image, total = vectors.shape[1], vectors.shape[0] * vectors.shape[1]
     flat = vectors.reshape(total, -1)
@@ -58,11 +58,10 @@ def _distinct_images(atoms: torch.Tensor, vectors: np.ndarray, count: int) -> _F
     depth = min(total, count * (1 if per_image == 1 else 8))
     while len(open_concepts):
         shards = (np.asarray(flat[first : first + SHARD]) for first in range(0, total, SHARD))
-        answer = nearest(atoms[open_concepts], shards, depth)
+        answer = nearest(atoms[open_concepts].numpy(), shards, depth, device=device)
         still = []
-        for concept, hits, values in zip(
-            open_concepts, np.asarray(answer.rows), np.asarray(answer.scores), strict=True
-        ):
+        for concept, found, values in zip(open_concepts, answer.rows, answer.scores, strict=True):
+            hits = found[found >= 0]
             _, first = np.unique(hits // per_image, return_index=True)
             first = np.sort(first)[:count]
             if len(first) < min(count, vectors.shape[0]) and depth < total:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-
 import numpy as np
 import torch
 
-from vismech.coding import Coding
 from vismech.config import Code, Stage
-from vismech.dictionaries import fit
-from vismech.dictionaries.base import Dictionary
+from vismech.dictionaries import Dictionary, build
 from vismech.stages.context import Context, Job
 from vismech.store import Artifact, Spec
 
@@ -45,12 +41,13 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         vectors = ctx.store.open(spec.parents["vectors"]).array("vectors.npy")
         flat = torch.from_numpy(np.array(vectors.reshape(-1, vectors.shape[-1])))
         with ctx.store.writer(spec) as folder:
-            fit(
-                wanted.method,
+            build(
+                wanted.method.value,
                 flat,
                 size(ctx, layer),
-                seed=ctx.config.seed,
+                ctx.config.seed,
                 center=wanted.center,
+                device=ctx.device,
                 min_size=wanted.min_size,
             ).save(folder)
 
@@ -71,9 +68,4 @@ def read(ctx: Context, artifact: Artifact) -> Dictionary:
     for name in artifact.manifest["files"]:
         artifact.path(name)
     dictionary = Dictionary.load(artifact.folder)
-    coding = Coding(
-        code=wanted.code,
-        penalty=wanted.penalty * dictionary.info["mean_norm"],
-        l0=max(1, round(wanted.l0_per_channel * dictionary.c)),
-    )
-    return replace(dictionary, coding=coding)
+    return dictionary.coded(wanted.code, wanted.penalty, max(1, round(wanted.l0_per_channel * dictionary.c)))

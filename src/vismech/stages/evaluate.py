@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from vismech.config import Stage
-from vismech.evaluation.reconstruction import reconstruction_from_sums
+from vismech.evaluation.reconstruction import Moments, Reconstruction
 from vismech.lit.loop import run_loop
 from vismech.lit.reconstruct import ReconstructLoop, reconstruct_columns
 from vismech.rows import Rows
@@ -48,22 +49,18 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             kept = rows.finish()
             some_kept(kept)
             arrays = {name: np.load(folder / f"{name}.npy") for name in rows.columns}
-            positions = ctx.layout(layer).positions * len(kept)
-            result = reconstruction_from_sums(
-                arrays["error"].sum(0),
-                arrays["total"].sum(0),
-                arrays["square"].sum(0),
-                arrays["active"].sum(0),
-                positions,
-            )
+            positions, total = ctx.layout(layer).positions, Reconstruction(concepts.c)
+            for row in range(len(kept)):
+                sums = {name: torch.from_numpy(arrays[name][row]) for name in Moments._fields if name in arrays}
+                total.add(Moments(**sums, count=positions))
             labels = np.array([ctx.data.samples[indices[row]].label for row in kept])
             clean, spliced = arrays["predicted"].T
             metrics = {
-                **result._asdict(),
+                **total.result()._asdict(),
                 "accuracy_clean": float((clean == labels).mean()),
                 "accuracy_spliced": float((spliced == labels).mean()),
                 "agreement_spliced": float((clean == spliced).mean()),
                 "images": len(kept),
-                "positions": positions,
+                "positions": positions * len(kept),
             }
             write_json(folder / "metrics.json", metrics)

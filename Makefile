@@ -1,0 +1,43 @@
+# make run    set up and run the quickstart on real photographs
+# make test   set up and run the tests
+# make check  format, lint, types and tests: what CI runs
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Two threads per process suit a small machine; the results do not depend on it.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: run test check format lint types slow coverage
+
+run: $(VENV)/.run
+	$(BIN)/vismech experiment=quickstart
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,samples]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,samples,dev]"
+	touch $@ $(VENV)/.run

@@ -1,0 +1,237 @@
+"""The static figure of the causal concept graph, as SVG and PNG whose bytes depend on the graph only.
+
+The grammar is the page's: a link's width and blue grow with its strength, a negative link is warm and dashed, a node's
+strip and bars carry the colours of the classes it was kept for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Rectangle
+from matplotlib.path import Path as Outline
+from PIL import Image
+
+from vismech.report import layout as plan
+from vismech.report.layout import Box, Layout
+from vismech.report.patches import Card, Patch
+from vismech.report.text import number, shorten
+
+INK, FAINT, PLATE, EDGE = "#1d2430", "#5b6573", "#ffffff", "#c3cad4"
+POSITIVE = LinearSegmentedColormap.from_list("positive", ["#c6d9ee", "#08306b"])
+NEGATIVE = LinearSegmentedColormap.from_list("negative", ["#f6cdb7", "#a8320a"])
+# Amber, purple, teal, grey: apart from each other for colour-blind readers, and apart from the links' blue.
+GROUP_COLOURS = ("#d1940c", "#7d4aa5", "#1f8f86", "#8a8f98")
+MEAN_COLOUR = "#6f8fb5"
+THINNEST, THICKEST = 0.8, 7.0
+GUTTER, LEGEND = 104.0, 60.0
+# One pixel of the layout in points, at 100 pixels an inch.
+POINT = 0.72
+DASH = (9 * POINT, 5 * POINT)
+STYLE: Any = {
+    "svg.hashsalt": "vismech",
+    "font.family": "DejaVu Sans",
+    "image.composite_image": False,
+    "path.simplify": False,
+    "lines.scale_dashes": False,
+}
+
+
+class Figures(NamedTuple):
+    """Where the figure was written."""
+
+    svg: Path
+    png: Path
+
+
+def graph_figure(
+    graph: Mapping[str, Any],
+    cards: Mapping[str, Card],
+    stem: Path | str,
+    images: Mapping[str, Sequence[Patch]] | None = None,
+    dpi: int = 200,
+) -> Figures:
+    """Draw the graph with its strongest links and write `<stem>.svg` and `<stem>.png`; equal input gives equal bytes.
+
+    `images` are the explained photographs per group key; the first of each is shown in its class node.
+
+    Raises:
+        UserError: the graph holds NaN, or a link or node names something the graph does not have.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    drawing = plan.layout(graph)
+    size = ((drawing.width + GUTTER) / 100, (drawing.height + LEGEND) / 100)
+    written = Figures(stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png"))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, dpi=100, facecolor="white")
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        _links(axes, graph, drawing)
+        _nodes(axes, graph, drawing, cards, images or {})
+        _legend(axes, graph, drawing)
+        axes.set(xlim=(-GUTTER, drawing.width), ylim=(drawing.height + LEGEND, 0), aspect="auto")
+        figure.savefig(written.svg, dpi=dpi, metadata={"Date": None, "Creator": None})
+        figure.savefig(written.png, dpi=dpi, metadata={"Software": None})
+    return written
+
+
+def _stroke(strength: float) -> dict[str, Any]:
+    """Width, colour and dash of a link; the page's style sheet says the same."""
+    size = abs(strength)
+    dash = (0, DASH) if strength < 0 else "solid"
+    width = (THINNEST + (THICKEST - THINNEST) * size) * POINT
+    return {"color": (NEGATIVE if strength < 0 else POSITIVE)(size), "linewidth": width, "linestyle": dash}
+
+
+def _links(axes: Axes, graph: Mapping[str, Any], drawing: Layout) -> None:
+    strengths = plan.strengths(graph)
+    codes = [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4]
+    for index in reversed(plan.ranking(graph)[: plan.default_links(graph)]):
+        link, stroke = graph["links"][index], _stroke(strengths[index])
+        points = plan.curve(drawing.boxes[link["source"]], drawing.boxes[link["target"]])
+        axes.add_patch(PathPatch(Outline(points, codes), fill=False, capstyle="butt", zorder=1, alpha=0.92, **stroke))
+
+
+def _nodes(
+    axes: Axes,
+    graph: Mapping[str, Any],
+    drawing: Layout,
+    cards: Mapping[str, Card],
+    images: Mapping[str, Sequence[Patch]],
+) -> None:
+    for row in drawing.rows:
+        name = "class" if row.layer == plan.CLASSES else shorten(row.layer, GUTTER - 18, 13)
+        middle = row.y + row.height / 2
+        axes.text(-GUTTER + 14, middle, name, fontsize=13 * POINT, weight="bold", color=FAINT, va="center")
+        largest = plan.largest_importance(row.nodes)
+        for node in row.nodes:
+            box = drawing.boxes[node["id"]]
+            if node["kind"] == "class":
+                _class_node(axes, graph, node, box, images)
+            elif node["kind"] == "concept":
+                _concept_node(axes, graph, node, box, cards.get(node["id"]), largest)
+            else:
+                _plate(axes, box, dashed=True)
+                _text(axes, box.centre, box.y + box.height / 2, node["kind"], 11, FAINT, ha="center", va="center")
+
+
+def _class_node(
+    axes: Axes, graph: Mapping[str, Any], node: dict[str, Any], box: Box, images: Mapping[str, Sequence[Patch]]
+) -> None:
+    _plate(axes, box)
+    key = plan.group_of(node, graph)
+    _strip(axes, graph, [key] if key else [], box)
+    photograph = images.get(key or "", [])[:1] if box.width >= plan.ROOM_FOR_PHOTOGRAPH else []
+    left = box.x + 10
+    if photograph:
+        side = box.height - 14
+        _image(axes, photograph[0].png, Box(box.x + 7, box.y + 9, side, side - 2))
+        left = box.x + side + 16
+    room = box.x + box.width - left - 6
+    name = shorten(str(node.get("name") or node["id"]), room, 15)
+    _text(axes, left, box.y + box.height / 2 + 2, name, 15, INK, va="center", weight="bold")
+
+
+def _concept_node(
+    axes: Axes, graph: Mapping[str, Any], node: dict[str, Any], box: Box, card: Card | None, largest: float
+) -> None:
+    _plate(axes, box)
+    keys = plan.group_keys(graph)
+    _strip(axes, graph, plan.owners(node, keys), box)
+    patches = card.patches if card else []
+    for part, picture in zip(plan.thumbnails(box, len(patches)), patches, strict=False):
+        _image(axes, picture.png, part)
+    line = box.y + box.width + 12
+    _text(axes, box.x + 6, line, f"#{node['concept']}", 11, INK, va="center", weight="bold")
+    if node.get("shared"):
+        corner = (box.x + box.width - plan.INSET - 21, box.y + box.width - plan.INSET - 13)
+        axes.add_patch(Rectangle(corner, 22, 15, facecolor=PLATE, linewidth=0, zorder=4.5))
+        _shared(axes, corner[0] + 4.5, corner[1] + 8)
+    for index, bar in enumerate(plan.importance_bars(node, graph, largest)):
+        top = box.y + box.width + plan.FOOT + index * plan.BAR
+        length = (box.width - 12) * bar.length
+        colour = GROUP_COLOURS[index] if len(keys) == 2 else MEAN_COLOUR
+        hollow = {"facecolor": "none", "linewidth": 0.6} if bar.value < 0 else {"facecolor": colour, "linewidth": 0.0}
+        axes.add_patch(
+            Rectangle((box.x + 6, top), length, plan.BAR - 3, edgecolor=colour, alpha=0.55, zorder=4, **hollow)
+        )
+        _text(axes, box.x + box.width - 6, top + 5, number(bar.value, 2), 9.5, INK, ha="right", va="center")
+
+
+def _plate(axes: Axes, box: Box, dashed: bool = False) -> None:
+    axes.add_patch(
+        FancyBboxPatch(
+            (box.x, box.y),
+            box.width,
+            box.height,
+            boxstyle="round,pad=0,rounding_size=5",
+            facecolor=PLATE,
+            edgecolor=EDGE,
+            linewidth=0.8,
+            linestyle="dashed" if dashed else "solid",
+            zorder=3,
+        )
+    )
+
+
+def _strip(axes: Axes, graph: Mapping[str, Any], held: Sequence[str], box: Box) -> None:
+    """The band of class colours on a node's top edge; only where there are several classes to tell apart."""
+    keys = plan.group_keys(graph)
+    if len(keys) < 2 or not held or len(keys) > len(GROUP_COLOURS):
+        return
+    part = (box.width - 8) / len(held)
+    for index, key in enumerate(held):
+        colour = GROUP_COLOURS[keys.index(key)]
+        axes.add_patch(
+            Rectangle((box.x + 4 + index * part, box.y), part, plan.STRIP, facecolor=colour, linewidth=0, zorder=4)
+        )
+
+
+def _shared(axes: Axes, x: float, y: float) -> None:
+    """The mark of a shared concept: two overlapping discs in the first two class colours."""
+    for offset, colour in zip((0, 7), GROUP_COLOURS, strict=False):
+        axes.add_patch(Circle((x + 3.5 + offset, y), 5, facecolor=colour, alpha=0.7, linewidth=0, zorder=5))
+
+
+def _image(axes: Axes, png: bytes, box: Box) -> None:
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    extent = (box.x, box.x + box.width, box.y + box.height, box.y)
+    axes.imshow(pixels, extent=extent, interpolation="lanczos", aspect="auto", zorder=4)
+
+
+def _text(axes: Axes, x: float, y: float, text: str, size: float, colour: str, **style: Any) -> None:
+    axes.text(x, y, text, fontsize=size * POINT, color=colour, zorder=5, parse_math=False, **style)
+
+
+def _legend(axes: Axes, graph: Mapping[str, Any], drawing: Layout) -> None:
+    y, x = drawing.height + LEGEND / 2 + 6, 8.0
+    for strength in (0.1, 0.4, 0.7, 1.0):
+        axes.plot([x, x + 34], [y, y], solid_capstyle="butt", **_stroke(strength))
+        x += 40
+    _text(axes, x + 4, y, "weak to strong, relative to the strongest link into the same layer", 12, INK, va="center")
+    x += 440
+    axes.plot([x, x + 40], [y, y], dash_capstyle="butt", **_stroke(-0.6))
+    _text(axes, x + 48, y, "negative", 12, INK, va="center")
+    x += 130
+    if not 1 < len(graph["groups"]) <= len(GROUP_COLOURS):
+        return
+    if any(node.get("shared") for node in graph["nodes"]):
+        _shared(axes, x, y)
+        _text(axes, x + 22, y, "shared", 12, INK, va="center")
+        x += 100
+    for colour, group in zip(GROUP_COLOURS, graph["groups"], strict=False):
+        axes.add_patch(Rectangle((x, y - 6), 20, 12, facecolor=colour, linewidth=0))
+        name = shorten(str(group["name"]), 150, 12)
+        _text(axes, x + 27, y, name, 12, INK, va="center")
+        x += 54 + 7.2 * len(name)

@@ -1,0 +1,253 @@
+"""The report of one run: a single HTML page with the causal concept graph, its evidence and its measures.
+
+The page carries everything it needs (no network, no fonts or scripts from elsewhere). Python lays the graph out and
+writes it as SVG, so it reads and prints without a script; the script adds the cards, the choice of weights and the
+slider.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+
+from vismech.errors import UserError
+from vismech.report import layout as plan
+from vismech.report.layout import MEAN
+from vismech.report.patches import Card, Patch
+from vismech.report.text import COMPLETENESS, RECONSTRUCTION, number, shorten, tabulate
+
+SCOPES = ("pair", "class", "dataset", "image")
+
+
+class ReportData(NamedTuple):
+    """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key."""
+
+    graph: Mapping[str, Any]
+    cards: Mapping[str, Card]
+    images: Mapping[str, Sequence[Patch]]
+    completeness: pd.DataFrame
+    reconstruction: pd.DataFrame
+    facts: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def render_page(report: ReportData) -> str:
+    """The page as one self-contained HTML document; equal input gives equal text.
+
+    Raises:
+        UserError: the scope is unknown, the graph holds NaN, or a link or node names something the graph does not have.
+    """
+    graph = report.graph
+    if graph["scope"] not in SCOPES:
+        raise UserError(f"the graph's scope is {graph['scope']!r}; it must be one of {', '.join(SCOPES)}.")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vismech.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, source=_source, shorten=shorten)
+    drawing = plan.layout(graph)
+    sprites = _Sprites()
+    nodes = _nodes(report, drawing, sprites)
+    groups = [
+        {**group, "key": str(group["key"]), "hue": hue, "photographs": report.images.get(str(group["key"]), [])}
+        for hue, group in zip(_hues(graph), graph["groups"], strict=True)
+    ]
+    return environment.get_template("page.html.j2").render(
+        heading=heading(graph),
+        lead=lead(graph),
+        scope=graph["scope"],
+        notes=report.notes,
+        groups=groups,
+        modes=[(MEAN, "mean"), *((g["key"], g["name"]) for g in groups)] if len(groups) > 1 else [],
+        drawing=drawing,
+        plan=plan,
+        nodes=nodes,
+        layers=[
+            (row, [node for node in nodes if node["layer"] == row.layer and node["kind"] == "concept"])
+            for row in drawing.rows
+            if any(node["kind"] == "concept" for node in row.nodes)
+        ],
+        links=_links(graph, drawing, nodes),
+        shown=plan.default_links(graph),
+        sprites=sprites.sources,
+        data=_json(_data(graph, nodes)),
+        completeness=tabulate(report.completeness, COMPLETENESS),
+        reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
+        facts=report.facts,
+    )
+
+
+def heading(graph: Mapping[str, Any]) -> str:
+    """One sentence in plain words that says what the page shows."""
+    names = [f"“{group['name']}”" for group in graph["groups"]]
+    if graph["scope"] == "pair" and len(names) == 2:
+        return f"{names[0]} and {names[1]}: the concepts that lead the network to each, and those they share"
+    if graph["scope"] == "dataset" or not names:
+        return "The concepts that lead the network to its answers over the whole data set"
+    where = " in one photograph" if graph["scope"] == "image" else ""
+    return f"The concepts that lead the network to {' and '.join(names)}{where}"
+
+
+def lead(graph: Mapping[str, Any]) -> str:
+    """What the graph is made of: layers, concepts, links, and how many photographs stand behind it."""
+    concepts = sum(node["kind"] == "concept" for node in graph["nodes"])
+    images = [int(group.get("images", 0)) for group in graph["groups"]]
+    behind = f"{sum(images):,} photograph" + ("" if sum(images) == 1 else "s")
+    if graph["scope"] == "pair":
+        behind = " and ".join(f"{n:,} of {group['name']}" for n, group in zip(images, graph["groups"], strict=True))
+        behind = f"photographs: {behind}"
+    layers = len(graph["layers"])
+    return (
+        f"{concepts} concepts in {layers} layer{'' if layers == 1 else 's'}, {len(graph['links'])} links, "
+        f"computed from {behind}."
+    )
+
+
+class _Sprites:
+    """Each distinct picture once; the page refers to it by number wherever it is shown."""
+
+    def __init__(self) -> None:
+        self.sources: list[str] = []
+        self._index: dict[bytes, int] = {}
+
+    def add(self, png: bytes) -> int:
+        if png not in self._index:
+            self._index[png] = len(self.sources)
+            self.sources.append(_source(png))
+        return self._index[png]
+
+
+def _source(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _hues(graph: Mapping[str, Any]) -> list[int | None]:
+    """Which class colour each group has; none for a single group, nor beyond the four that can be told apart."""
+    count = len(graph["groups"])
+    return [index if 1 < count <= 4 else None for index in range(count)]
+
+
+def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[dict[str, Any]]:
+    graph = report.graph
+    keys, names = plan.group_keys(graph), [str(group["name"]) for group in graph["groups"]]
+    hues = dict(zip(keys, _hues(graph), strict=True))
+    views = []
+    for row in drawing.rows:
+        largest = plan.largest_importance(row.nodes)
+        for node in row.nodes:
+            box, card = drawing.boxes[node["id"]], report.cards.get(node["id"])
+            importance, share = node.get("importance") or {}, node.get("share") or {}
+            pictures = [(sprites.add(picture.png), picture) for picture in (card.patches if card else [])]
+            held = plan.owners(node, keys) if node["kind"] == "concept" else []
+            photograph = None
+            if node["kind"] == "class":
+                key = plan.group_of(node, graph)
+                held = [key] if key else []
+                first = report.images.get(key or "", [])[:1] if box.width >= plan.ROOM_FOR_PHOTOGRAPH else []
+                photograph = sprites.add(first[0].png) if first else None
+            label = _label(node)
+            views.append(
+                {
+                    **node,
+                    "index": len(views),
+                    "box": box,
+                    "label": label,
+                    "card": card,
+                    "pictures": pictures,
+                    "photograph": photograph,
+                    "thumbnails": list(zip(plan.thumbnails(box, len(pictures)), pictures, strict=False)),
+                    "bars": plan.importance_bars(node, graph, largest) if node["kind"] == "concept" else [],
+                    "strip": [hues[key] for key in held if hues[key] is not None],
+                    "importances": [
+                        (name, hues[key], float(importance[key]), _fraction(importance[key], largest), share.get(key))
+                        for key, name in zip(keys, names, strict=True)
+                        if key in importance and node["kind"] == "concept"
+                    ],
+                    "spoken": _spoken(node, label, dict(zip(keys, names, strict=True))),
+                }
+            )
+    return views
+
+
+def _label(node: Mapping[str, Any]) -> str:
+    if node["kind"] == "concept":
+        return f"Concept {node['concept']}"
+    return str(node.get("name") or node["id"]) if node["kind"] == "class" else str(node["kind"]).capitalize()
+
+
+def _spoken(node: Mapping[str, Any], label: str, names: Mapping[str, str]) -> str:
+    """What a screen reader says of a node."""
+    if node["kind"] != "concept":
+        return f"{label}, {node['kind']}" if node["kind"] == "class" else f"{label} of {node['layer']}"
+    importance = node.get("importance") or {}
+    values = ", ".join(
+        f"{name} {number(float(importance[key]), 2)}" for key, name in names.items() if key in importance
+    )
+    return f"{label} of {node['layer']}{', shared' if node.get('shared') else ''}; importance: {values or 'none'}"
+
+
+def _fraction(value: float, largest: float) -> float:
+    return round(min(abs(float(value)) / largest, 1.0), 4) if largest > 0 else 0.0
+
+
+def _links(graph: Mapping[str, Any], drawing: plan.Layout, nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The links, weakest first so that the strongest lie on top; `out` marks those beyond the default number."""
+    index = {node["id"]: node["index"] for node in nodes}
+    strengths = plan.strengths(graph)
+    views = []
+    for rank, i in enumerate(plan.ranking(graph)):
+        link = graph["links"][i]
+        points = plan.curve(drawing.boxes[link["source"]], drawing.boxes[link["target"]])
+        start, *rest = [f"{x:.1f} {y:.1f}" for x, y in points]
+        views.append(
+            {
+                "index": i,
+                "path": f"M{start}C{','.join(rest)}",
+                "size": round(abs(strengths[i]), 4),
+                "negative": strengths[i] < 0,
+                "out": rank >= plan.default_links(graph),
+                "source": index[link["source"]],
+                "target": index[link["target"]],
+            }
+        )
+    return views[::-1]
+
+
+def _data(graph: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the script needs: per node a name and a picture, per link its ends, and weight and strength per mode."""
+    index = {node["id"]: node["index"] for node in nodes}
+    strengths = {mode: plan.strengths(graph, mode) for mode in plan.modes(graph)}
+    return {
+        "nodes": [
+            {
+                "label": node["label"],
+                "short": f"#{node['concept']}" if node["kind"] == "concept" else node["label"],
+                "layer": "" if node["kind"] == "class" else node["layer"],
+                "picture": node["pictures"][0][0] if node["pictures"] else node["photograph"],
+            }
+            for node in nodes
+        ],
+        "links": [
+            {
+                "source": index[link["source"]],
+                "target": index[link["target"]],
+                "weight": {mode: float(f"{plan.weight(link, mode):.5g}") for mode in strengths},
+                "strength": {mode: round(values[i], 4) for mode, values in strengths.items()},
+            }
+            for i, link in enumerate(graph["links"])
+        ],
+    }
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end its script element or open another: <, > and & are written as escapes."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

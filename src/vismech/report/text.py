@@ -1,0 +1,96 @@
+"""Numbers, names and tables as the page and the figure write them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from vismech.errors import UserError
+
+# Column, heading, and how its cells are written; a table's other columns follow under their own names.
+COMPLETENESS = (
+    ("lower", "From", "text"),
+    ("upper", "To", "text"),
+    ("path", "Path", "text"),
+    ("rule", "Quadrature", "text"),
+    ("steps", "Steps", "number"),
+    ("gap_median", "Gap, median", "percent"),
+    ("gap_p95", "Gap, 95th percentile", "percent"),
+    ("images", "Images", "number"),
+    ("targets", "Targets", "number"),
+)
+RECONSTRUCTION = (
+    ("layer", "Layer", "text"),
+    ("dictionary", "Dictionary", "text"),
+    ("k", "Concepts K", "number"),
+    ("code", "Code", "text"),
+    ("r2", "R²", "number"),
+    ("relative_error", "Relative error", "percent"),
+    ("l0", "L0", "number"),
+    ("dead", "Dead", "number"),
+    ("dense", "Dense", "number"),
+    ("accuracy_spliced", "Top-1 with rebuilt layer", "percent"),
+    ("accuracy_clean", "Top-1 as trained", "percent"),
+)
+
+
+class Table(NamedTuple):
+    """A table as text: headings, whether each column is numeric, and the rows."""
+
+    headings: list[str]
+    numeric: list[bool]
+    rows: list[list[str]]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits and a true minus sign.
+
+    Raises:
+        UserError: the value is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise UserError(f"cannot show {value}; mend the value where it first appears.")
+    size = abs(value)
+    if value == 0:
+        text = "0"
+    elif size >= 10**6 or size < 1e-4:
+        text = f"{value:.{digits - 1}e}"
+    else:
+        text = f"{value:.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
+    return text.replace("-", "−")
+
+
+def shorten(text: str, width: float, size: float) -> str:
+    """The text cut with an ellipsis to fit `width` pixels at font size `size`, wide characters counted as two."""
+    units = max(int(width / (0.56 * size)), 1)
+    cost = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text]
+    if sum(cost) <= units:
+        return text
+    kept = 0
+    while kept < len(text) and sum(cost[: kept + 1]) <= units - 1:
+        kept += 1
+    return text[:kept].rstrip() + "…"
+
+
+def tabulate(frame: pd.DataFrame, columns: Sequence[tuple[str, str, str]]) -> Table:
+    """A frame as text with plain headings; columns that are not listed follow as they are, a missing value is "—"."""
+    known = [column for column in columns if column[0] in frame.columns]
+    known += [
+        (str(name), str(name), "number") for name in frame.columns if name not in {column[0] for column in columns}
+    ]
+    rows = [[_cell(record[name], form) for name, _, form in known] for record in frame.to_dict("records")]
+    return Table([title for _, title, _ in known], [form != "text" for _, _, form in known], rows)
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "—"
+    if form == "text" or isinstance(value, (str, bool)):
+        return str(value)
+    if form == "percent":
+        return f"{number(100 * float(value), 3)} %"
+    return f"{int(value):,}" if float(value).is_integer() else number(float(value), 3)

@@ -1,0 +1,233 @@
+"""The page in a real browser: no errors, no sideways scroll, and every control does what it says."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from report_sample import sample_graph, sample_report
+from vismech.report.layout import default_links
+from vismech.report.page import render_page
+
+selenium = pytest.importorskip("selenium", reason="selenium is not installed")
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not on the path"),
+]
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1400,1000"
+)
+VISIBLE = "return [...document.querySelectorAll('#links .link')].filter(p => p.getClientRects().length).length"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    options = ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict:
+    return sample_graph(per_layer=16, specials=("offset", "error"))
+
+
+@pytest.fixture(scope="module")
+def address(graph: dict, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "index.html"
+    path.write_text(render_page(sample_report(graph, patches=5)), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture
+def page(browser: Chrome, address: str) -> Iterator[Chrome]:
+    """The page freshly opened 1,400 pixels wide; whatever a test does, it must leave no message in the console."""
+    resize(browser, 1400)
+    browser.get(address)
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def resize(browser: Chrome, width: int) -> None:
+    metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def concept(page: Chrome, index: int) -> WebElement:
+    node = page.find_elements(By.CSS_SELECTOR, ".node.concept")[index]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", node)
+    return node
+
+
+def card(page: Chrome) -> WebElement:
+    return page.find_element(By.ID, "card")
+
+
+def title(page: Chrome) -> str:
+    return " ".join(card(page).find_element(By.TAG_NAME, "h4").text.split())
+
+
+def eventually(page: Chrome, shown: bool) -> None:
+    WebDriverWait(page, 10).until(lambda _: card(page).is_displayed() == shown)
+
+
+def choose(page: Chrome, mode: str) -> None:
+    page.execute_script("document.querySelector(`input[value='${arguments[0]}']`).click()", mode)
+
+
+@pytest.mark.parametrize("width", [400, 1000, 1400])
+def test_the_body_never_scrolls_sideways(page, width):
+    resize(page, width)
+    for details in page.find_elements(By.TAG_NAME, "details"):
+        page.execute_script("arguments[0].open = true", details)
+    wide = page.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
+    assert wide[0] <= wide[1]
+    page.execute_script("window.scrollTo(200, 0)")
+    assert page.execute_script("return window.scrollX") == 0
+    # The graph keeps a readable size and scrolls inside its own box instead.
+    tile = page.find_element(By.CSS_SELECTOR, ".node.concept .plate").rect["width"]
+    assert tile >= 50
+    inside = page.execute_script(
+        "const s = document.querySelector('.scroll'); return s.scrollWidth > s.clientWidth + 1"
+    )
+    assert inside == (width < 1300)
+
+
+def test_the_text_of_a_tile_stays_inside_it(page):
+    spill = page.execute_script("""
+        return [...document.querySelectorAll('.node')].flatMap(node => {
+          const plate = node.querySelector('.plate').getBoundingClientRect();
+          return [...node.querySelectorAll('text, use, .bar, .venn')].filter(part => {
+            const box = part.getBoundingClientRect();
+            return box.left < plate.left - 1 || box.right > plate.right + 1 || box.bottom > plate.bottom + 1;
+          }).map(part => part.textContent);
+        });""")
+    assert spill == []
+
+
+def test_hovering_opens_a_card_and_leaving_closes_it(page, graph):
+    node = concept(page, 3)
+    ActionChains(page).move_to_element(node).perform()
+    eventually(page, True)
+    label = page.execute_script("return arguments[0].getAttribute('aria-label')", node)
+    assert label.startswith(title(page).split(" blocks")[0])
+    assert len(card(page).find_elements(By.CSS_SELECTOR, ".patches .picture")) == 5
+    assert len(card(page).find_elements(By.CSS_SELECTOR, ".importances tr")) == len(graph["groups"])
+    headings = [heading.text for heading in card(page).find_elements(By.TAG_NAME, "h5")]
+    assert headings == ["Inputs from blocks.4", "Outputs to classes"]
+    # All the links that are lit touch the node, and the rest of the graph is dimmed.
+    lit = page.execute_script("""
+        const data = JSON.parse(document.getElementById('graph-data').textContent);
+        const chosen = Number(document.querySelector('.node.chosen').dataset.node);
+        return [...document.querySelectorAll('.link.on')].map(path => data.links[path.dataset.link])
+          .map(link => link.source === chosen || link.target === chosen);""")
+    assert lit and all(lit)
+    ActionChains(page).move_to_element(page.find_element(By.TAG_NAME, "h1")).perform()
+    eventually(page, False)
+
+
+def test_a_click_pins_the_card_and_escape_closes_it(page):
+    ActionChains(page).click(concept(page, 2)).move_to_element(page.find_element(By.ID, "graph-title")).perform()
+    # A second hover would replace a card that is not pinned.
+    name = title(page)
+    ActionChains(page).move_to_element(concept(page, 5)).perform()
+    assert card(page).is_displayed() and title(page) == name
+    ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    eventually(page, False)
+
+
+def test_the_keyboard_walks_the_graph(page):
+    page.execute_script("document.getElementById('count').focus()")
+    # From the slider: the scrolling box, the first class, then down to a concept.
+    ActionChains(page).send_keys(Keys.TAB, Keys.TAB).perform()
+    eventually(page, True)
+    assert title(page) == "spoonbill"
+    ActionChains(page).send_keys(Keys.ARROW_DOWN).perform()
+    assert title(page).startswith("Concept")
+    first = title(page)
+    ActionChains(page).send_keys(Keys.ARROW_RIGHT, Keys.ENTER).perform()
+    assert title(page) != first
+    ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    eventually(page, False)
+
+
+def test_the_card_leads_from_node_to_node(page):
+    ActionChains(page).click(concept(page, 0)).perform()
+    button = card(page).find_element(By.CSS_SELECTOR, "li button")
+    target = button.get_attribute("title")
+    page.execute_script("arguments[0].click()", button)
+    assert card(page).is_displayed()
+    layer, label = target.split(" · ")
+    assert title(page) == f"{label} {layer}"
+
+
+def test_the_slider_changes_how_many_links_are_drawn(page, graph):
+    assert page.execute_script(VISIBLE) == default_links(graph)
+    slider = page.find_element(By.ID, "count")
+    for count in (1, 7, len(graph["links"])):
+        page.execute_script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))",
+            slider,
+            count,
+        )
+        assert page.execute_script(VISIBLE) == count
+        assert page.find_element(By.ID, "shown").text == str(count)
+
+
+def test_the_group_control_changes_the_weights(page, graph):
+    link = next(i for i, e in enumerate(graph["links"]) if e["weights"]["129"] > 0 > e["weights"]["130"])
+    read = """
+        const path = document.querySelector(`[data-link='${arguments[0]}']`);
+        return [path.textContent, path.style.getPropertyValue('--s'), path.classList.contains('negative')];"""
+    seen = {}
+    for mode in ("mean", "129", "130"):
+        choose(page, mode)
+        seen[mode] = page.execute_script(read, link)
+        weight = graph["links"][link]["weight"] if mode == "mean" else graph["links"][link]["weights"][mode]
+        shown = float(seen[mode][0].rpartition(": ")[2].replace("−", "-"))
+        assert shown == pytest.approx(weight, rel=5e-3)
+        assert seen[mode][2] == (weight < 0)
+    assert len({strength for _, strength, _ in seen.values()}) == 3
+
+
+def test_on_a_narrow_screen_the_card_is_a_sheet_inside_the_window(page):
+    resize(page, 400)
+    ActionChains(page).click(concept(page, 1)).perform()
+    eventually(page, True)
+    box = page.execute_script(
+        "const b = arguments[0].getBoundingClientRect(); return [b.left, b.right, b.bottom]", card(page)
+    )
+    assert box[0] >= 0 and box[1] <= 400 and box[2] <= 1000
+    page.find_element(By.ID, "close").click()
+    eventually(page, False)
+
+
+def test_in_print_the_whole_graph_fits_the_paper(page):
+    resize(page, 700)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        sizes = page.execute_script(
+            "return ['graph', 'controls'].map(id => document.getElementById(id).getBoundingClientRect().right)"
+        )
+        assert 0 < sizes[0] <= 700 and sizes[1] == 0
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

@@ -1,0 +1,116 @@
+"""A tiny run: 30 synthetic pictures of three classes, a tiny network, three layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vismech.config import Config, DataSource, LoggerKind, ModelSource, Positions, Scope
+
+CLASSES = ("dots", "stripes", "waves")
+
+
+def draw_pictures(root: Path, per_class: int = 10, reverse: bool = False) -> Path:
+    """Noisy textures of three kinds; ``reverse`` writes the same files in another order."""
+    items = [(label, index) for label in range(3) for index in range(per_class)]
+    for label, index in reversed(items) if reverse else items:
+        rng = np.random.default_rng(100 * label + index)
+        y, x = np.mgrid[0:32, 0:32]
+        wave = [np.sin(x) * np.sin(y), np.sin(x + index), np.sin((x + y) / 2 + index)][label]
+        pixels = 128 + 80 * wave[..., None] * rng.uniform(0.3, 1, 3) + rng.normal(0, 12, (32, 32, 3))
+        folder = root / CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index:02}.png")
+    return root
+
+
+def tiny_config(pictures: Path, store: Path) -> Config:
+    """A whole run that takes a few seconds."""
+    config = Config(name="tiny")
+    config.model.source, config.model.name, config.model.target = ModelSource.custom, "tiny", "tiny:network"
+    config.model.crop, config.model.resize = 32, 32
+    config.data.source, config.data.root = DataSource.imagefolder, str(pictures)
+    config.extract.layers, config.extract.positions, config.extract.per_image = ["layer*"], Positions.uniform, 6
+    config.dictionary.k = 12
+    config.describe.nearest = 4
+    config.attribute.steps = 8
+    config.graph.scope, config.graph.images_per_class = Scope["dataset"], 12
+    config.graph.important = 3
+    config.evaluate.images = 10
+    config.runtime.accelerator, config.runtime.batch_size, config.runtime.threads = "cpu", 4, 1
+    config.runtime.path_batch_size = 16
+    config.logger.kind = LoggerKind.none
+    config.report.figure = False
+    config.store.root = str(store)
+    return config
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def tiny(pictures, tmp_path) -> Config:
+    return tiny_config(pictures, tmp_path / "store")
+
+
+def digest(store: Path) -> dict[str, str]:
+    """Hash of manifest and payload of every artifact, by stage and key: what "byte-identical" means."""
+    found = {}
+    for manifest in sorted(store.glob("*/*/manifest.json")):
+        content = json.loads(manifest.read_text())
+        total = hashlib.sha256(manifest.read_bytes())
+        for name in sorted(content["files"]):
+            total.update((manifest.parent / name).read_bytes())
+        found[f"{manifest.parent.parent.name}/{manifest.parent.name}"] = total.hexdigest()
+    return found
+
+
+def _preloaded():
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["vismech.run", "tiny", "torch", "faiss"])
+    return server
+
+
+def _child(config: Config, folder: Path, prepare: Callable[[], None] | None) -> None:
+    from vismech.errors import UserError
+    from vismech.run import run
+
+    if prepare is not None:
+        prepare()
+    try:
+        run(config, folder)
+    except UserError as error:
+        (folder / "error.txt").write_text(str(error))
+        raise SystemExit(1) from error
+
+
+def run_apart(config: Config, folder: Path, prepare: Callable[[], None] | None = None) -> int:
+    """Run in a process of its own, forked from a server that has the imports; its exit code (−9: killed)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = _preloaded().Process(target=_child, args=(config, folder, prepare))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+class FileLimit:
+    """No file may grow beyond ``bytes``, as on a full disk."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))

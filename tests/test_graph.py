@@ -1,0 +1,162 @@
+"""Aggregation, selection, the graph and its export; and who is explained."""
+
+import json
+
+import networkx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from vismech.attribution.aggregation import group_means, select_concepts, shared_scores
+from vismech.config import GraphConfig, Images, Scope
+from vismech.errors import UserError
+from vismech.graph import LayerConcepts, LayerEdges, build_graph, write_graphml
+from vismech.stages.explained import explained, spread
+
+importances = arrays(np.float64, (2, 9), elements=st.floats(-5, 5, allow_subnormal=False))
+
+
+def test_group_means_average_each_group_and_refuse_an_empty_one() -> None:
+    values = np.array([[1.0], [2.0], [6.0]], dtype=np.float32)
+    assert group_means(values, np.array([0, 1, 0]), 2).tolist() == [[3.5], [2.0]]
+    with pytest.raises(ValueError, match="group 1 has no images"):
+        group_means(values, np.array([0, 0, 0]), 2)
+
+
+@given(importances)
+def test_shared_scores_are_symmetric_and_scale_free(importance) -> None:
+    scores = shared_scores(importance)
+    assert np.array_equal(scores, shared_scores(importance[::-1]))
+    np.testing.assert_allclose(scores, shared_scores(importance * np.array([[2.0], [8.0]])))
+    assert (scores[(importance <= 0).any(0)] == 0).all()
+    assert scores.sum() <= 1 + 1e-9
+
+
+@given(importances, st.integers(1, 9), st.integers(0, 9))
+def test_selection_keeps_the_largest(importance, important, shared) -> None:
+    kept = select_concepts(importance, important, shared)
+    assert kept.concepts == sorted(set(kept.concepts))
+    for group in (0, 1):
+        chosen = [concept for concept, groups in kept.chosen_for.items() if group in groups]
+        others = np.delete(np.abs(importance[group]), chosen)
+        assert len(chosen) == min(important, np.count_nonzero(importance[group]))
+        if chosen and len(others):
+            assert np.abs(importance[group][chosen]).min() >= others.max()
+    assert len(kept.shared) <= shared
+    assert kept.shared <= set(kept.concepts)
+
+
+def test_a_single_group_shares_nothing() -> None:
+    kept = select_concepts(np.array([[0.0, 3.0, -4.0]]), 5, 3)
+    assert kept.concepts == [1, 2]
+    assert kept.shared == set()
+
+
+@pytest.fixture
+def graph() -> dict:
+    groups = [{"key": "3", "index": 3, "name": "cat", "images": 2}, {"key": "5", "index": 5, "name": "dog", "images": 1}]
+    low, high = np.array([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]]), np.array([[1.0, -2.0], [0.5, 0.0]])
+    layers = [
+        LayerConcepts("layer1", low, select_concepts(low, 1, 1)),
+        LayerConcepts("layer2", high, select_concepts(high, 1, 1)),
+    ]
+    pairs = [
+        LayerEdges("layer1", "layer2", layers[1].selection.concepts, np.arange(12.0).reshape(2, 2, 3), np.ones((2, 2))),
+        LayerEdges("layer2", "logits", [], high[:, None], np.zeros((2, 1))),
+    ]
+    return build_graph("pair", groups, layers, pairs)
+
+
+def test_graph_holds_kept_concepts_offsets_and_classes(graph) -> None:
+    kinds = {node["id"]: node["kind"] for node in graph["nodes"]}
+    assert {name for name, kind in kinds.items() if kind == "concept"} == {
+        "layer1/0", "layer1/1", "layer1/2", "layer2/0", "layer2/1",
+    }  # fmt: skip
+    assert kinds["layer1/offset"] == "offset"
+    assert kinds["class/5"] == "class"
+    shared = next(node for node in graph["nodes"] if node["id"] == "layer1/2")
+    assert shared["shared"]
+    assert shared["selected_for"] == []
+    assert shared["share"] == {"3": 0.25, "5": pytest.approx(1 / 3)}
+
+
+def test_links_carry_each_groups_mean_edge(graph) -> None:
+    links = {(link["source"], link["target"]): link for link in graph["links"]}
+    assert links["layer1/2", "layer2/1"]["weights"] == {"3": 5.0, "5": 11.0}
+    assert links["layer1/2", "layer2/1"]["weight"] == 8.0
+    assert links["layer2/1", "class/3"]["weights"] == {"3": -2.0}
+    assert links["layer1/offset", "layer2/0"]["weight"] == 1.0
+    assert ("layer2/1", "class/5") not in links  # a zero edge is no link
+    assert ("layer2/offset", "class/3") not in links
+
+
+def test_graph_is_json_and_graphml(graph, tmp_path) -> None:
+    assert json.loads(json.dumps(graph, allow_nan=False)) == graph
+    write_graphml(graph, tmp_path / "graph.graphml")
+    read = networkx.read_graphml(tmp_path / "graph.graphml")
+    assert set(read.nodes) == {node["id"] for node in graph["nodes"]}
+    assert read.edges["layer1/2", "layer2/1"]["weight_5"] == 11.0
+    assert read.nodes["layer1/2"]["importance_3"] == 1.0
+
+
+IDS = [f"{index:02}.png" for index in range(8)]
+LABELS = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+LOGITS = np.eye(3)[[0, 0, 1, 1, 1, 1, 2, 0]]
+
+
+def who(**fields):
+    return explained(GraphConfig(**fields), IDS, LABELS, LOGITS, {0: "cat", 1: "dog"})
+
+
+def test_a_pair_takes_the_images_predicted_or_labelled_so() -> None:
+    chosen = who(scope=Scope["pair"], classes=[1, 0])
+    assert chosen.rows.tolist() == [0, 1, 2, 3, 4, 5, 7]
+    assert chosen.group.tolist() == [1, 1, 0, 0, 0, 0, 1]
+    assert chosen.classes.tolist() == [0, 0, 1, 1, 1, 1, 0]
+    labelled = who(scope=Scope["pair"], classes=[1, 0], images=Images.labelled, images_per_class=2)
+    assert labelled.rows.tolist() == [0, 1, 3, 4]
+    assert labelled.classes.tolist() == [0, 0, 1, 1]
+
+
+def test_the_dataset_explains_each_image_as_what_it_is_predicted_to_be() -> None:
+    chosen = who(scope=Scope["dataset"], images_per_class=4)
+    assert chosen.rows.tolist() == [0, 2, 4, 6]
+    assert chosen.classes.tolist() == [0, 1, 1, 2]
+    assert [group.key for group in chosen.groups] == ["all"]
+
+
+def test_one_image() -> None:
+    chosen = who(scope=Scope["image"], image="03.png")
+    assert (chosen.rows.tolist(), chosen.classes.tolist()) == ([3], [1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"scope": Scope["pair"], "classes": [0]}, r"explains 2 classes, but graph.classes=\[0\]"),
+        ({"scope": Scope["pair"], "classes": [0, 0]}, "explains 2 classes"),
+        ({"scope": Scope["class"], "classes": []}, r"explains 1 class, .* give graph.classes=\[INDEX\]"),
+        ({"scope": Scope["class"], "classes": [7]}, "7 is not a class of this model, which has 3"),
+        ({"scope": Scope["class"], "classes": [-1]}, "-1 is not a class"),
+        ({"scope": Scope["image"], "image": "x.png"}, "x.png is not a sample id"),
+    ],
+)
+def test_what_cannot_be_explained_is_one_sentence(fields, sentence) -> None:
+    with pytest.raises(UserError, match=sentence):
+        who(**fields)
+
+
+def test_a_class_without_images_names_those_that_have_some() -> None:
+    graph = GraphConfig(scope=Scope["class"], classes=[2])
+    with pytest.raises(UserError, match=r"none of the 3 images is predicted as class 2; most are 1 dog \(2\), 0 cat \(1\)"):
+        explained(graph, IDS[:3], LABELS[:3], LOGITS[1:4], {0: "cat", 1: "dog"})
+
+
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_spread_is_even_and_distinct(length, count) -> None:
+    chosen = spread(list(range(length)), count)
+    assert len(chosen) == len(set(chosen)) == min(length, count)
+    gaps = np.diff(chosen)
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1

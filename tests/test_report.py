@@ -1,0 +1,390 @@
+"""The report: patches, layout, the static figure and the page, on sample data."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+sys.path.insert(0, str(Path(__file__).parent))
+from report_sample import PAIR, Elements, sample_graph, sample_report
+from vismech.errors import UserError
+from vismech.report import layout as plan
+from vismech.report.figures import graph_figure
+from vismech.report.page import ReportData, heading, render_page
+from vismech.report.patches import encode_png, heat_overlay, patch
+from vismech.report.text import COMPLETENESS, number, shorten, tabulate
+
+NINE = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(\"2\")'>&amp;"
+
+
+@pytest.fixture(scope="module")
+def small() -> ReportData:
+    return sample_report(sample_graph(per_layer=11, specials=("offset", "error")), patches=4)
+
+
+@pytest.fixture(scope="module")
+def page(small: ReportData) -> Elements:
+    return Elements(render_page(small))
+
+
+def embedded(elements: Elements) -> dict:
+    return json.loads(next(text for text in elements.scripts if text.lstrip().startswith("{")))
+
+
+def chequered(grid: tuple[int, int], cell: int) -> np.ndarray:
+    """An image whose cell (row, col) has the colour (20·row, 20·col, 100)."""
+    rows, cols = np.mgrid[0 : grid[0], 0 : grid[1]]
+    colours = np.stack([20 * rows, 20 * cols, np.full(grid, 100)], axis=-1).astype(np.uint8)
+    return colours.repeat(cell, axis=0).repeat(cell, axis=1)
+
+
+@pytest.mark.parametrize("position", [(0, 0), (3, 5), (6, 6), (6, 0)])
+def test_a_patch_without_context_shows_its_cell_only(position):
+    cell = np.asarray(patch(chequered((7, 7), 32), position, (7, 7), context=0.0))
+    assert cell.shape == (96, 96, 3)
+    # The filter reaches three pixels of the image, here nine of the thumbnail, over the edge.
+    assert (cell[9:-9, 9:-9] == [20 * position[0], 20 * position[1], 100]).all()
+
+
+def test_context_adds_a_margin_and_stays_inside_the_image():
+    image = chequered((7, 7), 32)
+    # One cell of margin around the middle: three cells across, the cell itself in the middle third.
+    middle = np.asarray(patch(image, (3, 3), (7, 7), context=1.0))
+    assert middle[16, 16].tolist() == [40, 40, 100] and middle[48, 48].tolist() == [60, 60, 100]
+    # In the corner the square is moved inside: the cell is in its first third.
+    corner = np.asarray(patch(image, (0, 0), (7, 7), context=1.0))
+    assert corner[16, 16].tolist() == [0, 0, 100] and corner[80, 80].tolist() == [40, 40, 100]
+
+
+def test_a_patch_is_at_least_so_many_pixels_and_never_more_than_the_image():
+    image = chequered((8, 8), 4)
+    wide = np.asarray(patch(image, (4, 4), (8, 8), context=0.0, least=12))
+    assert len(np.unique(wide[..., 0])) > 1
+    whole = patch(image, (4, 4), (8, 8), context=50.0)
+    assert whole.tobytes() == Image.fromarray(image).resize((96, 96), Image.Resampling.LANCZOS).tobytes()
+
+
+def test_patches_refuse_what_they_cannot_show():
+    image = chequered((7, 7), 4)
+    with pytest.raises(UserError, match="outside the grid"):
+        patch(image, (7, 0), (7, 7))
+    with pytest.raises(UserError, match="context"):
+        patch(image, (0, 0), (7, 7), context=-1.0)
+    with pytest.raises((UserError, TypeError), match=r"uint8|patch"):
+        patch(image.astype(np.float32), (0, 0), (7, 7))
+
+
+def test_heat_overlay_lights_the_largest_and_dims_the_rest():
+    image = chequered((2, 2), 16) + np.uint8(60)
+    heat = np.array([[0.0, 0.0], [0.0, 3.0]])
+    lit = np.asarray(heat_overlay(image, heat), dtype=int)
+    # Far from the border between cells bilinear upsampling keeps the cell's value.
+    assert (lit[-4:, -4:] == image[-4:, -4:]).all()
+    grey = image[0, 0] @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(lit[0, 0] - 0.28 * grey).max() <= 1
+    # Halfway between the centres of two cells the map is one half.
+    halfway = np.asarray(heat_overlay(np.full((32, 32, 3), 200, np.uint8), np.array([[0.0, 1.0]])), dtype=int)
+    assert abs(halfway[0, 15:17, 0].mean() - 200 * (0.5 + 0.5 * 0.28)) <= 1
+
+
+def test_heat_overlay_drops_the_negative_part_and_refuses_nan():
+    image = np.full((8, 8, 3), 100, np.uint8)
+    assert np.asarray(heat_overlay(image, np.array([[-1.0, -2.0]]))).max() == 28
+    assert (np.asarray(heat_overlay(image, np.array([[5.0]]))) == 100).all()
+    with pytest.raises(UserError, match="1 NaN"):
+        heat_overlay(image, np.array([[np.nan, 1.0]]))
+
+
+def test_png_bytes_depend_on_the_pixels_only():
+    image = Image.fromarray(chequered((4, 4), 8))
+    buffer, comment = io.BytesIO(), PngImagePlugin.PngInfo()
+    comment.add_text("Comment", "made on some day")
+    image.save(buffer, format="PNG", pnginfo=comment, dpi=(72, 72))
+    assert encode_png(Image.open(buffer)) == encode_png(image)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(image)))), np.asarray(image))
+
+
+@given(st.floats(-1e9, 1e9).filter(lambda value: value == 0 or abs(value) > 1e-9), st.integers(2, 4))
+def test_a_number_is_read_back_to_its_digits(value, digits):
+    text = number(value, digits)
+    assert "-" not in text
+    assert float(text.replace("−", "-")) == pytest.approx(value, rel=0.51 * 10 ** (1 - digits))
+    with pytest.raises(UserError, match="nan"):
+        number(value * float("nan"))
+
+
+@given(st.text(max_size=60), st.integers(1, 40))
+def test_a_shortened_name_fits(text, units):
+    short = shorten(text, units * 0.56 * 10 + 1e-6, 10)
+    assert len(short) <= max(units, 1)
+    assert short == text or (short.endswith("…") and text.startswith(short[:-1]))
+
+
+def test_tables_say_what_was_not_measured():
+    frame = pd.DataFrame(
+        {"lower": ["a"], "gap_median": [0.00412], "images": [1200], "targets": [np.nan], "more": [2.5]}
+    )
+    table = tabulate(frame, COMPLETENESS)
+    assert table.headings == ["From", "Gap, median", "Images", "Targets", "more"]
+    assert table.rows == [["a", "0.412 %", "1,200", "—", "2.50"]]
+
+
+def test_strength_is_relative_to_the_strongest_link_into_the_same_layer():
+    graph = sample_graph()
+    for mode in plan.modes(graph):
+        values = plan.strengths(graph, mode)
+        for upper in {link["upper"] for link in graph["links"]}:
+            into = [(link, s) for link, s in zip(graph["links"], values, strict=True) if link["upper"] == upper]
+            largest = max(abs(plan.weight(link, mode)) for link, _ in into)
+            assert max(abs(s) for _, s in into) == 1
+            assert all(s * largest == pytest.approx(plan.weight(link, mode)) for link, s in into)
+    for link in graph["links"]:
+        link["weight"], link["weights"] = 0.0, {}
+    assert set(plan.strengths(graph)) == {0.0} == set(plan.strengths(graph, "129"))
+
+
+def test_links_are_drawn_layer_by_layer_in_turn():
+    graph = sample_graph()
+    order, size = plan.ranking(graph), [abs(s) for s in plan.strengths(graph)]
+    assert sorted(order) == list(range(len(size)))
+    for upper in {link["upper"] for link in graph["links"]}:
+        own = [index for index in order if graph["links"][index]["upper"] == upper]
+        assert own == sorted(own, key=lambda index: -size[index])
+    first = [graph["links"][index]["upper"] for index in order[:9]]
+    assert sorted(first) == sorted(["blocks.4", "blocks.6", "logits"] * 3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_weights_and_importances_are_refused(bad):
+    graph = sample_graph(per_layer=2)
+    graph["links"][0]["weight"] = bad
+    with pytest.raises(UserError, match="weight"):
+        plan.layout(graph)
+    graph = sample_graph(per_layer=2)
+    graph["nodes"][2]["importance"]["129"] = bad
+    with pytest.raises(UserError, match="importance"):
+        plan.layout(graph)
+
+
+def test_unknown_scopes_layers_and_nodes_are_refused(small):
+    with pytest.raises(UserError, match="galaxy"):
+        render_page(small._replace(graph={**small.graph, "scope": "galaxy"}))
+    graph = sample_graph(per_layer=2)
+    graph["links"][0]["source"] = "blocks.2/99999"
+    with pytest.raises(UserError, match=r"blocks\.2/99999"):
+        plan.layout(graph)
+    graph = sample_graph(per_layer=2)
+    graph["nodes"][-1]["layer"] = "blocks.9"
+    with pytest.raises(UserError, match=r"blocks\.9"):
+        plan.layout(graph)
+
+
+def test_a_pair_stands_left_shared_right_under_its_classes():
+    graph = sample_graph()
+    rows = plan.arrange(graph)
+    assert [layer for layer, _ in rows] == ["logits", "blocks.6", "blocks.4", "blocks.2"]
+    assert [node["id"] for node in rows[0][1]] == ["class/129", "class/130"]
+    for _, nodes in rows[1:]:
+        side = [{("129",): 0, ("129", "130"): 1, ("130",): 2}[tuple(n["selected_for"])] for n in nodes if "share" in n]
+        assert side == [0] * 5 + [1] * 3 + [2] * 5
+        assert nodes[-1]["kind"] == "offset"
+    # A concept that is shared but was kept for one class stands in the middle too.
+    graph = sample_graph(layers=["only"], per_layer=10, specials=())
+    node = graph["nodes"][2]
+    node["shared"], node["selected_for"] = True, ["129"]
+    order = [n["id"] for n in plan.arrange(graph)[1][1]]
+    assert order.index(node["id"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("layers", "per_layer", "groups", "specials"),
+    [
+        (NINE, 13, PAIR, ("offset", "error")),
+        (NINE, 16, PAIR, ("offset", "error")),
+        (NINE, 16, [(str(index), f"class {index}") for index in range(40)], ("offset",)),
+        (["one"], 1, PAIR[:1], ()),
+        (["one", "two"], 60, PAIR, ("error",)),
+    ],
+)
+def test_no_two_nodes_overlap_and_all_lie_inside(layers, per_layer, groups, specials):
+    graph = sample_graph(layers=layers, per_layer=per_layer, groups=groups, specials=specials)
+    drawing = plan.layout(graph)
+    boxes = list(drawing.boxes.values())
+    assert len(boxes) == len(graph["nodes"])
+    for box in boxes:
+        assert box.x >= 0 and box.y >= 0
+        assert box.x + box.width <= drawing.width + 1e-6 and box.y + box.height <= drawing.height + 1e-6
+    for a, b in itertools.combinations(boxes, 2):
+        apart = a.x + a.width < b.x or b.x + b.width < a.x or a.y + a.height < b.y or b.y + b.height < a.y
+        assert apart
+    if per_layer <= 16 and len(groups) <= 10:
+        assert drawing.width == plan.WIDTH
+
+
+def test_links_run_from_the_top_of_the_lower_to_the_bottom_of_the_upper_node():
+    lower, upper = plan.Box(0, 300, 80, 100), plan.Box(900, 10, 80, 100)
+    (x0, y0), _, _, (x1, y1) = plan.curve(lower, upper)
+    assert (y0, y1) == (300, 110)
+    assert lower.centre < x0 < 80 and 900 < x1 < upper.centre
+
+
+def test_the_page_holds_every_node_link_control_and_table(small, page):
+    graph = small.graph
+    assert len(page.of_class("node")) == len(graph["nodes"])
+    drawn = [attributes for attributes in page.of_class("link") if "data-link" in attributes]
+    assert len(drawn) == len(graph["links"])
+    assert sum("out" not in attributes["class"].split() for attributes in drawn) == plan.default_links(graph)
+    radios = [attributes["value"] for _, attributes in page.tags if attributes.get("type") == "radio"]
+    assert radios == ["mean", "129", "130"]
+    assert len(page.of_class("measures")) == 2 and len(page.of_class("details")) == len(graph["nodes"])
+    text = " ".join(page.words)
+    for words in [*small.notes, *small.facts.values(), heading(graph), "spoonbill", "How to read it"]:
+        assert words in text
+
+
+def test_negative_links_are_marked_and_carry_their_size(small, page):
+    strengths = plan.strengths(small.graph)
+    for attributes in page.of_class("link"):
+        if "data-link" in attributes:
+            strength = strengths[int(attributes["data-link"])]
+            assert ("negative" in attributes["class"].split()) == (strength < 0)
+            assert attributes["style"] == f"--s:{round(abs(strength), 4)}"
+    assert min(strengths) < 0 < max(strengths)
+
+
+def test_the_script_gets_every_weight_in_every_mode(small, page):
+    data = embedded(page)
+    assert [node["short"] for node in data["nodes"][:2]] == ["spoonbill", "flamingo"]
+    for link, shown in zip(small.graph["links"], data["links"], strict=True):
+        assert shown["weight"]["mean"] == pytest.approx(link["weight"], rel=1e-4)
+        assert shown["weight"]["130"] == pytest.approx(link["weights"]["130"], rel=1e-4)
+
+
+def test_each_picture_is_stored_once(small, page):
+    stored = [attributes["href"] for tag, attributes in page.tags if tag == "image"]
+    assert len(stored) == len(set(stored)) == 4 * 33 + 2
+    used = {attributes["href"] for tag, attributes in page.tags if tag == "use"}
+    assert used == {f"#picture-{index}" for index in range(len(stored))}
+
+
+def test_the_page_reaches_for_nothing_outside(small, page):
+    for _, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#"))
+    bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", render_page(small))
+    assert not re.search(r"https?://|@import|url\(|\bfetch\(|XMLHttpRequest|\bimport\b", bare)
+
+
+def test_names_cannot_become_markup():
+    graph = sample_graph(layers=["a<b>\"'"], per_layer=3, groups=((HOSTILE, HOSTILE), ("130", "flamingo")))
+    report = sample_report(graph, patches=1)
+    cards = {
+        key: card._replace(note=HOSTILE, patches=[card.patches[0]._replace(caption=HOSTILE)])
+        for key, card in report.cards.items()
+    }
+    report = report._replace(
+        cards=cards,
+        notes=[HOSTILE],
+        facts={HOSTILE: HOSTILE},
+        completeness=pd.DataFrame({HOSTILE: [HOSTILE]}),
+        reconstruction=pd.DataFrame({"layer": [HOSTILE]}),
+    )
+    hostile = Elements(render_page(report))
+    assert sum(tag == "script" for tag, _ in hostile.tags) == 2
+    assert all("onerror" not in attributes for _, attributes in hostile.tags)
+    assert not any(attributes.get("src") == "x" for _, attributes in hostile.tags)
+    assert embedded(hostile)["nodes"][0]["label"] == HOSTILE
+    assert not set("<>&") & set(next(text for text in hostile.scripts if text.lstrip().startswith("{")))
+    assert sum(HOSTILE in words for words in hostile.words) >= 6
+
+
+def test_a_long_name_is_cut_in_the_graph_and_whole_in_its_title():
+    name = "great white heron of the northern lagoons and of the southern ones too"
+    text = render_page(sample_report(sample_graph(scope="class", per_layer=1, groups=(("1", name),)), patches=1))
+    assert re.search(rf"great white[^<]*…<title>{name}</title>", text)
+
+
+@pytest.mark.parametrize(
+    ("scope", "groups", "words"),
+    [
+        ("pair", PAIR, ["“spoonbill” and “flamingo”", "share"]),
+        ("class", PAIR[:1], ["lead the network to “spoonbill”"]),
+        ("dataset", (("all", "all"),), ["whole data set"]),
+        ("image", PAIR[:1], ["“spoonbill”", "in one photograph"]),
+    ],
+)
+def test_every_scope_is_named_in_the_heading(scope, groups, words):
+    graph = sample_graph(scope=scope, per_layer=2, groups=groups)
+    assert all(word in heading(graph) for word in words)
+    assert heading(graph) in " ".join(Elements(render_page(sample_report(graph, patches=1))).words)
+
+
+def test_an_empty_report_is_still_a_page():
+    graph = {"schema": 1, "scope": "class", "layers": [], "groups": [], "nodes": [], "links": []}
+    text = render_page(ReportData(graph, {}, {}, pd.DataFrame(), pd.DataFrame(), {}, []))
+    assert "no nodes" in text and text.count("Not measured in this run.") == 2
+
+
+def test_missing_cards_photographs_and_importances_are_left_out():
+    graph = sample_graph(per_layer=2)
+    for node in graph["nodes"]:
+        node.pop("share", None)
+        node["importance"] = {}
+    graph["links"] = []
+    report = sample_report(graph)._replace(cards={}, images={})
+    elements = Elements(render_page(report))
+    assert not [tag for tag, _ in elements.tags if tag in ("image", "img", "use")]
+    assert len(elements.of_class("empty")) == 6
+    assert " ".join(elements.words).count("No patches were drawn") == 6
+
+
+def test_equal_reports_give_equal_pages(small):
+    assert render_page(small) == render_page(
+        sample_report(sample_graph(per_layer=11, specials=("offset", "error")), patches=4)
+    )
+
+
+def test_the_figure_is_deterministic_and_complete(small, tmp_path):
+    first = graph_figure(small.graph, small.cards, tmp_path / "one" / "graph", small.images, dpi=50)
+    again = graph_figure(small.graph, small.cards, tmp_path / "two" / "graph", small.images, dpi=50)
+    assert first.svg.read_bytes() == again.svg.read_bytes()
+    assert first.png.read_bytes() == again.png.read_bytes()
+    svg = first.svg.read_text()
+    assert "dc:date" not in svg and "Matplotlib v" not in svg
+    # One picture in each of the 33 tiles and in both class nodes.
+    assert svg.count("<image ") == 35
+    assert "stroke-dasharray: 6.48" in svg
+    drawing = plan.layout(small.graph)
+    with Image.open(first.png) as picture:
+        assert picture.info.get("Software") is None
+        assert abs(picture.width - (drawing.width + 104) / 2) <= 1
+
+
+def test_the_figure_draws_graphs_without_cards_or_links(tmp_path):
+    graph = sample_graph(scope="class", per_layer=2, groups=PAIR[:1])
+    graph["links"] = []
+    written = graph_figure(graph, {}, tmp_path / "graph.v2", dpi=50)
+    assert written.svg.name == "graph.v2.svg" and "<image " not in written.svg.read_text()
+
+
+def test_the_report_loads_neither_torch_nor_hydra():
+    code = "import vismech.report.page, vismech.report.figures; print({'torch', 'hydra', 'lightning'} & {*sys.modules})"
+    path = str(Path(sys.modules["vismech.report"].__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {code}"], capture_output=True
+    )
+    assert done.stdout.decode().strip() == "set()", done.stderr.decode()
