@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import re
@@ -54,6 +55,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to continue", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail("the disk is full: free some space, then run the same command again; finished artifacts are kept")
         sentence = composition_error(error)
         if sentence is None:
             raise
@@ -61,21 +64,35 @@ def main() -> None:
 
 
 def _task(cfg: Any) -> float:
-    """One job: compose, run, say where the results are."""
+    """One job. A single run ends here on a user's error, because Hydra would print its own words before ours."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    try:
+        return _run(cfg, Path(hydra.runtime.output_dir))
+    except UserError as error:
+        log.debug("the run ended with an error", exc_info=True)  # hydra.verbose=true shows it
+        if hydra.mode is RunMode.RUN:
+            _fail(str(error))
+        log.error("%s", error)  # of several jobs that fail, Hydra names the first alone
+        raise
+
+
+def _run(cfg: Any, folder: Path) -> float:
+    """Check the composed configuration, run it, say where the results are."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     refuse_unknown(cfg)
-    config = OmegaConf.to_object(cfg)
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(composition_error(error)) from error
     assert isinstance(config, Config)
     from vismech.run import run
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        result = run(config, folder)
-    except UserError:
-        log.debug("the run ended with an error", exc_info=True)
-        raise
+    result = run(config, folder)
     if config.plan:
         for row in result.plan:
             print(f"{'hit ' if row['hit'] else 'miss'}  {row['stage']:<10}  {row['unit']:<28}  {row['key']}")
@@ -112,7 +129,7 @@ def composition_error(error: BaseException) -> str | None:
     key = re.sub(r"\[\d+\]$", "", getattr(cause, "full_key", None) or "")
     doc = next((doc for doc in documentation() if doc.key == key), None)
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: write key=value, and quote a value that holds any of {{}}[](),:= or spaces"
+        return f"cannot read {error.override!r}: write key=value, and quote a value with any of {{}}[](),:= or spaces"
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} has no value: give {key}=…" + (f" ({doc.text.rstrip('.')})" if doc else "")
     if isinstance(cause, ConfigKeyError):
@@ -174,7 +191,7 @@ def refuse_unknown(cfg: Any) -> None:
 def _nearest(name: str, names: Sequence[str]) -> str:
     last = name.split(".")[-1]
     near = [key for key in names if key.split(".")[-1] == last]
-    near += [key for key in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if key not in near]
+    near += [key for key in difflib.get_close_matches(name, names, n=3, cutoff=0.6) if key not in near]
     return f"nearest: {', '.join(near[:3])}" if near else f"it can be {', '.join(names[:20])}"
 
 

@@ -4,14 +4,15 @@ Legend: n vectors, k atoms, c channels, s atoms chosen so far; the lasso itself 
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vismech.config import Code
 from vismech.errors import UserError
 from vismech.lasso import RIDGE, check_finite, lasso, rows_at_once
+from vismech.threads import for_each_chunk
 
 __all__ = ["Code", "Coding", "encode", "lasso", "orthogonal_matching_pursuit"]
 
@@ -19,14 +20,6 @@ __all__ = ["Code", "Coding", "encode", "lasso", "orthogonal_matching_pursuit"]
 ROW_MULTIPLE = 16
 # Matching pursuit has nothing left to explain when the residual is below this fraction of the vector.
 RESIDUAL_FLOOR = 1e-6
-
-
-class Code(StrEnum):
-    """How a vector is written in the atoms."""
-
-    lasso = "lasso"
-    lasso_nonnegative = "lasso_nonnegative"
-    omp = "omp"
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,7 @@ class Coding:
     penalty: float = 0.0
     l0: int | None = None
     tolerance: float = 1e-5
-    max_iterations: int = 2000
+    max_iterations: int = 10_000
 
     def __post_init__(self):
         if self.code is Code.omp and self.l0 is None:
@@ -61,6 +54,7 @@ def encode(vectors: Float[Tensor, "n c"], atoms: Float[Tensor, "k c"], coding: C
     )
 
 
+@torch.no_grad()
 def orthogonal_matching_pursuit(
     vectors: Float[Tensor, "n c"], atoms: Float[Tensor, "k c"], l0: int
 ) -> Float[Tensor, "n k"]:
@@ -80,7 +74,8 @@ def orthogonal_matching_pursuit(
     gram, exact = torch.nn.functional.pad(atoms.double() @ atoms.double().T, (0, 1, 0, 1)), atoms.double()
     codes = vectors.new_zeros(len(vectors), len(atoms))
     size = rows_at_once(vectors, len(atoms) + l0 * (atoms.shape[1] + 2 * l0))
-    for chunk, out in zip(vectors.split(size), codes.split(size), strict=True):
+
+    def pursue(chunk: Tensor, out: Tensor) -> None:
         chosen = _pursue(chunk.float(), atoms.float(), l0)
         system = torch.take(gram, chosen[:, :, None] * (len(atoms) + 1) + chosen[:, None, :])
         system.diagonal(dim1=1, dim2=2).add_(torch.where(chosen < len(atoms), RIDGE, 1.0))
@@ -88,6 +83,8 @@ def orthogonal_matching_pursuit(
         solution = torch.cholesky_solve(right[:, :, None], torch.linalg.cholesky(system))[:, :, 0]
         wide = out.new_zeros(len(out), len(atoms) + 1).scatter_(1, chosen, solution.to(out))
         out.copy_(wide[:, :-1])
+
+    for_each_chunk(pursue, vectors.split(size), codes.split(size))
     return codes
 
 

@@ -9,6 +9,7 @@ import ast
 import inspect
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from itertools import pairwise
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -164,7 +165,7 @@ class DataConfig:
     """The images."""
 
     source: DataSource = DataSource.samples
-    """imagefolder (class = rank of the folder), imagenet (class through the wnid), cifar10, or samples (20 of foolbox)."""
+    """imagefolder (class = rank of the folder), imagenet (class by its wnid), cifar10, or samples (20 of foolbox)."""
     root: str | None = None
     """The folder that holds one folder per class."""
     limit: int | None = None
@@ -279,7 +280,7 @@ class ReportConfig:
 
 @dataclass
 class RuntimeConfig:
-    """How the work is carried out; none of it changes a key."""
+    """How the work is carried out; it changes no key. On a CPU each process uses one thread: use more processes."""
 
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, mps …"""
@@ -293,8 +294,6 @@ class RuntimeConfig:
     """Path points (images × steps) per forward and backward pass of a segment."""
     workers: int = 0
     """Processes that read images."""
-    threads: int | None = None
-    """CPU threads per process; null: torch's own choice."""
     channels_last: bool = True
     """Use the channels-last memory format, faster on most devices at these batch sizes."""
 
@@ -363,8 +362,8 @@ def documentation(schema: type = Config, prefix: str = "") -> list[FieldDoc]:
     tree = ast.parse(inspect.getsource(schema))
     body = tree.body[0].body  # type: ignore[attr-defined]
     texts = {
-        node.target.id: after.value.value
-        for node, after in zip(body, body[1:], strict=False)
+        ast.unparse(node.target): str(after.value.value)
+        for node, after in pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     }
     hints = get_type_hints(schema)

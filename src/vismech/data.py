@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vismech.config import DataSource, Fingerprint
 from vismech.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class Sample(NamedTuple):
@@ -79,9 +79,11 @@ def open_data(
         classes: class indices to keep; empty keeps all.
 
     Raises:
-        UserError: a missing or empty folder, a class folder that the source does not know.
+        UserError: a missing or empty folder, a class folder that the source does not know, a class without images.
     """
     source = DataSource(source)
+    if limit is not None and limit < 1:
+        raise UserError(f"data.limit={limit} must be at least 1")
     if source is DataSource.samples:
         found = _samples()
         root = found.root
@@ -99,6 +101,9 @@ def open_data(
     if not by_class:
         wanted = f" of the classes {list(classes)}" if classes else ""
         raise UserError(f"there is no image{wanted} below {root}: data={source} expects ROOT/<class>/<image file>")
+    absent = sorted(set(classes) - by_class.keys())
+    if absent:
+        raise UserError(f"data.classes={list(classes)}: there is no image of class {absent[0]} below {root}")
     rounds = chain.from_iterable(zip_longest(*by_class.values()))
     samples = [sample for sample in rounds if sample is not None][:limit]
     return ImageData(root, sorted(samples, key=lambda sample: sample.id), found.classes)
@@ -142,7 +147,7 @@ def _samples() -> ImageData:
 
 def imagenet_wnids() -> dict[str, int]:
     """WordNet id → class index of ImageNet-1k."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     return {wnid: index for index, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
 
@@ -164,13 +169,15 @@ def load_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             if image.mode.startswith("I") or image.mode == "F":
-                low, high = image.getextrema()
+                low, high = cast(tuple[float, float], image.getextrema())
                 if image.mode == "F" or low < 0 or high > 65_535:
                     raise UserError(f"{path} has pixels of mode {image.mode}: convert it to 8-bit RGB first")
-                return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
+                return image.convert("I").point(lambda value: value / 257 + 0.5).convert("L").convert("RGB")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
             return image.convert("RGB")
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise many kinds
         raise UserError(f"{path} is not a readable image ({error})") from error

@@ -1,8 +1,9 @@
 """The causal concept graph: kept concepts layer by layer, edges between them, and its export.
 
 ``graph.json`` holds ``layers`` (input to output), ``groups`` (what is explained), ``nodes`` and ``links``. A link's
-weight is the mean edge e_{q→j} over the images of a group, in units of the target's own value (a projection, or logits);
-``weight`` is the mean over groups. Offset nodes carry what the target is worth at the start of the path, ``g_j(F_ab(0))``.
+weight is the mean edge e_{q→j} over the images of a group, in units of the target's own value (a projection, or
+logits); ``weight`` is the mean over groups. Offset nodes carry what the target is worth at the start of the path,
+``g_j(F_ab(0))``.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ after 400 iterations. So three methods follow one another, each on the vectors t
 A vector is done only where no optimality condition is broken, so its code does not depend on the vectors beside it.
 """
 
+from functools import partial
 from typing import NamedTuple
 from warnings import warn
 
@@ -22,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.errors import UserError
+from vismech.threads import for_each_chunk
 
 # Numbers held at once by the largest temporary: inside the cache of a CPU core, and enough work for a GPU.
 CPU_NUMBERS, GPU_NUMBERS = 2**19, 2**26
@@ -37,6 +39,7 @@ SLACK = 1e-9
 RIDGE = 1e-10
 
 
+@torch.no_grad()
 def lasso(
     vectors: Float[Tensor, "n c"],
     atoms: Float[Tensor, "k c"],
@@ -44,7 +47,7 @@ def lasso(
     *,
     nonnegative: bool = False,
     tolerance: float = 1e-5,
-    max_iterations: int = 2000,
+    max_iterations: int = 10_000,
 ) -> Float[Tensor, "n k"]:
     """Minimise `½ ‖x − u V‖² + λ ‖u‖₁` for each vector, with u ≥ 0 if nonnegative (GIG Eq. 3).
 
@@ -58,11 +61,19 @@ def lasso(
     if not 0 < penalty < float("inf"):
         raise UserError(f"lasso: the penalty is {penalty}: λ must be positive and finite.")
     problem = _Lasso.of(atoms, penalty, nonnegative)
-    codes, gaps = vectors.new_zeros(len(vectors), len(atoms)), [vectors.new_zeros(0, dtype=torch.float64)]
+    codes = vectors.new_zeros(len(vectors), len(atoms))
+    left = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
     size = rows_at_once(vectors, len(atoms) + atoms.shape[1])
-    for chunk, out in zip(vectors.split(size), codes.split(size), strict=True):
-        gaps.append(_solve_chunk(problem, chunk.double(), out, max_iterations))
-    gap = torch.cat(gaps)
+    for_each_chunk(partial(_solve_most, problem), vectors.split(size), codes.split(size), left.split(size))
+    gap = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
+
+    def solve_rest(rows: Tensor) -> None:
+        exact = vectors[rows].double()
+        found, solved = _exchange_one(problem, exact @ problem.atoms.T, max_iterations)
+        codes[rows] = found.to(codes)
+        gap[rows[~solved]] = _relative_gap(problem, exact[~solved], found[~solved])
+
+    for_each_chunk(solve_rest, left.nonzero()[:, 0].split(size))
     if bool((gap > tolerance).any()):
         warn(
             f"lasso: {int((gap > tolerance).sum())} of {len(vectors)} codes have a relative duality gap above "
@@ -119,25 +130,23 @@ class _Lasso(NamedTuple):
         return slope if self.nonnegative else slope.abs()
 
 
-def _solve_chunk(
-    problem: _Lasso, vectors: Float[Tensor, "n c"], out: Float[Tensor, "n k"], max_iterations: int
-) -> Float[Tensor, " left"]:
-    """Write the codes of some vectors to `out`; return the relative duality gaps of those that have not settled."""
-    correlations = vectors @ problem.atoms.T
+def _solve_most(
+    problem: _Lasso, vectors: Float[Tensor, "n c"], out: Float[Tensor, "n k"], unsolved: Bool[Tensor, " n"]
+) -> None:
+    """Write the codes of most vectors to `out`, and to `unsolved` which are still missing."""
+    correlations = vectors.double() @ problem.atoms.T
     state = _Admm(correlations.float())
     left = torch.arange(len(vectors), device=vectors.device)
     for iterations in ROUNDS:
         state.run(problem, iterations)
         codes, solved = _exchange_all(problem, correlations[left], state.codes)
         out[left[solved]] = codes[solved].to(out)
-        unsolved = (~solved).nonzero()[:, 0]
-        left = left[unsolved]
-        state.keep(unsolved)
+        rest = (~solved).nonzero()[:, 0]
+        left = left[rest]
         if not len(left):
             break
-    codes, solved = _exchange_one(problem, correlations[left], max_iterations)
-    out[left] = codes.to(out)
-    return _relative_gap(problem, vectors[left[~solved]], codes[~solved])
+        state.keep(rest)
+    unsolved[left] = True
 
 
 class _Admm:
@@ -224,6 +233,7 @@ def _exchange_one(
         added = slope[rows].gather(1, atom[:, None]).sign()
         signs.scatter_(1, atom[:, None], torch.where(settled[:, None], added, signs.gather(1, atom[:, None])))
         target = _solve_active(problem, correlations[left], signs)
+        target = torch.where(target.isfinite(), target, codes)
         step = torch.where(target * signs < 0, codes / (codes - target), torch.inf)
         length = step.amin(1, keepdim=True).clamp(max=1)
         crossed = step == length
@@ -239,32 +249,30 @@ def _solve_active(
 ) -> Float[Tensor, "n k"]:
     """Solve `V_A V_Aᵀ u_A = V_A x − λ s_A` on each vector's active set A; NaN where that fails."""
     k = signs.shape[1]
-    codes = torch.zeros_like(signs)
-    size = _rows_at_once(signs, 2 * int(counts[-1]) ** 2 + 1)
-    for start in range(0, n, size):
-        rows = slice(start, start + size)
+    codes, counts = torch.zeros_like(signs), signs.count_nonzero(1)
+    # Sorted by size, so that little of each group is padding.
+    order = counts.argsort(stable=True)
+    for rows in order.split(rows_at_once(signs, 2 * int(counts.max()) ** 2 + 1)):
         count = counts[rows]
-        width = int(count[-1])
         row, atom = signs[rows].nonzero(as_tuple=True)
         place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        active = torch.full((len(count), width), k, device=row.device)
+        active = torch.full((len(rows), int(count[-1])), k, device=row.device)
         active[row, place] = atom
         gram = torch.take(problem.gram, active[:, :, None] * (k + 1) + active[:, None, :])
         gram.diagonal(dim1=1, dim2=2).add_(torch.where(active < k, RIDGE, 1.0))
         right = gram.new_zeros(active.shape)
-        right[row, place] = (correlations[rows] - problem.penalty * signs[rows])[row, atom]
+        right[row, place] = correlations[rows[row], atom] - problem.penalty * signs[rows[row], atom]
         factor, failed = torch.linalg.cholesky_ex(gram)
         solution = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
-        solution[failed != 0] = float("nan")
-        codes[rows][row, atom] = solution[row, place]
+        solution[failed != 0] = torch.nan
+        codes[rows[row], atom] = solution[row, place]
     return codes
 
 
 def _relative_gap(problem: _Lasso, vectors: Float[Tensor, "n c"], codes: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """Return (primal − dual) / primal, the dual point being the residual scaled into `|<v, θ>| ≤ λ`."""
     residual = vectors - codes @ problem.atoms
-    slope = residual @ problem.atoms.T
-    largest = (slope if problem.nonnegative else slope.abs()).amax(1)
+    largest = problem.pull(residual @ problem.atoms.T).amax(1)
     theta = residual * (problem.penalty / largest.clamp_min(problem.penalty))[:, None]
     primal = 0.5 * residual.square().sum(1) + problem.penalty * codes.abs().sum(1)
     dual = 0.5 * (vectors.square().sum(1) - (vectors - theta).square().sum(1))

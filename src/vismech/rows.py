@@ -10,11 +10,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-PROGRESS = "progress.jsonl"
+PROGRESS = ".progress.jsonl"
 
 
 class Column(NamedTuple):
@@ -31,6 +31,8 @@ class Rows:
         folder: the partial folder of an artifact.
         columns: name → column.
         images: number of images.
+
+    The journals stay until the store has committed the folder, so that a kill after :meth:`finish` costs nothing.
     """
 
     def __init__(self, folder: Path, columns: Mapping[str, Column], images: int) -> None:
@@ -69,8 +71,10 @@ class Rows:
                 while written < len(data):
                     written += os.pwrite(self._file(name), data[written:], offset + written)
         line = json.dumps([[int(index), bool(ok)] for index, ok in zip(indices, readable, strict=True)])
-        # One journal per process, and one write per line: a kill can cut off only the last line.
-        os.write(self._file(PROGRESS), (line + "\n").encode())
+        # One journal per process. A kill or a full disk can cut off only its last line, which the next line ends.
+        data = f"\n{line}\n".encode()
+        while data:
+            data = data[os.write(self._file(PROGRESS), data) :]
 
     def close(self) -> None:
         """Close the files."""
@@ -79,7 +83,7 @@ class Rows:
         self._files.clear()
 
     def finish(self, names: Iterable[str] | None = None) -> list[int]:
-        """Leave out images that could not be read, remove the journals; the readable images' indices are returned."""
+        """Leave out the entries of images that could not be read; the readable images' indices are returned."""
         self.close()
         finished = self.done()
         assert len(finished) == self.images, f"{self.images - len(finished)} images are missing"
@@ -88,13 +92,14 @@ class Rows:
             for name in self.columns if names is None else names:
                 path = self.folder / f"{name}.npy"
                 old = np.load(path, mmap_mode="r")
-                new = np.lib.format.open_memmap(path.with_suffix(".new"), "w+", old.dtype, (len(kept), *old.shape[1:]))
-                for row, index in enumerate(kept):
-                    new[row] = old[index]
-                new.flush()
-                path.with_suffix(".new").rename(path)
-        for journal in self.folder.glob(f"{PROGRESS}*"):
-            journal.unlink()
+                if len(old) == len(kept):  # an earlier try came this far
+                    continue
+                partial = _partial(path)
+                with partial.open("wb") as file:
+                    _write_header(file, (len(kept), *old.shape[1:]), old.dtype)
+                    for index in kept:
+                        file.write(old[index].tobytes())
+                partial.rename(path)
         return kept
 
     def _file(self, name: str) -> int:
@@ -109,10 +114,20 @@ class Rows:
 
 def _preallocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """An .npy file of zeros, named only when its header is whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial, size = _partial(path), int(np.prod(shape)) * dtype.itemsize
     with partial.open("wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        os.posix_fallocate(file.fileno(), 0, file.tell() + max(1, int(np.prod(shape)) * dtype.itemsize))
-        file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
+        _write_header(file, shape, dtype)
+        end = file.tell() + size
+        file.truncate(end)
+        if hasattr(os, "posix_fallocate"):  # a full disk is then found now, not in the middle of the work
+            os.posix_fallocate(file.fileno(), 0, end)
     partial.rename(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from vismech.config import Config, Stage
 from vismech.lit.loggers import log_run
 from vismech.pipeline import ORDER, Events, Plan, check, describe_plan, make_plan, open_context, run_plan
@@ -49,8 +47,6 @@ def run(config: Config, folder: Path) -> Result:
         UserError: one sentence for anything the user can mend.
     """
     check(config)
-    if config.runtime.threads is not None:
-        torch.set_num_threads(config.runtime.threads)
     folder.mkdir(parents=True, exist_ok=True)
     started, ctx = time.perf_counter(), open_context(config)
     events = Events(folder / "events.jsonl")

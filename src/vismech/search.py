@@ -73,7 +73,7 @@ def inner_product_index(channels: int, ordinal: int | None = None) -> Any:
 
 def nearest(
     queries: Float[ndarray, "q c"],
-    shards: Iterable[Float[ndarray, "_ c"]],
+    shards: Iterable[Float[ndarray, "_ _"]],
     k: int,
     *,
     device: str | torch.device = "cpu",

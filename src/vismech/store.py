@@ -3,7 +3,8 @@
 Layout below the root: ``<stage>/<key>/`` holds the payload, ``manifest.json`` (what it is, the hash of every file;
 itself part of the byte-identity promise) and ``provenance.json`` (when, where and how fast; not hashed). A writer locks
 the key, fills ``<stage>/<key>.partial``, writes the manifest last and renames. A reader believes only a folder with a
-manifest, so a job killed at any moment leaves nothing that looks complete, and running it again continues it.
+manifest, so a job killed at any moment leaves nothing that looks complete, and running it again continues it. Files
+whose names start with a dot are a writer's own: no part of the payload, and removed after the commit.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ from vismech.errors import UserError
 
 MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 def plain(value: Any) -> Any:
@@ -100,7 +103,7 @@ class Artifact:
         try:
             self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
             self._files: dict[str, dict[str, Any]] = self.manifest["files"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _corrupted(folder, f"{MANIFEST} cannot be read ({error})") from error
         self._checked: set[str] = set()
 
@@ -222,7 +225,7 @@ class Store:
         files = {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
             name = path.relative_to(partial).as_posix()
-            if name not in (MANIFEST, PROVENANCE):
+            if name not in (MANIFEST, PROVENANCE) and not path.name.startswith("."):
                 _flush(path)
                 files[name] = {"bytes": path.stat().st_size, "sha256": hash_file(path)}
         write_json(partial / MANIFEST, {**spec.describe(), "key": spec.key, "files": files})
@@ -236,6 +239,8 @@ class Store:
             shutil.rmtree(old, ignore_errors=True)
         else:
             partial.rename(final)
+        for path in final.glob(".*"):
+            path.unlink()
 
     def artifacts(self) -> Iterator[Path]:
         """Folders of all finished artifacts, by stage and key."""
@@ -259,15 +264,26 @@ class Store:
 def _disk(root: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL_DISK:
+    except Exception as error:
+        number = _system_error(error)
+        if number in _FULL_DISK:
             raise UserError(
                 f"the disk that holds {root} is full: free some space or set store.root to another disk, "
                 "then run the same command again; finished artifacts are kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise UserError(f"{root} cannot be written ({error.strerror}): set store.root to another folder") from error
+        if number in _NO_ACCESS:
+            raise UserError(
+                f"{root} cannot be written ({os.strerror(number)}): set store.root to another folder"
+            ) from error
         raise
+
+
+def _system_error(error: Exception) -> int | None:
+    """The system's error number, also from writers that tell it in words only: safetensors and numpy's tofile."""
+    if isinstance(error, OSError) and error.errno is None and "requested and" in str(error):
+        return errno.ENOSPC
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return error.errno if isinstance(error, OSError) else int(told[1]) if told else None
 
 
 def _flush(path: Path) -> None:

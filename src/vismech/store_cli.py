@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vismech.errors import UserError
@@ -96,26 +96,40 @@ def _problems(folder: Path) -> list[str]:
 
 
 def _gc(store: Store, options: argparse.Namespace) -> int:
-    used = set(_used(options.runs)) if options.unused else set()
-    doomed = [(folder, "unfinished") for folder in store.leftovers()]
-    for folder in store.artifacts():
-        if options.unused and folder.name not in used:
-            doomed.append((folder, "unused"))
-        elif options.corrupted and _problems(folder):
-            doomed.append((folder, "corrupted"))
-    for folder, why in doomed:
+    used = _used(options.runs) if options.unused else set()
+    count = 0
+
+    def doom(folder: Path, why: str) -> None:
+        nonlocal count
+        count += 1
         print(f"{'removed' if options.delete else 'would remove'} {folder.parent.name}/{folder.name} ({why})")
         if options.delete:
             # The manifest goes first, so that a kill leaves nothing that looks complete.
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder)
-    print(f"{len(doomed)} folders" + ("" if options.delete or not doomed else "; --delete removes them"))
+
+    for folder in store.leftovers():  # each is locked while it is at hand
+        doom(folder, "unfinished")
+    for folder in store.artifacts():
+        if options.unused and folder.name not in used:
+            doom(folder, "unused")
+        elif options.corrupted and _problems(folder):
+            doom(folder, "corrupted")
+    print(f"{count} folders" + ("" if options.delete or not count else "; --delete removes them"))
     return 0
 
 
-def _used(runs: Path) -> Iterator[str]:
-    for plan in runs.rglob("plan.json"):
-        yield from (row["key"] for row in json.loads(plan.read_text()))
+def _used(runs: Path) -> set[str]:
+    plans = sorted(runs.rglob("plan.json"))
+    if not plans:
+        raise UserError(f"no run below {runs} says what it uses: name the folder that holds the runs with --runs")
+    used: set[str] = set()
+    for plan in plans:
+        try:
+            used.update(row["key"] for row in json.loads(plan.read_bytes()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{plan} cannot be read ({error}), so what it uses is unknown: remove it first") from error
+    return used
 
 
 def _provenance(folder: Path) -> dict:

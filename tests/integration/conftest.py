@@ -46,7 +46,7 @@ def tiny_config(pictures: Path, store: Path) -> Config:
     config.graph.scope, config.graph.images_per_class = Scope["dataset"], 12
     config.graph.important = 3
     config.evaluate.images = 10
-    config.runtime.accelerator, config.runtime.batch_size, config.runtime.threads = "cpu", 4, 1
+    config.runtime.accelerator, config.runtime.batch_size = "cpu", 4
     config.runtime.path_batch_size = 16
     config.logger.kind = LoggerKind.none
     config.report.figure = False
@@ -95,12 +95,12 @@ def _child(config: Config, folder: Path, prepare: Callable[[], None] | None) -> 
         raise SystemExit(1) from error
 
 
-def run_apart(config: Config, folder: Path, prepare: Callable[[], None] | None = None) -> int:
+def run_apart(config: Config, folder: Path, prepare: Callable[[], None] | None = None, limit: int = 120) -> int:
     """Run in a process of its own, forked from a server that has the imports; its exit code (−9: killed)."""
     folder.mkdir(parents=True, exist_ok=True)
     process = _preloaded().Process(target=_child, args=(config, folder, prepare))
     process.start()
-    process.join(120)
+    process.join(limit)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 

@@ -19,7 +19,6 @@ from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.targets import Targets
 from vismech.pfv import Layout
 
-
 CACHED_NUMBERS = 2**18
 
 
@@ -115,6 +114,7 @@ def _raise_not_finite(segment, layout: Layout, vectors: Tensor, clean: Tensor, t
     raise FloatingPointError("the sum over the path is not finite though each of its points is")
 
 
+@torch.no_grad()
 def concept_edges(
     codes: Float[Tensor, "b p k"], gradient: Float[Tensor, "b t p c"], atoms: Float[Tensor, "k c"]
 ) -> Float[Tensor, "b t k"]:

@@ -17,7 +17,7 @@ class Quadrature(NamedTuple):
     weights: np.ndarray
 
 
-def quadrature(rule: Rule, steps: int) -> Quadrature:
+def quadrature(rule: Rule | str, steps: int) -> Quadrature:
     """Nodes and weights of ``rule`` with ``steps`` nodes.
 
     On networks of ReLUs every rule converges as O(1/S); on smooth ones ``gauss_legendre`` is exact for polynomials of

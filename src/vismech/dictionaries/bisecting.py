@@ -3,8 +3,9 @@
 Legend: n vectors, c channels, k concepts, t nodes of the tree.
 
 The 2-means of each node is FAISS's `Clustering` with unit centroids. It is told not to subsample (it would take 256
-vectors per centroid) and runs on one thread: on one thread it is faster for the many small nodes, and its sums round
-the same way everywhere.
+vectors per centroid) and runs on one thread, so that its sums round the same way everywhere; with two threads it is
+slower besides. On a CPU a loop of two matrix-vector products would be about twice as fast as FAISS, which is used
+because it also runs on GPUs and, as it is, beats scikit-learn (`experiments/benchmarks/bisecting.py`).
 """
 
 import hashlib

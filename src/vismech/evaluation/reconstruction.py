@@ -63,7 +63,9 @@ def moments(
     x = vectors.detach().double()
     residual = (x - reconstruction.detach().double()).square().sum(0)
     if not bool(residual.isfinite().all() & x.isfinite().all() & codes.isfinite().all()):
-        raise UserError("reconstruction: vectors, codes or their reconstruction are not finite: mend what produced them.")
+        raise UserError(
+            "reconstruction: vectors, codes or their reconstruction are not finite: mend what produced them."
+        )
     mean = x.mean(0)
     total, square = (x - mean).square().sum(0), x.square().sum(0)
     return Moments(mean, x.amin(0), x.amax(0), total, residual, square, (codes != 0).sum(0), len(x))

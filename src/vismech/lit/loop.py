@@ -21,6 +21,7 @@ from vismech.lit.batches import Batch, Images, PaddedBatches, distinct, loader
 from vismech.lit.progress import Progress
 from vismech.lit.resources import Resources, resources_of
 from vismech.rows import Rows
+from vismech.threads import one_thread
 
 Columns = dict[str, Tensor]
 
@@ -50,9 +51,8 @@ class ImageLoop(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Open the network, in the process that will use it."""
+        _quiet()  # again, where this is a process of its own
         runtime = self.config.runtime
-        if runtime.threads is not None:
-            torch.set_num_threads(runtime.threads)
         self.resources = resources_of(self.config.model, runtime.channels_last)
         self.network_module = self.resources.model.module
 
@@ -82,7 +82,8 @@ class ImageLoop(lightning.LightningModule):
         images = batch.images
         if self.config.runtime.channels_last:
             images = images.to(memory_format=torch.channels_last)
-        with torch.no_grad():
+        # As in the pipeline's own process, for a process that was spawned.
+        with torch.no_grad(), one_thread():
             return self.step(images, rows)
 
     def sample_id(self, row: int) -> str:
@@ -112,17 +113,24 @@ class RowsWriter(BasePredictionWriter):
             rows.close()
 
 
+def _quiet() -> None:
+    """Lightning's advice and deprecations that a user of ours cannot follow."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*custom batch sampler.*|.*LeafSpec.*")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def run_loop(loop: ImageLoop) -> None:
     """Run ``loop`` over its images on the devices of its runtime.
 
     Raises:
         UserError: also when it was raised in another process.
     """
+    if len(loop.done) == len(loop.indices):  # an earlier try was killed between its last batch and its commit
+        return
     runtime = loop.config.runtime
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*custom batch sampler.*")
-        warnings.filterwarnings("ignore", message=".*`_pytree.*`.*|.*LeafSpec.*|.*isinstance\\(treespec.*")
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        _quiet()
         trainer = lightning.Trainer(
             accelerator=runtime.accelerator,
             devices=runtime.devices,

@@ -14,7 +14,7 @@ from vismech.rows import Column
 
 
 def reconstruct_columns(channels: int, concepts: int) -> dict[str, Column]:
-    """Each image's :class:`Moments` over its positions, and the top-1 class of the clean and the spliced network [2]."""
+    """Each image's :class:`Moments` over its positions, and the top-1 class, clean and spliced [2]."""
     sums = Column((channels,), "float64")
     columns = {name: sums for name in Moments._fields if name not in ("active", "count")}
     return {**columns, "active": Column((concepts,), "int32"), "predicted": Column((2,), "int32")}

@@ -26,7 +26,7 @@ def job(ctx: Context, layer: str, vectors: Spec, dictionary: Spec) -> Job:
 
 
 def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
-    """Arrays per concept: ``images``, ``positions``, ``cosines`` of the nearest vectors [K, n] (−1: none), and ``shares`` [K]."""
+    """Arrays: ``images``, ``positions``, ``cosines`` of the nearest vectors [K, n] (−1: none), and ``shares`` [K]."""
     count = ctx.config.describe.nearest
     for spec in specs.values():
         extracted = ctx.store.open(spec.parents["vectors"])

@@ -1,0 +1,48 @@
+"""What a run says: its metrics beside the experiment's expected.json, then the graph's strongest concepts and edges."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def compare(run: Path, expected: Path) -> bool:
+    """Print every expected metric with its bounds and the value found; True when all hold."""
+    found = json.loads((run / "metrics.json").read_text())
+    fine = True
+    for name, (low, high) in json.loads(expected.read_text()).items():
+        value = found.get(name)
+        holds = value is not None and low <= value <= high
+        fine &= holds
+        print(f"{'ok  ' if holds else 'FAIL'}  {name:<48} {value if value is None else f'{value:.4g}':>10}  [{low:g}, {high:g}]")
+    return fine
+
+
+def strongest(run: Path, count: int = 5) -> None:
+    """Print, per group, each layer's most important concepts and the strongest edges into them."""
+    graph = json.loads((run / "graph.json").read_text())
+    for group in graph["groups"]:
+        key = group["key"]
+        print(f"\n{group['name']} ({group['images']} images)")
+        for layer in reversed(graph["layers"]):
+            nodes = [node for node in graph["nodes"] if node["kind"] == "concept" and node["layer"] == layer]
+            nodes.sort(key=lambda node: -abs(node["importance"][key]))
+            shown = ", ".join(
+                f"#{node['concept']}{' (shared)' if node['shared'] else ''} {node['importance'][key]:+.2f}"
+                for node in nodes[:count]
+            )
+            print(f"  {layer}: {shown}")
+        links = [link for link in graph["links"] if abs(link["weights"].get(key, 0)) > 0]
+        for lower in reversed(graph["layers"]):
+            into = sorted((link for link in links if link["lower"] == lower), key=lambda link: -abs(link["weights"][key]))
+            for link in into[:count]:
+                print(f"    {link['source']:>16} → {link['target']:<16} {link['weights'][key]:+.3f}")
+
+
+def main(folder: Path) -> None:
+    """Summarise the run named on the command line; exit status 1 when an expected bound does not hold."""
+    run = Path(sys.argv[1])
+    fine = compare(run, folder / "expected.json")
+    strongest(run)
+    sys.exit(0 if fine else 1)
