@@ -20,6 +20,8 @@ COMPLETENESS = (
     ("steps", "Steps", "number"),
     ("gap_median", "Gap, median", "percent"),
     ("gap_p95", "Gap, 95th percentile", "percent"),
+    ("step_change", "Change with twice the steps", "percent"),
+    ("absent_targets", "Targets absent", "number"),
     ("images", "Images", "number"),
     ("targets", "Targets", "number"),
 )
@@ -35,6 +37,7 @@ RECONSTRUCTION = (
     ("dense", "Dense", "number"),
     ("accuracy_spliced", "Top-1 with rebuilt layer", "percent"),
     ("accuracy_clean", "Top-1 as trained", "percent"),
+    ("agreement_spliced", "Same answer", "percent"),
 )
 
 

@@ -18,6 +18,7 @@ from vismech.report.page import ReportData, render_page
 from vismech.report.patches import Card, Patch, encode_png, patch
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, read_images
+from vismech.stages.explained import spread
 from vismech.store import Artifact
 
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
@@ -39,7 +40,7 @@ def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], un
     chances = _softmax(np.asarray(logits.array("logits.npy")))
     photographs: dict[str, list[Patch]] = {}
     for index, group in enumerate(who.groups):
-        rows = [int(row) for row in who.rows[who.group == index][:PHOTOGRAPHS]]
+        rows = spread(who.rows[who.group == index].tolist(), PHOTOGRAPHS)
         photographs[group.key] = [
             Patch(pictures.photograph(images.ids[row]), _predicted(ctx, chances[row]), 1.0, images.ids[row])
             for row in rows
@@ -112,7 +113,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def _predicted(ctx: Context, chances: np.ndarray) -> str:
     best = int(chances.argmax())
-    return f"predicted {ctx.class_name(best)}, {chances[best]:.0%}"
+    return f"{ctx.class_name(best)} {chances[best]:.0%}"
 
 
 def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
