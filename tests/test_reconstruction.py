@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 from vismech.errors import UserError
-from vismech.evaluation.reconstruction import Reconstruction
+from vismech.evaluation.reconstruction import Reconstruction, moments
 
 
 def sample(n, seed, offset=0.0):
@@ -56,6 +56,14 @@ def test_channels_that_never_change_are_left_out():
     result = accumulate([(x[:20], u[:20], y[:20]), (x[20:], u[20:], y[20:])])
     varying = [0, 1, 3, 4]
     assert result.r2 == pytest.approx(r2_score(x[:, varying].double(), y[:, varying].double()), rel=1e-6)
+
+
+def test_moments_of_parts_add_up_to_the_whole():
+    x, u, y = sample(60, 4, offset=5.0)
+    parts = Reconstruction(5)
+    for rows in torch.arange(60).split(13):
+        parts.add(moments(x[rows], u[rows], y[rows]))
+    assert parts.result() == pytest.approx(accumulate([(x, u, y)]), rel=1e-12)
 
 
 def test_an_empty_batch_adds_nothing():

@@ -34,7 +34,7 @@ def context(options: argparse.Namespace, images: int, store: str) -> Context:
         extract=ExtractConfig(layers=["layer1.*", "layer2.*", "layer3.*"], positions=Positions.uniform, per_image=8),
     )
     config.logger.kind = LoggerKind.none
-    config.runtime.accelerator, config.runtime.threads, config.runtime.batch_size = "cpu", 1, 64
+    config.runtime.accelerator, config.runtime.batch_size = "cpu", 64
     config.store.root = store
     return open_context(config)
 

@@ -125,7 +125,7 @@ def composition_error(error: BaseException) -> str | None:
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     # Hydra wraps OmegaConf's error, which knows the key, in one that only says which argument it came from.
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     key = re.sub(r"\[\d+\]$", "", getattr(cause, "full_key", None) or "")
     doc = next((doc for doc in documentation() if doc.key == key), None)
     if isinstance(error, OverrideParseException):
@@ -133,7 +133,8 @@ def composition_error(error: BaseException) -> str | None:
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} has no value: give {key}=…" + (f" ({doc.text.rstrip('.')})" if doc else "")
     if isinstance(cause, ConfigKeyError):
-        return no_key(key)
+        file = re.match(r"In '([^']+)'", str(error))
+        return no_key(key) + (f" (in {file[1]}.yaml)" if file else "")
     if isinstance(cause, ValidationError) and doc:
         value, options = cause.value, doc.type.removeprefix("list of ").split(" | ")
         if len(options) > 1 and isinstance(value, str) and key != value:
@@ -192,7 +193,9 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     last = name.split(".")[-1]
     near = [key for key in names if key.split(".")[-1] == last]
     near += [key for key in difflib.get_close_matches(name, names, n=3, cutoff=0.6) if key not in near]
-    return f"nearest: {', '.join(near[:3])}" if near else f"it can be {', '.join(names[:20])}"
+    if near:
+        return f"nearest: {', '.join(near[:3])}"
+    return f"it can be {', '.join(names)}" if len(names) <= 20 else "vismech --help lists them all"
 
 
 def help_text() -> str:

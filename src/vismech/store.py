@@ -202,6 +202,8 @@ class Store:
             lock = folder.with_name(folder.name + ".lock").open("w")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            with _disk(self.root):
+                _recover(folder)
             yield
 
     @contextmanager
@@ -231,9 +233,8 @@ class Store:
         write_json(partial / MANIFEST, {**spec.describe(), "key": spec.key, "files": files})
         _flush(partial / MANIFEST)
         final = self.folder(spec)
-        if final.exists():  # forced: the old one stays whole until the new one is
-            old = final.with_name(final.name + ".replaced")
-            shutil.rmtree(old, ignore_errors=True)
+        if final.exists():  # forced: the old one stays whole until the new one is in its place
+            old = _aside(final)
             final.rename(old)
             partial.rename(final)
             shutil.rmtree(old, ignore_errors=True)
@@ -258,6 +259,19 @@ class Store:
             with lock.open("r") as file, suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield folder
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".replaced")
+
+
+def _recover(folder: Path) -> None:
+    """Undo a replacement that was killed half way, or finish it where the new artifact had come in."""
+    old = _aside(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(folder)
 
 
 @contextmanager

@@ -21,21 +21,23 @@ from vismech.store import Artifact, Spec, plain
 VERSION = 1
 
 
-def _inputs(ctx: Context) -> dict:
+def _inputs(ctx: Context, lower: str, upper: str) -> dict:
     attribute, graph = plain(ctx.config.attribute), ctx.config.graph
-    readout = attribute.pop("readout")
+    del attribute["readout"]  # says nothing about a logit; concept_job adds it
     images = {"scope": graph.scope, "classes": graph.classes, "image": graph.image}
     images |= {"images": graph.images, "images_per_class": graph.images_per_class}
-    return {**attribute, **dictionary_stage.coding_inputs(ctx), "explained": plain(images), "_readout": readout}
+    coding = dictionary_stage.coding_inputs(ctx)
+    return {"lower": lower, "upper": upper, **attribute, **coding, "explained": plain(images)}
+
+
+def _job(inputs: dict, **parents: Spec) -> Job:
+    spec = Spec(Stage.trace.value, VERSION, f"{inputs['lower']}->{inputs['upper']}", inputs, parents)
+    return Job(Stage.trace, {spec.unit: spec}, compute)
 
 
 def class_job(ctx: Context, lower: str, logits: Spec, dictionary: Spec) -> Job:
     """From a layer's concepts straight to the class logit: the importance of each concept for the class."""
-    inputs = _inputs(ctx)
-    inputs.pop("_readout")
-    parents = {"logits": logits, "dictionary": dictionary}
-    spec = Spec(Stage.trace.value, VERSION, f"{lower}->{LOGITS}", {**inputs, "lower": lower, "upper": LOGITS}, parents)
-    return Job(Stage.trace, {spec.unit: spec}, compute)
+    return _job(_inputs(ctx, lower, LOGITS), logits=logits, dictionary=dictionary)
 
 
 def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: Spec, importance: Spec) -> Job:
@@ -49,11 +51,10 @@ def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: 
         dictionary: of the lower layer.
         importance: the upper layer's trace to the class, which chooses the targets.
     """
-    inputs, graph = _inputs(ctx), ctx.config.graph
-    inputs |= {"readout": inputs.pop("_readout"), "important": graph.important, "shared": graph.shared}
-    parents = {"logits": logits, "dictionary": dictionary, "importance": importance}
-    spec = Spec(Stage.trace.value, VERSION, f"{lower}->{upper}", {**inputs, "lower": lower, "upper": upper}, parents)
-    return Job(Stage.trace, {spec.unit: spec}, compute)
+    graph = ctx.config.graph
+    choice = {"readout": ctx.config.attribute.readout.value, "important": graph.important, "shared": graph.shared}
+    inputs = {**_inputs(ctx, lower, upper), **choice}
+    return _job(inputs, logits=logits, dictionary=dictionary, importance=importance)
 
 
 def read_explained(ctx: Context, logits: Artifact) -> Explained:

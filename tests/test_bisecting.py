@@ -1,0 +1,212 @@
+"""Bisecting spherical k-means: clusters against scikit-learn's, the tree against its definition, invariances."""
+
+from contextlib import contextmanager
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import BisectingKMeans
+
+from vismech.dictionaries.bisecting import bisecting_kmeans
+from vismech.errors import UserError
+
+
+def relu_vectors(n, c, seed):
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(40, c, generator=generator)
+    chosen = torch.randint(40, (n,), generator=generator)
+    return torch.relu(centers[chosen] + 0.7 * torch.randn(n, c, generator=generator)) + 0.01 * torch.rand(
+        n, c, generator=generator
+    )
+
+
+def unit(vectors):
+    return torch.nn.functional.normalize(vectors.double(), dim=1)
+
+
+def sum_of_squares(vectors):
+    """Slow twin: Σ‖x − mean‖² over the unit vectors, in float64."""
+    directions = unit(vectors)
+    return (directions - directions.mean(0)).square().sum().item()
+
+
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(count)
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
+
+
+def assert_same(one, other):
+    assert torch.equal(one.atoms, other.atoms)
+    assert torch.equal(one.labels, other.labels)
+    assert all(np.array_equal(a, b) for a, b in zip(one.tree, other.tree, strict=True))
+
+
+def left_to_right(tree, node):
+    """Atoms below a node, from left to right."""
+    if tree.left[node] < 0:
+        return [tree.atom[node]]
+    return left_to_right(tree, tree.left[node]) + left_to_right(tree, tree.right[node])
+
+
+def assert_consistent(result, vectors):
+    """Labels, atoms, sizes, sums of squares and centroids of every node say the same."""
+    tree, kept = result.tree, result.labels >= 0
+    members = [set() for _ in tree.parent]
+    for leaf in np.flatnonzero(tree.atom >= 0):
+        rows = (result.labels == int(tree.atom[leaf])).nonzero()[:, 0].tolist()
+        node = leaf
+        while node >= 0:
+            members[node] |= set(rows)
+            node = tree.parent[node]
+    assert members[0] == set(kept.nonzero()[:, 0].tolist())
+    for node, rows in enumerate(members):
+        inside = vectors[sorted(rows)]
+        assert len(rows) == tree.size[node] > 0
+        assert tree.sse[node] == pytest.approx(sum_of_squares(inside), rel=1e-4, abs=1e-9 * len(rows))
+        mean = unit(inside).mean(0)
+        np.testing.assert_allclose(tree.centroid[node], (mean / mean.norm()).numpy(), atol=1e-5)
+        left, right = tree.left[node], tree.right[node]
+        assert (left < 0) == (right < 0) == (tree.atom[node] >= 0)
+        if left >= 0:
+            assert tree.parent[left] == tree.parent[right] == node
+            assert tree.depth[left] == tree.depth[right] == tree.depth[node] + 1
+            assert members[left] | members[right] == rows and not members[left] & members[right]
+    leaves = np.flatnonzero(tree.atom >= 0)
+    assert left_to_right(tree, 0) == list(range(len(result.atoms)))
+    assert torch.equal(result.atoms[torch.from_numpy(tree.atom[leaves])], torch.from_numpy(tree.centroid[leaves]))
+    assert result.sse == pytest.approx(tree.sse[leaves].sum())
+
+
+def test_clusters_are_as_tight_as_scikit_learns():
+    vectors = relu_vectors(4000, 24, 0)
+    result = bisecting_kmeans(vectors, 100, seed=0)
+    oracle = BisectingKMeans(100, bisecting_strategy="biggest_inertia", random_state=0).fit(
+        unit(vectors).float().numpy()
+    )
+    theirs = sum(sum_of_squares(vectors[torch.from_numpy(oracle.labels_ == j)]) for j in range(100))
+    ours = sum(sum_of_squares(vectors[result.labels == j]) for j in range(100))
+    assert ours <= 1.02 * theirs
+    assert result.sse == pytest.approx(ours, rel=1e-5)
+    assert result.stopped == "reached k"
+    torch.testing.assert_close(result.atoms.norm(dim=1), torch.ones(100))
+    assert_consistent(result, vectors)
+
+
+def test_separate_directions_are_found_whatever_the_lengths():
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(600) % 6
+    vectors = torch.eye(6)[labels] + 0.03 * torch.randn(600, 6, generator=generator)
+    vectors *= torch.logspace(-2, 2, 600)[torch.randperm(600, generator=generator), None]
+    result = bisecting_kmeans(vectors, 6, seed=0)
+    assert len(set(zip(labels.tolist(), result.labels.tolist(), strict=True))) == 6
+
+
+def test_each_split_takes_the_leaf_with_the_largest_sum_of_squares():
+    tree = bisecting_kmeans(relu_vectors(500, 10, 2), 30, seed=3).tree
+    leaves = {0}
+    for left in range(1, len(tree.parent), 2):
+        split = tree.parent[left]
+        assert tree.sse[split] == max(tree.sse[leaf] for leaf in leaves)
+        leaves = leaves - {split} | {left, left + 1}
+
+
+def test_a_larger_k_splits_the_same_tree_further():
+    vectors = relu_vectors(800, 12, 4)
+    small, large = (bisecting_kmeans(vectors, k, seed=1).tree for k in (20, 50))
+    for name in ("parent", "depth", "size", "sse", "centroid"):
+        assert np.array_equal(getattr(small, name), getattr(large, name)[: len(small.parent)])
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**9), n=st.integers(1, 60), c=st.integers(2, 8), data=st.data())
+def test_the_order_of_the_rows_changes_nothing_but_the_order_of_the_labels(seed, n, c, data):
+    vectors = relu_vectors(n, c, seed)
+    k = data.draw(st.integers(1, n))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    one, again, shuffled = (bisecting_kmeans(v, k, seed=seed) for v in (vectors, vectors, vectors[order]))
+    assert_same(one, again)
+    assert_same(one._replace(labels=one.labels[order]), shuffled)
+    assert len(one.atoms) == k == len(one.labels.unique())
+    assert_consistent(one, vectors)
+
+
+def test_the_number_of_threads_changes_nothing():
+    vectors = relu_vectors(30_000, 16, 5)
+    with threads(1):
+        one = bisecting_kmeans(vectors, 40, seed=0)
+    with threads(2):
+        two = bisecting_kmeans(vectors, 40, seed=0)
+        assert torch.get_num_threads() == faiss.omp_get_max_threads() == 2
+    assert_same(one, two)
+
+
+def test_the_seed_changes_the_clusters():
+    vectors = relu_vectors(1000, 12, 6)
+    assert not torch.equal(*(bisecting_kmeans(vectors, 20, seed=seed).labels for seed in (0, 1)))
+
+
+def test_restarts_keep_the_best_of_several_splits():
+    vectors = relu_vectors(1000, 12, 7)
+    once = np.mean([bisecting_kmeans(vectors, 2, seed=seed).sse for seed in range(8)])
+    assert np.mean([bisecting_kmeans(vectors, 2, seed=seed, restarts=8).sse for seed in range(8)]) < once
+
+
+@pytest.mark.parametrize("lengths", [2.0 ** (torch.arange(200) % 8), 1.0 + torch.arange(200) % 8])
+def test_vectors_of_one_direction_are_never_split(lengths):
+    which = torch.arange(200) % 5
+    vectors = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))[which] * lengths[:, None]
+    result = bisecting_kmeans(vectors, 5, seed=0)
+    assert len(set(zip(which.tolist(), result.labels.tolist(), strict=True))) == 5
+    assert result.sse == 0
+
+
+def test_more_concepts_than_directions_are_refused_or_not_invented():
+    vectors = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)).repeat(40, 1)
+    with pytest.raises(UserError, match=r"6 concepts were asked of 5 distinct directions among 200 vectors.*at most 5"):
+        bisecting_kmeans(vectors, 6, seed=0)
+    # These differ by the rounding of float32 only, which no comparison of bytes can see.
+    result = bisecting_kmeans(torch.cat([vectors, 3 * vectors, 7 * vectors]), 6, seed=0)
+    assert (len(result.atoms), result.stopped) == (5, "zero SSE")
+
+
+def test_vectors_too_close_for_float32_cosines_are_still_told_apart():
+    angles = torch.tensor([0.0, 0, 0, 2e-5, 2e-5, 5e-5]).double()
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1).float()
+    assert bisecting_kmeans(vectors, 2, seed=0).labels.tolist() in ([0] * 5 + [1], [1] * 5 + [0])
+    assert len(bisecting_kmeans(vectors, 3, seed=0).labels.unique()) == 3
+
+
+def test_small_nodes_are_left_whole_and_it_says_so():
+    vectors = relu_vectors(100, 8, 8)
+    result = bisecting_kmeans(vectors, 90, seed=0, min_size=10)
+    split = result.tree.left >= 0
+    assert result.stopped == "minimum size"
+    assert result.tree.size[split].min() >= 10 > result.tree.size[~split].max()
+    assert len(result.atoms) < 90
+
+
+def test_vectors_without_a_direction_are_left_out_and_counted():
+    vectors = torch.cat([relu_vectors(20, 5, 9), torch.zeros(3, 5)])
+    result = bisecting_kmeans(vectors, 4, seed=0)
+    assert result.zero_vectors == 3
+    assert (result.labels == -1).tolist() == [False] * 20 + [True] * 3
+    assert torch.equal(result.atoms, bisecting_kmeans(vectors[:20], 4, seed=0).atoms)
+    with pytest.raises(UserError, match="1 concepts were asked of 0 distinct"):
+        bisecting_kmeans(torch.zeros(3, 5), 1, seed=0)
+
+
+def test_values_that_cannot_work_are_refused():
+    with pytest.raises(UserError, match="not finite"):
+        bisecting_kmeans(torch.tensor([[1.0, float("inf")], [1.0, 2.0]]), 1, seed=0)
+    with pytest.raises(UserError, match=r"k=0.*at least 1"):
+        bisecting_kmeans(relu_vectors(5, 3, 0), 0, seed=0)
