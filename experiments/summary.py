@@ -15,7 +15,9 @@ def compare(run: Path, expected: Path) -> bool:
         value = found.get(name)
         holds = value is not None and low <= value <= high
         fine &= holds
-        print(f"{'ok  ' if holds else 'FAIL'}  {name:<48} {value if value is None else f'{value:.4g}':>10}  [{low:g}, {high:g}]")
+        print(
+            f"{'ok  ' if holds else 'FAIL'}  {name:<48} {value if value is None else f'{value:.4g}':>10}  [{low:g}, {high:g}]"
+        )
     return fine
 
 
@@ -35,7 +37,9 @@ def strongest(run: Path, count: int = 5) -> None:
             print(f"  {layer}: {shown}")
         links = [link for link in graph["links"] if abs(link["weights"].get(key, 0)) > 0]
         for lower in reversed(graph["layers"]):
-            into = sorted((link for link in links if link["lower"] == lower), key=lambda link: -abs(link["weights"][key]))
+            into = sorted(
+                (link for link in links if link["lower"] == lower), key=lambda link: -abs(link["weights"][key])
+            )
             for link in into[:count]:
                 print(f"    {link['source']:>16} → {link['target']:<16} {link['weights'][key]:+.3f}")
 

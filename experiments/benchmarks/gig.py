@@ -62,7 +62,12 @@ def main() -> None:
     rule = quadrature(Rule.midpoint, STEPS)
     generator = torch.Generator().manual_seed(0)
     print(f"{'pair':<22} {'trace / bare':>12} {'K 8C→64C':>9}")
-    for lower, upper in (("layer1.1", "layer1.2"), ("layer1.2", "layer2.0"), ("layer2.1", "layer2.2"), ("layer3.0", "layer3.1")):
+    for lower, upper in (
+        ("layer1.1", "layer1.2"),
+        ("layer1.2", "layer2.0"),
+        ("layer2.1", "layer2.2"),
+        ("layer3.0", "layer3.1"),
+    ):
         found = network.activations(images, [lower, upper])
         below, above = layout_of(network.shape(lower), lower), layout_of(network.shape(upper), upper)
         vectors, clean = below.vectors(found[lower]).contiguous(), found[lower]
@@ -78,13 +83,19 @@ def main() -> None:
 
         few, many = source(8 * below.channels), source(64 * below.channels)
 
-        def trace(concepts: tuple[torch.Tensor, torch.Tensor], context: tuple = (segment, below, vectors, clean, wanted)) -> None:
+        def trace(
+            concepts: tuple[torch.Tensor, torch.Tensor], context: tuple = (segment, below, vectors, clean, wanted)
+        ) -> None:
             result = integrate(*context, rule, rows=options.rows)
             concept_edges(concepts[0], result.gradient, concepts[1])
 
-        rows = clean.repeat_interleave(options.rows // len(clean) + 1, 0)[: options.rows].contiguous(memory_format=torch.channels_last)
+        rows = clean.repeat_interleave(options.rows // len(clean) + 1, 0)[: options.rows].contiguous(
+            memory_format=torch.channels_last
+        )
 
-        def bare(segment: torch.nn.Module = segment, rows: torch.Tensor = rows, above=above, direction=targets[0]) -> None:
+        def bare(
+            segment: torch.nn.Module = segment, rows: torch.Tensor = rows, above=above, direction=targets[0]
+        ) -> None:
             point = rows.detach().requires_grad_()
             value = (above.vectors(segment(point))[:, 0] @ direction).sum()
             torch.autograd.grad(value, point)
