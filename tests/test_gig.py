@@ -94,7 +94,9 @@ def test_equals_captum_with_coefficients_as_inputs(logits, readout, seeded) -> N
             images = torch.arange(3).repeat(len(u) // 3)  # captum stacks whole batches step by step
             return targets(segment(LOWER.activation(u @ atoms, clean)), images)[:, target]
 
-        theirs = IntegratedGradients(value).attribute(codes, torch.zeros_like(codes), n_steps=32, method="riemann_middle")
+        theirs = IntegratedGradients(value).attribute(
+            codes, torch.zeros_like(codes), n_steps=32, method="riemann_middle"
+        )
         assert (ours[:, target] - theirs).norm() <= 1e-4 * theirs.norm()
     torch.testing.assert_close(concept_edges(codes, result.gradient, atoms), ours.sum(2), rtol=1e-4, atol=1e-6)
 
@@ -139,7 +141,12 @@ def test_an_absent_target_is_zero_everywhere(seeded) -> None:
     where = places(seeded, 3, 4)
     where[0, 1] = where[:, 3] = -1
     result = integrate(
-        segment, LOWER, vectors, LOWER.activation(vectors, vectors), ConceptTargets(concepts(seeded, 4, 5), where, UPPER), MIDPOINT
+        segment,
+        LOWER,
+        vectors,
+        LOWER.activation(vectors, vectors),
+        ConceptTargets(concepts(seeded, 4, 5), where, UPPER),
+        MIDPOINT,
     )
     edges = concept_edges(codes, result.gradient, atoms)
     for part in (edges.abs().sum(2), result.value, result.baseline):
@@ -179,7 +186,12 @@ def test_gradients_are_found_inside_no_grad(seeded) -> None:
     _, _, vectors = problem(seeded)
     with torch.no_grad():
         result = integrate(
-            Smooth(logits=True), LOWER, vectors, LOWER.activation(vectors, vectors), LogitTargets(torch.tensor([0, 1, 2])), MIDPOINT
+            Smooth(logits=True),
+            LOWER,
+            vectors,
+            LOWER.activation(vectors, vectors),
+            LogitTargets(torch.tensor([0, 1, 2])),
+            MIDPOINT,
         )
     assert isinstance(result, PathIntegral)
     assert result.gradient.abs().sum() > 0

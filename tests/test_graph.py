@@ -56,7 +56,10 @@ def test_a_single_group_shares_nothing() -> None:
 
 @pytest.fixture
 def graph() -> dict:
-    groups = [{"key": "3", "index": 3, "name": "cat", "images": 2}, {"key": "5", "index": 5, "name": "dog", "images": 1}]
+    groups = [
+        {"key": "3", "index": 3, "name": "cat", "images": 2},
+        {"key": "5", "index": 5, "name": "dog", "images": 1},
+    ]
     low, high = np.array([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]]), np.array([[1.0, -2.0], [0.5, 0.0]])
     layers = [
         LayerConcepts("layer1", low, select_concepts(low, 1, 1)),
@@ -150,7 +153,9 @@ def test_what_cannot_be_explained_is_one_sentence(fields, sentence) -> None:
 
 def test_a_class_without_images_names_those_that_have_some() -> None:
     graph = GraphConfig(scope=Scope["class"], classes=[2])
-    with pytest.raises(UserError, match=r"none of the 3 images is predicted as class 2; most are 1 dog \(2\), 0 cat \(1\)"):
+    with pytest.raises(
+        UserError, match=r"none of the 3 images is predicted as class 2; most are 1 dog \(2\), 0 cat \(1\)"
+    ):
         explained(graph, IDS[:3], LABELS[:3], LOGITS[1:4], {0: "cat", 1: "dog"})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from vismech.cli import choices
-from vismech.config import documentation
+from vismech.documentation import documentation
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "README.md").read_text()

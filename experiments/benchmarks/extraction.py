@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/extraction.py --data-root CIFAR10_TEST --checkpoint CIFAR_RESNET20_WEIGHTS
 
-Prints (a) images per second of the extraction stage divided by those of a bare loop that reads the same images and runs the
-same truncated network, alternating, and (b) peak memory with 10,000 images divided by that with 2,500, each in a process of
-its own. Layers: all nine blocks, 8 uniform positions per image.
+Prints (a) images per second of the extraction stage divided by those of a bare loop that reads the same images and runs
+the same truncated network, alternating, and (b) peak memory with 10,000 images divided by that with 2,500, each in a
+process of its own. Layers: all nine blocks, 8 uniform positions per image.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

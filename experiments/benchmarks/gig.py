@@ -2,9 +2,10 @@
 
     python experiments/benchmarks/gig.py --data-root CIFAR10_TEST --checkpoint CIFAR_RESNET20_WEIGHTS
 
-Prints, per pair of adjacent blocks of CIFAR ResNet-20, (a) seconds per (image, target, step) of the trace divided by those
-of one bare forward + backward of the segment at the same batch size, and (b) the time with K = 64·C source concepts divided
-by that with K = 8·C. Runs alternate; medians are printed. Codes are given: coding is the dictionary's cost, not the path's.
+Prints, per pair of adjacent blocks of CIFAR ResNet-20, (a) seconds per (image, target, step) of the trace divided by
+those of one bare forward + backward of the segment at the same batch size, and (b) the time with K = 64·C source
+concepts divided by that with K = 8·C. Runs alternate; medians are printed. Codes are given: coding is the dictionary's
+cost, not the path's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -100,7 +102,7 @@ def main() -> None:
             value = (above.vectors(segment(point))[:, 0] @ direction).sum()
             torch.autograd.grad(value, point)
 
-        with_few, with_many, once = medians([lambda: trace(few), lambda: trace(many), bare], options.repeats)
+        with_few, with_many, once = medians([partial(trace, few), partial(trace, many), bare], options.repeats)
         each, unit = with_few / (len(clean) * TARGETS * STEPS), once / options.rows
         print(f"{lower + ' → ' + upper:<22} {each / unit:>12.2f} {with_many / with_few:>9.2f}")
 

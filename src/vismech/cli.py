@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vismech.config import Config, documentation, register
+from vismech.config import Config, register
+from vismech.documentation import documentation
 from vismech.errors import UserError
 
 log = logging.getLogger("vismech")

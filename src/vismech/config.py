@@ -5,13 +5,9 @@ Plain data: importing this module loads neither Hydra nor torch. :func:`register
 
 from __future__ import annotations
 
-import ast
-import inspect
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
-from types import UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any
 
 
 class ModelSource(StrEnum):
@@ -128,6 +124,14 @@ class LoggerKind(StrEnum):
     wandb = "wandb"
     csv = "csv"
     none = "none"
+
+
+class WandbMode(StrEnum):
+    """Whether W&B uploads (`online`), keeps its files for later (`offline`, needs no account), or does nothing."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
 
 
 @dataclass
@@ -308,7 +312,7 @@ class LoggerConfig:
     """W&B project."""
     group: str | None = None
     """W&B group; null: the sweep's folder, or none for a single run."""
-    mode: str = "offline"
+    mode: WandbMode = WandbMode.offline
     """W&B mode: offline needs no account; online uploads; disabled."""
 
 
@@ -346,52 +350,6 @@ class Config:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
-
-
-class FieldDoc(NamedTuple):
-    """One field of the configuration as documentation shows it."""
-
-    key: str
-    type: str
-    default: str
-    text: str
-
-
-def documentation(schema: type = Config, prefix: str = "") -> list[FieldDoc]:
-    """Every field below ``schema`` with its type, default and docstring, in the order of the source."""
-    tree = ast.parse(inspect.getsource(schema))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    texts = {
-        ast.unparse(node.target): str(after.value.value)
-        for node, after in pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-    }
-    hints = get_type_hints(schema)
-    found: list[FieldDoc] = []
-    for item in fields(schema):
-        hint = hints[item.name]
-        if is_dataclass(hint):
-            found += documentation(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
-            continue
-        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
-        found.append(FieldDoc(prefix + item.name, _type_name(hint), _text(default), texts[item.name]))
-    return found
-
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) is UnionType:
-        return " or ".join("null" if argument is type(None) else _type_name(argument) for argument in get_args(hint))
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return " | ".join(member.value for member in hint)
-    if get_args(hint):
-        return f"{hint.__origin__.__name__} of {_type_name(get_args(hint)[-1])}"
-    return getattr(hint, "__name__", "any").lower()
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def register() -> None:

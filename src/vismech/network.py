@@ -59,6 +59,8 @@ class Network:
         Raises:
             UserError: a name or pattern that fits no layer (the nearest names are given), or layers out of order.
         """
+        if not patterns:
+            raise UserError(f"extract.layers is empty: name at least one layer, such as {self.layers[-1]}")
         chosen: list[str] = []
         for pattern in patterns:
             # A pattern such as layer3.* names siblings, so it stops at the dots that it spells out.

@@ -117,6 +117,10 @@ def uniform_positions(sample_id: str, seed: int, positions: int, count: int) -> 
     """
     if count > positions:
         raise UserError(f"extract.per_image={count} positions were asked for, but the layer has {positions}")
-    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
-    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    return np.sort(generator.choice(positions, size=count, replace=False)).astype(np.int64)
+    digest = hashlib.shake_256(f"{seed}:{sample_id}".encode()).digest(8 * count)
+    chosen: set[int] = set()
+    # Floyd's algorithm (Bentley & Floyd 1987): every set of `count` positions is equally likely.
+    for last, number in zip(range(positions - count, positions), np.frombuffer(digest, "<u8").tolist(), strict=True):
+        position = number % (last + 1)
+        chosen.add(last if position in chosen else position)
+    return np.array(sorted(chosen), dtype=np.int64)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -64,10 +65,10 @@ class Rows:
         for name, column in self.columns.items():
             block = np.ascontiguousarray(values[name], dtype=column.dtype)
             assert block.shape == (len(indices), *column.shape), (name, block.shape, column.shape)
-            for index, entry in zip(indices, block, strict=True):
-                data = memoryview(entry).cast("B") if entry.ndim else entry.tobytes()
-                offset = self._offsets[name] + index * len(data)
-                written = 0
+            size = block[0].nbytes
+            for first, last in _stretches(indices):
+                data = block[first:last].data.cast("B")
+                offset, written = self._offsets[name] + indices[first] * size, 0
                 while written < len(data):
                     written += os.pwrite(self._file(name), data[written:], offset + written)
         line = json.dumps([[int(index), bool(ok)] for index, ok in zip(indices, readable, strict=True)])
@@ -110,6 +111,12 @@ class Rows:
                 path, flags = self.folder / f"{name}.npy", os.O_WRONLY
             self._files[name] = os.open(path, flags, 0o644)
         return self._files[name]
+
+
+def _stretches(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where ``indices`` are consecutive: first and last (exclusive) place of each stretch."""
+    cuts = [place for place in range(1, len(indices)) if indices[place] != indices[place - 1] + 1]
+    return pairwise([0, *cuts, len(indices)])
 
 
 def _preallocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -20,9 +20,13 @@ def collect(sweep: Path) -> list[Path]:
     ]
     for job in jobs:
         for table in sorted((job / "tables").glob("*.csv")):
+            if not table.stat().st_size:  # a job was killed while it wrote
+                continue
             frame = pd.read_csv(table)
             for place, key in enumerate(varied):
-                frame.insert(place, key, overrides[job].get(key))
+                # A table may have a column of a group's name: its own stays.
+                column = f"overrides.{key}" if key in ("job", *frame.columns) else key
+                frame.insert(place, column, overrides[job].get(key))
             frame.insert(0, "job", int(job.name))
             frames.setdefault(table.name, []).append(frame)
     written = []

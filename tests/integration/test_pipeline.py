@@ -34,7 +34,7 @@ def first(pictures, tmp_path_factory):
 
 
 def test_a_run_leaves_everything_behind(first) -> None:
-    config, result, base = first
+    _, result, base = first
     folder = base / "run"
     for name in ("events.jsonl", "plan.json", "metrics.json", "graph.json", "graph.graphml", "report/index.html"):
         assert (folder / name).stat().st_size > 0, name
@@ -46,7 +46,9 @@ def test_a_run_leaves_everything_behind(first) -> None:
     extraction = pd.read_csv(folder / "tables/extraction.csv")
     keys = ["layer", "dictionary", "k", "code", "center", "mean_rule", "variant", "order", "budget"]
     assert list(extraction.columns) == [*keys, *LONG]
-    assert {"r2", "l0", "relative_error", "accuracy_spliced", "accuracy_clean", "dead", "dense"} <= set(extraction.metric)
+    assert {"r2", "l0", "relative_error", "accuracy_spliced", "accuracy_clean", "dead", "dense"} <= set(
+        extraction.metric
+    )
     timings = pd.read_csv(folder / "tables/timings.csv")
     assert list(timings.columns) == ["stage", "unit", "seconds", "peak_rss_bytes", "items", "cached"]
     assert not timings.cached.any()
@@ -68,7 +70,7 @@ def test_importance_in_the_graph_is_the_edge_into_the_class(first) -> None:
 
 
 def test_the_same_run_again_is_only_hits(first, tmp_path) -> None:
-    config, before, base = first
+    config, _, base = first
     untouched = digest(base / "store")
     again = run(config, tmp_path)
     assert all(row["hit"] for row in again.plan)
@@ -125,7 +127,9 @@ def test_two_processes_give_the_same_bytes(last, first, tmp_path) -> None:
 
 def test_another_batch_size_gives_the_same_rows_and_close_values(first, tmp_path) -> None:
     config, _, base = first
-    other = dataclasses.replace(config, store=dataclasses.replace(config.store, root=str(tmp_path)), until=Stage.extract)
+    other = dataclasses.replace(
+        config, store=dataclasses.replace(config.store, root=str(tmp_path)), until=Stage.extract
+    )
     other.runtime = dataclasses.replace(config.runtime, batch_size=7)
     run(other, tmp_path / "run")
     found = {row["key"] for row in json.loads((tmp_path / "run/plan.json").read_text())}
@@ -191,7 +195,9 @@ def test_a_killed_run_is_continued_to_the_same_bytes(kill, first, tmp_path) -> N
 
 def test_a_continued_pass_does_not_repeat_finished_batches(first, tmp_path) -> None:
     config, _, _ = first
-    mine = dataclasses.replace(config, store=dataclasses.replace(config.store, root=str(tmp_path / "store")), until=Stage.extract)
+    mine = dataclasses.replace(
+        config, store=dataclasses.replace(config.store, root=str(tmp_path / "store")), until=Stage.extract
+    )
     assert run_apart(mine, tmp_path / "killed", KillInRows("extract", 9)) == -signal.SIGKILL
     assert run_apart(mine, tmp_path / "again", CountBatches(tmp_path / "count")) == 0
     assert int((tmp_path / "count").read_text()) == 5  # of 8 batches, three layers each, 9 writes were finished

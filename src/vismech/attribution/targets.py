@@ -21,8 +21,10 @@ from vismech.pfv import Layout
 class Targets(Protocol):
     """A vector of scalar functions g_j of the upper layer's activation, one set per image."""
 
-    present: Bool[Tensor, "b t"]
-    """Whether image b has target j at all; an absent target is skipped and its attribution is zero."""
+    @property
+    def present(self) -> Bool[Tensor, "b t"]:
+        """Whether image b has target j at all; an absent target is skipped and its attribution is zero."""
+        ...
 
     def __call__(self, activation: Tensor, image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
         """Values g_j at ``activation`` [R, …], whose row r belongs to image ``image[r]``."""

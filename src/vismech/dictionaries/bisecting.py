@@ -10,6 +10,7 @@ because it also runs on GPUs and, as it is, beats scikit-learn (`experiments/ben
 
 import hashlib
 import heapq
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,12 +101,14 @@ def bisecting_kmeans(
     iterations: int = 10,
     restarts: int = 1,
     device: str | torch.device = "cpu",
+    on_split: Callable[[], None] = lambda: None,
 ) -> BisectingResult:
     """Cluster directions by splitting, one at a time, the leaf with the largest SSE in two.
 
     `SSE = Σ ‖x − mean of its cluster‖²` over the unit vectors x. Vectors are first put into a canonical order and each
     node is seeded by (seed, path in the tree), so neither the order of the rows nor the number of threads shows in
     the result. Splitting ends at k leaves, or when every leaf has fewer than `min_size` vectors or zero SSE.
+    `on_split` is called after each split.
 
     Raises:
         UserError: for values that are not finite, or k above the number of distinct directions.
@@ -119,7 +122,7 @@ def bisecting_kmeans(
                 f"bisecting: {k} concepts were asked of {distinct} distinct directions among {len(vectors)} vectors: "
                 f"lower k to at most {distinct}, or sample more vectors."
             )
-        nodes, stopped = _grow(unit, k, seed, min_size, iterations, restarts, gpu_ordinal(device))
+        nodes, stopped = _grow(unit, k, seed, min_size, iterations, restarts, gpu_ordinal(device), on_split)
     return _collect(nodes, rows, len(vectors), stopped)
 
 
@@ -159,7 +162,14 @@ def _canonical_unit_vectors(vectors: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _grow(
-    unit: Tensor, k: int, seed: int, min_size: int, iterations: int, restarts: int, ordinal: int | None
+    unit: Tensor,
+    k: int,
+    seed: int,
+    min_size: int,
+    iterations: int,
+    restarts: int,
+    ordinal: int | None,
+    on_split: Callable[[], None],
 ) -> tuple[list[_Node], str]:
     """Return every node in order of creation and why splitting ended."""
     root_seed = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
@@ -180,6 +190,7 @@ def _grow(
         node.vectors = unit[:0]
         offer(node.left)
         offer(node.right)
+        on_split()
     if len(nodes) == 2 * k - 1:
         return nodes, "reached k"
     small = any(node.left < 0 and node.sse > 0 for node in nodes)

@@ -31,13 +31,16 @@ class ExtractLoop(ImageLoop):
         found = self.network.activations(images, list(self.rows))
         self._check_finite(found, images, rows)
         result: dict[str, Columns] = {}
+        drawn: dict[int, Tensor] = {}  # layers of one size share an image's draw
         for name, activation in found.items():
             if name == LOGITS:
                 result[name] = {"logits": activation}
                 continue
             layout = self.layouts[name]
             vectors = layout.vectors(activation)
-            positions = torch.from_numpy(self._positions(layout, rows)).to(vectors.device)
+            if layout.positions not in drawn:
+                drawn[layout.positions] = torch.from_numpy(self._positions(layout, rows)).to(vectors.device)
+            positions = drawn[layout.positions]
             if positions.shape[1] < layout.positions:
                 vectors = vectors.gather(1, positions[:, :, None].expand(-1, -1, layout.channels))
             result[name] = {"vectors": vectors, "positions": positions}
@@ -54,7 +57,8 @@ class ExtractLoop(ImageLoop):
         return np.stack(list(draws))
 
     def _check_finite(self, found: dict[str, Tensor], images: Tensor, rows: list[int]) -> None:
-        finite = torch.stack([value.isfinite().flatten(1).all(1) for value in found.values()], 1)
+        # A sum is NaN or infinite when a part is, and needs no mask of the activation's size.
+        finite = torch.stack([value.sum(tuple(range(1, value.ndim))).isfinite() for value in found.values()], 1)
         if finite.all():
             return
         bad = int((~finite.all(1)).nonzero()[0])

@@ -12,7 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from vismech.config import Config, Unreadable
 from vismech.data import ImageData

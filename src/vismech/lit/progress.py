@@ -43,7 +43,7 @@ class Meter:
             self.said = now
             log.info("%s: %d of %d", self.title, self.count, self.total)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.stop()
@@ -58,7 +58,7 @@ def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
             yield item
             meter.advance()
     finally:
-        meter.stop()
+        meter.close()
 
 
 class Progress(lightning.Callback):
@@ -78,4 +78,4 @@ class Progress(lightning.Callback):
     def teardown(self, trainer, pl_module, stage: str) -> None:
         """Take the bar away, after an error too."""
         if self.meter is not None:
-            self.meter.stop()
+            self.meter.close()

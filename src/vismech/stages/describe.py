@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vismech.config import Stage
+from vismech.lit.progress import track
 from vismech.search import nearest
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job
@@ -57,7 +58,8 @@ def _distinct_images(atoms: torch.Tensor, vectors: np.ndarray, count: int, devic
     open_concepts = np.arange(len(atoms))
     depth = min(total, count * (1 if per_image == 1 else 8))
     while len(open_concepts):
-        shards = (np.asarray(flat[first : first + SHARD]) for first in range(0, total, SHARD))
+        starts = range(0, total, SHARD)
+        shards = (np.asarray(flat[first : first + SHARD]) for first in track(starts, "describe", len(starts)))
         answer = nearest(atoms[open_concepts].numpy(), shards, depth, device=device)
         still = []
         for concept, found, values in zip(open_concepts, answer.rows, answer.scores, strict=True):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 
 import numpy as np
 import torch
 
 from vismech.config import Code, Stage
 from vismech.dictionaries import Dictionary, build
+from vismech.lit.progress import Meter
 from vismech.stages.context import Context, Job
 from vismech.store import Artifact, Spec
 
@@ -41,7 +43,8 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
     for layer, spec in specs.items():
         vectors = ctx.store.open(spec.parents["vectors"]).array("vectors.npy")
         flat = torch.from_numpy(np.array(vectors.reshape(-1, vectors.shape[-1])))
-        with ctx.store.writer(spec) as folder:
+        meter = Meter(f"dictionary {layer}", size(ctx, layer) - 1)
+        with ctx.store.writer(spec) as folder, closing(meter):
             build(
                 wanted.method.value,
                 flat,
@@ -50,6 +53,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                 center=wanted.center,
                 device=ctx.device,
                 min_size=wanted.min_size,
+                on_split=meter.advance,
             ).save(folder)
 
 

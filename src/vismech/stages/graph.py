@@ -63,6 +63,6 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             for index, group in enumerate(who.groups)
         ]
         with ctx.store.writer(spec) as folder:
-            graph = build_graph(ctx.config.graph.scope.value, groups, layers, pairs)
+            graph = build_graph(str(ctx.config.graph.scope.value), groups, layers, pairs)
             write_json(folder / "graph.json", graph)
             write_graphml(graph, folder / "graph.graphml")

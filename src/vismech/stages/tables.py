@@ -82,13 +82,14 @@ def timings(events: Events) -> pd.DataFrame:
 def flat_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """One number per name for ``metrics.json`` and loggers: ``<table>/<keys>/<metric>``."""
     found: dict[str, Any] = {}
-    for row in tables["completeness"].itertuples():
-        found[f"completeness/{row.lower}->{row.upper}/{row.metric}"] = row.value
-    for row in tables["extraction"].itertuples():
-        found[f"extraction/{row.layer}/{row.metric}"] = row.value
-    found["seconds"] = float(tables["timings"]["seconds"].sum())
-    found["cached"] = int(tables["timings"]["cached"].sum())
-    found["computed"] = int((~tables["timings"]["cached"].astype(bool)).sum())
+    for row in tables["completeness"].to_dict("records"):
+        found[f"completeness/{row['lower']}->{row['upper']}/{row['metric']}"] = row["value"]
+    for row in tables["extraction"].to_dict("records"):
+        found[f"extraction/{row['layer']}/{row['metric']}"] = row["value"]
+    timings = tables["timings"].to_dict("records")
+    found["seconds"] = sum(row["seconds"] for row in timings)
+    found["cached"] = sum(row["cached"] for row in timings)
+    found["computed"] = len(timings) - found["cached"]
     return found
 
 

@@ -1,0 +1,127 @@
+"""What the key of an artifact depends on: everything that it is made of, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from vismech.store import Spec, canonical, plain, write_json
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**60), 2**60),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=8,
+)
+INPUTS = st.dictionaries(st.text(max_size=5), TREES, min_size=1, max_size=4)
+
+
+def places(tree, path=()):
+    """Paths to all leaves and empty containers."""
+    items = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)) if isinstance(tree, list) else []
+    if not items:
+        yield path
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+def replaced(tree, path, value):
+    if not path:
+        return value
+    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    copy[path[0]] = replaced(tree[path[0]], path[1:], value)
+    return copy
+
+
+def reversed_order(tree):
+    if isinstance(tree, dict):
+        return {key: reversed_order(tree[key]) for key in reversed(tree)}
+    return [reversed_order(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def at(tree, path):
+    return at(tree[path[0]], path[1:]) if path else tree
+
+
+@given(INPUTS, st.data())
+def test_any_leaf_changes_the_key(inputs, data) -> None:
+    path = data.draw(st.sampled_from(list(places(inputs))))
+    value = data.draw(LEAVES)
+    assume(json.dumps(value) != json.dumps(at(inputs, path)))
+    assert Spec("s", 1, "u", inputs).key != Spec("s", 1, "u", replaced(inputs, path, value)).key
+
+
+@given(INPUTS)
+def test_the_order_of_mappings_does_not_change_the_key(inputs) -> None:
+    assert Spec("s", 1, "u", inputs).key == Spec("s", 1, "u", reversed_order(inputs)).key
+
+
+@given(INPUTS, INPUTS)
+def test_stage_version_unit_and_parents_change_the_key(inputs, others) -> None:
+    assume(inputs != others and canonical(inputs) != canonical(others))
+    parent = Spec("p", 1, "", inputs)
+    specs = [
+        Spec("s", 1, "u", inputs),
+        Spec("t", 1, "u", inputs),
+        Spec("s", 2, "u", inputs),
+        Spec("s", 1, "v", inputs),
+        Spec("s", 1, "u", inputs, {"a": parent}),
+        Spec("s", 1, "u", inputs, {"b": parent}),
+        Spec("s", 1, "u", inputs, {"a": Spec("p", 1, "", others)}),
+        Spec("s", 1, "u", inputs, {"a": Spec("p", 2, "", inputs)}),
+        Spec("s", 1, "u", inputs, {"a": Spec("p", 1, "", inputs, {"deep": parent})}),
+    ]
+    assert len({spec.key for spec in specs}) == len(specs)
+    assert specs[4].key == Spec("s", 1, "u", dict(inputs), {"a": Spec("p", 1, "", dict(inputs))}).key
+
+
+def test_the_key_is_pinned() -> None:
+    # Another value means that every artifact of every user is computed again.
+    spec = Spec("extract", 1, "layer1", {"model": {"name": "é", "k": 8}, "seed": 0, "λ": 0.02, "root": None})
+    assert spec.key == "835231f0d4c19e6e8420"
+    assert Spec("graph", 3, "", {}, {"parent": spec}).key == "f7eb2015ea7136281eb9"
+
+
+class Colour(StrEnum):
+    red = "red"
+
+
+@dataclass
+class Settings:
+    colour: Colour
+    sizes: tuple[int, ...]
+    folder: Path
+
+
+def test_what_python_calls_otherwise_is_the_same_key() -> None:
+    first = {"settings": Settings(Colour.red, (1, 2), Path("a/b"))}
+    second = {"settings": {"sizes": [1, 2], "folder": "a/b", "colour": "red"}}
+    assert plain(first) == second
+    assert Spec("s", 1, "u", first).key == Spec("s", 1, "u", second).key
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_is_refused(value, tmp_path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        _ = Spec("s", 1, "u", {"deep": [{"x": value}]}).key
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"x": value})
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), np.zeros(2), np.int64(3), b"x"])
+def test_what_json_does_not_know_is_refused(value) -> None:
+    with pytest.raises(TypeError, match="cannot be part of a key"):
+        _ = Spec("s", 1, "u", {"x": value}).key
