@@ -15,9 +15,8 @@ def compare(run: Path, expected: Path) -> bool:
         value = found.get(name)
         holds = value is not None and low <= value <= high
         fine &= holds
-        print(
-            f"{'ok  ' if holds else 'FAIL'}  {name:<48} {value if value is None else f'{value:.4g}':>10}  [{low:g}, {high:g}]"
-        )
+        shown = "missing" if value is None else f"{value:.4g}"
+        print(f"{'ok  ' if holds else 'FAIL'}  {name:<48} {shown:>10}  [{low:g}, {high:g}]")
     return fine
 
 
