@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vismech.config import Scope
+from vismech.config import Positions, Scope
 from vismech.pipeline import Plan
 from vismech.report.figures import graph_figure
 from vismech.report.page import ReportData, render_page
@@ -119,7 +119,9 @@ def _predicted(ctx: Context, chances: np.ndarray) -> str:
 def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
     config = ctx.config
     weights = config.model.checkpoint or config.model.weights or "initial values"
-    kept = "all positions" if config.extract.positions == "all" else f"{config.extract.per_image} positions per image"
+    extract = config.extract
+    drawn = f"{extract.per_image} per image, drawn by {extract.positions.value}".replace("by uniform", "uniformly")
+    kept = "all positions" if extract.positions is Positions.all else drawn
     facts: dict[str, Any] = {
         "experiment": config.name,
         "model": config.model.name if config.model.source != "custom" else config.model.target,
