@@ -67,5 +67,5 @@ def test_all_positions_can_be_drawn_and_no_more(draw) -> None:
 
 
 def test_weights_that_are_no_numbers_name_the_image() -> None:
-    with pytest.raises(ValueError, match="'cat.png'"):
+    with pytest.raises(ValueError, match=r"'cat\.png'"):
         weighted_positions("cat.png", 0, np.array([1.0, np.nan]), 1)

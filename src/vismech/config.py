@@ -187,8 +187,8 @@ class ExtractConfig:
     layers: list[str] = field(default_factory=lambda: ["blocks.2", "blocks.4", "blocks.6"])
     """Layer names or shell patterns such as layer3.*; a name means that module's output."""
     positions: Positions = Positions.all
-    """all, or a draw of `per_image`: uniform, or in proportion to what a position adds to the predicted class's logit, by
-    its relevance in sharing ratio decomposition (the paper's) or by gradient (gradient × activation, for any network)."""
+    """all, or a draw of `per_image`: uniform, or in proportion to what a position adds to the predicted class's logit,
+    by relevance (sharing ratio decomposition, as in the paper) or gradient (gradient × activation, for any network)."""
     per_image: int = 8
     """Positions drawn per image (not used by positions=all)."""
 

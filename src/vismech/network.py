@@ -320,7 +320,7 @@ class HookedNetwork(Network):
         wanted = [layer for layer in layers if layer != LOGITS]
 
         def keep(name: str, value: Tensor) -> Tensor:
-            # A later in-place operation would rewrite what is kept; gradients reach it because the model goes on from it.
+            # A later in-place operation would rewrite what is kept; the model goes on from it, so gradients reach it.
             found[name] = value.clone()
             if len(found) == len(layers):
                 raise _Reached

@@ -122,11 +122,11 @@ def uniform_positions(sample_id: str, seed: int, positions: int, count: int) -> 
 def weighted_positions(
     sample_id: str, seed: int, weights: Float[np.ndarray, " p"], count: int
 ) -> Int[np.ndarray, " n"]:
-    """``count`` distinct positions of one image, ascending, each drawn with probability ∝ max(weight, 0) among those left.
+    """``count`` distinct positions of one image, ascending, each drawn with probability ∝ max(weight, 0) of those left.
 
-    The draw is a race (Efraimidis & Spirakis 2006): position p arrives at ``E_p / w_p``, ``E_p ~ Exp(1)`` drawn from (seed,
-    sample id) alone, and the first ``count`` win. Noise and weight meet one by one, so that a weight's last bits can only
-    decide a race that is tied to as many digits. Positions without weight come after all others, in uniform order.
+    The draw is a race (Efraimidis & Spirakis 2006): position p arrives at ``E_p / w_p``, ``E_p ~ Exp(1)`` drawn from
+    (seed, sample id) alone, and the first ``count`` win. Noise and weight meet one by one, so that a weight's last bits
+    can only decide a race that is tied to as many digits. Positions without weight come last, in uniform order.
 
     Raises:
         UserError: more positions asked for than the layer has.

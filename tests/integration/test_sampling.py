@@ -59,7 +59,7 @@ def test_a_draw_does_not_depend_on_batches_or_processes(positions, tiny, tmp_pat
 
 @pytest.mark.parametrize("hooked", [False, True])
 def test_gradient_weighs_by_what_a_position_adds_to_the_logit(hooked, tiny) -> None:
-    """Against the head's own formula at the last layer, <w_c, x_p>/P, and against autograd through the plain modules."""
+    """Against the head's own formula at the last layer, <w_c, x_p>/P, and autograd through the plain modules."""
     model, images = tiny_network.network().requires_grad_(False), tiny_network.images(4)
     network = tiny_network.hooked(model) if hooked else open_network(model, images)
     loop = object.__new__(ExtractLoop)
@@ -137,5 +137,5 @@ def test_bad_numbers_are_no_missing_rule(tiny, tmp_path) -> None:
     save_file(state, tmp_path / "nan.safetensors")
     tiny.model.checkpoint = str(tmp_path / "nan.safetensors")
     tiny.extract.positions, tiny.extract.per_image = Positions.relevance, 1
-    with pytest.raises(UserError, match="not finite from layer 'layer2.bn1' on"):
+    with pytest.raises(UserError, match=r"not finite from layer 'layer2\.bn1' on"):
         _extract(tiny, tmp_path)

@@ -16,15 +16,14 @@ from vismech.pfv import Layout, uniform_positions, weighted_positions
 from vismech.receptive_field import layer_relevance
 from vismech.rows import Column
 
-
 CONTRIBUTION = (Positions.relevance, Positions.gradient)
 
 
 def extract_columns(layout: Layout, extract: ExtractConfig) -> dict[str, Column]:
     """Arrays of one layer, per image.
 
-    ``vectors`` PFVs [n, C]; ``positions`` the flat positions [n] they were taken at; and where positions are drawn in proportion
-    to their contribution, ``uniform``: that none contributed, so that the draw was uniform.
+    ``vectors`` PFVs [n, C]; ``positions`` the flat positions [n] they were taken at; and where positions are drawn in
+    proportion to their contribution, ``uniform``: that none contributed, so that the draw was uniform.
     """
     count = layout.positions if extract.positions is Positions.all else extract.per_image
     columns = {"vectors": Column((count, layout.channels)), "positions": Column((count,), "int32")}
