@@ -56,6 +56,13 @@ class Positions(StrEnum):
     gradient = "gradient"
 
 
+class Patches(StrEnum):
+    """What stands for a vector on a card: the pixels that it came from, or its position's own square."""
+
+    receptive_field = "receptive_field"
+    upsampling = "upsampling"
+
+
 class Method(StrEnum):
     """How concept vectors are found."""
 
@@ -221,8 +228,13 @@ class DescribeConfig:
 
     nearest: int = 10
     """Nearest vectors per concept, by cosine over all extracted vectors, one per image at the most."""
-    context: float = 1.0
-    """Margin around a position's own square, in squares."""
+    patches: Patches = Patches.receptive_field
+    """receptive_field: the pixels that a vector came from (upsampling where sharing ratios have no rule for the
+    network); upsampling: the square of its position."""
+    mass: float = 0.8
+    """Share of a receptive field's positive part that the shown square holds, without its margin."""
+    context: float | None = None
+    """Margin around the square, in its sides; null: 0.25 around receptive fields, 1 around positions."""
 
 
 @dataclass
