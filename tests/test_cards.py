@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vismech.errors import UserError
-from vismech.report.cards import CELLS, Square, field_patch, smallest_square
+from vismech.report.cards import CELLS, Square, card_picture, field_patch, localization_picture, smallest_square
+from vismech.report.patches import encode_png
 
 
 def _every_square(field: np.ndarray, mass: float) -> tuple[int, float]:
@@ -107,3 +108,25 @@ def test_what_cannot_be_shown_is_refused(change: dict, words: str) -> None:
     given = {"image": np.zeros((8, 8, 3), np.uint8), "field": np.ones((8, 8))} | change
     with pytest.raises(UserError, match=words):
         field_patch(**given)
+
+
+def test_a_localisation_is_bright_where_its_map_is() -> None:
+    image = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    map = np.full((64, 64), -1.0)
+    map[8:24, 40:56] = 1
+    picture = np.asarray(localization_picture(image, {"map": map, "nothing": -np.abs(map)}, "title"))
+    plain, shown, nothing = (picture[24 : 24 + 64, 8 + 72 * n : 72 + 72 * n].astype(int) for n in range(3))
+    assert (plain == 200).all()
+    assert shown[10:22, 42:54].min() > 180  # the cells do not divide these pixels evenly
+    assert (shown[40:] == 56).all()
+    assert (shown[:, :30] == 56).all()
+    assert (nothing == 56).all()
+
+
+def test_a_card_shows_every_patch_under_its_title() -> None:
+    patches = [encode_png(np.full((96, 96, 3), 20 * n, np.uint8)) for n in range(7)]
+    card = np.asarray(card_picture(patches, [f"0.{n}" for n in range(7)], "layer #1"))
+    assert card.shape == (2 * 120 + 24, 5 * 104 + 8, 3)
+    for n in range(7):
+        row, column = divmod(n, 5)
+        assert (card[24 + 120 * row : 120 + 120 * row, 8 + 104 * column : 104 + 104 * column] == 20 * n).all()

@@ -5,12 +5,14 @@ A field is a signed map over the pixels of the image as the model sees it; only 
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from vismech.errors import UserError
 from vismech.report.patches import LEAST_PIXELS, THUMBNAIL, as_picture, finite_map, lit, square_box
@@ -20,6 +22,9 @@ CONTEXT = 0.25
 CELLS = 16  # light is averaged over so many cells a side and smoothed: fields are speckled, and perforated by strides
 SMOOTHING = 2
 DIMMED = 0.45
+MAP_CELLS = 56
+LIT = 0.5  # share of a localisation that its bright region holds
+LINE = 16
 
 
 class Square(NamedTuple):
@@ -93,16 +98,54 @@ def field_patch(
     crop = picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
     positive = Image.fromarray(np.maximum(np.asarray(field), 0).astype(np.float32))
     cells = np.asarray(positive.resize((CELLS, CELLS), Image.Resampling.BOX, box=box), dtype=np.float64)
+    return lit(crop, _light(cells, mass, (size, size)), DIMMED)
+
+
+def _light(cells: Float[ndarray, "rows columns"], mass: float, size: tuple[int, int]) -> Float[ndarray, "height width"]:
+    """Light of ``size`` (width, height): 1 in the smallest region that holds ``mass`` of the smoothed cells, then less."""
     for _ in range(SMOOTHING):
         for axis in (0, 1):
             padded = np.pad(cells, [(1, 1) if axis == each else (0, 0) for each in (0, 1)], mode="edge")
-            before, here, after = (padded.take(range(start, start + CELLS), axis) for start in (0, 1, 2))
+            before, here, after = (padded.take(range(start, start + cells.shape[axis]), axis) for start in (0, 1, 2))
             cells = (before + 2 * here + after) / 4
     if cells.max() <= 0:
-        return lit(crop, np.zeros((size, size)), DIMMED)
+        return np.zeros(size[::-1])
     ordered = np.sort(cells, axis=None)[::-1]
     level = ordered[np.searchsorted(ordered.cumsum(), mass * ordered.sum() * (1 - 1e-9))]
-    smooth = Image.fromarray((cells / level).clip(0, 1).astype(np.float32)).resize(
-        (size, size), Image.Resampling.BILINEAR
-    )
-    return lit(crop, np.asarray(smooth, dtype=np.float64), DIMMED)
+    light = Image.fromarray((cells / level).clip(0, 1).astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(light, dtype=np.float64)
+
+
+def card_picture(patches: Sequence[bytes], captions: Sequence[str], title: str, columns: int = 5) -> Image.Image:
+    """A card of its own: a title over the PNG patches in rows, each with a caption below."""
+    width, height = THUMBNAIL + 8, THUMBNAIL + LINE + 8
+    rows = -(-len(patches) // columns)
+    card = Image.new("RGB", (columns * width + 8, rows * height + LINE + 8), "white")
+    draw, font = ImageDraw.Draw(card), ImageFont.load_default(size=12)
+    draw.text((8, 4), title, "black", font)
+    for index, (png, caption) in enumerate(zip(patches, captions, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = 8 + column * width, LINE + 8 + row * height
+        card.paste(Image.open(io.BytesIO(png)), (left, top))
+        draw.text((left, top + THUMBNAIL), caption, "grey", font)
+    return card
+
+
+def localization_picture(
+    image: Image.Image, maps: Mapping[str, Float[ndarray, "height width"]], title: str
+) -> Image.Image:
+    """The image, and for each map the image bright in the smallest region that holds half of its positive part."""
+    width, height = image.size
+    shown = {title: image}
+    for name, map in maps.items():
+        cells = min(MAP_CELLS, width), min(MAP_CELLS, height)
+        positive = Image.fromarray(np.maximum(finite_map(map), 0).astype(np.float32))
+        coarse = np.asarray(positive.resize(cells, Image.Resampling.BOX), dtype=np.float64)
+        shown[name] = lit(image, _light(coarse, LIT, image.size))
+    picture = Image.new("RGB", (len(shown) * (width + 8) + 8, height + LINE + 16), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
+    for index, (name, part) in enumerate(shown.items()):
+        left = 8 + index * (width + 8)
+        draw.text((left, 4), name, "black", font)
+        picture.paste(part, (left, LINE + 8))
+    return picture

@@ -16,6 +16,7 @@ from vismech.receptive_field import SharingRatios, sharing_ratios
 from vismech.report.cards import CONTEXT, field_patch
 from vismech.report.patches import encode_png, patch
 from vismech.stages.context import Context
+from vismech.store import Artifact
 from vismech.threads import one_thread
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,26 @@ class Place(NamedTuple):
     sample: str
     layer: str
     position: int
+
+
+class Nearest(NamedTuple):
+    """The nearest vectors of a concept, their cosines, and its share of all vectors."""
+
+    places: list[Place]
+    cosines: list[float]
+    share: float
+
+
+def nearest_vectors(layer: str, concept: int, described: Artifact, ids: list[str]) -> Nearest:
+    """What the description of ``layer`` says of a concept; ``ids`` are the samples of its vectors."""
+    images, positions = described.array("images.npy")[concept], described.array("positions.npy")[concept]
+    found = images >= 0
+    places = [
+        Place(ids[image], layer, position)
+        for image, position in zip(images[found].tolist(), positions[found].tolist(), strict=True)
+    ]
+    cosines = described.array("cosines.npy")[concept][found].tolist()
+    return Nearest(places, cosines, float(described.array("shares.npy")[concept]))
 
 
 class Pictures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,9 @@ from vismech.report.figures import graph_figure
 from vismech.report.page import ReportData, render_page
 from vismech.report.patches import Card, Patch, encode_png
 from vismech.stages import trace as trace_stage
-from vismech.stages.cards import PatchesOf, Pictures, Place, patches_of
+from vismech.stages.cards import Nearest, PatchesOf, Pictures, nearest_vectors, patches_of
 from vismech.stages.context import Context, read_images
 from vismech.stages.explained import spread
-from vismech.store import Artifact
 
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
 
@@ -34,7 +33,7 @@ def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], un
         described, images = ctx.store.open(spec), read_images(ctx.store.open(plan.vectors[layer]))
         kept = [node for node in graph["nodes"] if node["kind"] == "concept" and node["layer"] == layer]
         for node in kept:
-            nearest[node["id"]] = _nearest(layer, node["concept"], described, images.ids)
+            nearest[node["id"]] = nearest_vectors(layer, node["concept"], described, images.ids)
     patches = patches_of(ctx, (place for each in nearest.values() for place in each.places), pictures)
     cards = {name: _card(ctx, each, patches) for name, each in nearest.items()}
     logits = ctx.store.open(plan.logits)
@@ -82,26 +81,7 @@ def _photograph(pictures: Pictures, sample: str) -> bytes:
     return encode_png(pictures.open(sample).resize((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE), Image.Resampling.LANCZOS))
 
 
-class _Nearest(NamedTuple):
-    """The nearest vectors of a concept, their cosines, and its share of all vectors."""
-
-    places: list[Place]
-    cosines: list[float]
-    share: float
-
-
-def _nearest(layer: str, concept: int, described: Artifact, ids: list[str]) -> _Nearest:
-    images, positions = described.array("images.npy")[concept], described.array("positions.npy")[concept]
-    found = images >= 0
-    places = [
-        Place(ids[image], layer, position)
-        for image, position in zip(images[found].tolist(), positions[found].tolist(), strict=True)
-    ]
-    cosines = described.array("cosines.npy")[concept][found].tolist()
-    return _Nearest(places, cosines, float(described.array("shares.npy")[concept]))
-
-
-def _card(ctx: Context, nearest: _Nearest, patches: PatchesOf) -> Card:
+def _card(ctx: Context, nearest: Nearest, patches: PatchesOf) -> Card:
     shown = []
     for place, cosine in zip(nearest.places, nearest.cosines, strict=True):
         row, column = divmod(place.position, ctx.layout(place.layer).grid[1])
