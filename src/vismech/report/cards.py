@@ -102,7 +102,7 @@ def field_patch(
 
 
 def _light(cells: Float[ndarray, "rows columns"], mass: float, size: tuple[int, int]) -> Float[ndarray, "height width"]:
-    """Light of ``size`` (width, height): 1 in the smallest region that holds ``mass`` of the smoothed cells, then less."""
+    """Light of ``size`` (width, height): 1 in the smallest region with ``mass`` of the smoothed cells, then less."""
     for _ in range(SMOOTHING):
         for axis in (0, 1):
             padded = np.pad(cells, [(1, 1) if axis == each else (0, 0) for each in (0, 1)], mode="edge")
