@@ -175,7 +175,7 @@ def test_the_surface_changes_only_on_purpose() -> None:
         ("graph.scope=everything", "graph.scope=everything is not a choice; it can be class, pair, dataset, image"),
         ("model=resnet19", "model=resnet19 is not a choice; nearest: resnet18"),
         ("experiment=quikstart", "experiment=quikstart is not a choice; nearest: quickstart"),
-        ("extract=some", "extract=some is not a choice; it can be all, uniform"),
+        ("extract=some", "extract=some is not a choice; it can be all, gradient, relevance, uniform"),
         # what cannot be read, and what has no value
         ("quickstart", "cannot read 'quickstart': write key=value"),
         ("data.root=[[", "cannot read 'data.root=[[': write key=value, and quote a value with any of"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vismech.network import HookedNetwork
+
 
 class Block(nn.Module):
     """A basic block of a ResNet with one in-place ReLU for both of its activations, as torchvision has it."""
@@ -65,6 +67,33 @@ def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
 def network(classes: int = 3, width: int = 8) -> nn.Module:
     """A residual network with the same weights in every process."""
     return seeded(TinyNetwork(classes, width))
+
+
+def against_everything() -> nn.Module:
+    """:func:`network` with logits of −1, to which no position adds anything."""
+    model = network()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.fill_(-1.0)
+    return model
+
+
+class Gate(nn.Module):
+    """Squeeze and excitation, which sharing ratios have no rule for."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.excite = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.excite(x.mean((2, 3), keepdim=True)))
+
+
+def gated() -> nn.Module:
+    """:func:`network` with a gate at the end of its second block."""
+    model = TinyNetwork(3, 8)
+    model.layer2 = nn.Sequential(model.layer2, Gate(16))
+    return seeded(model)
 
 
 def images(count: int, side: int = 32) -> Tensor:

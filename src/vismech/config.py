@@ -48,6 +48,15 @@ class Positions(StrEnum):
 
     all = "all"
     uniform = "uniform"
+    relevance = "relevance"
+    gradient = "gradient"
+
+
+class Patches(StrEnum):
+    """What stands for a vector on a card: the pixels that it came from, or its position's own square."""
+
+    receptive_field = "receptive_field"
+    upsampling = "upsampling"
 
 
 class Method(StrEnum):
@@ -189,7 +198,8 @@ class ExtractConfig:
     layers: list[str] = field(default_factory=lambda: ["blocks.2", "blocks.4", "blocks.6"])
     """Layer names or shell patterns such as layer3.*; a name means that module's output."""
     positions: Positions = Positions.all
-    """all positions, or a uniform draw of `per_image` of them."""
+    """all, or a draw of `per_image`: uniform, or in proportion to what a position adds to the predicted class's logit,
+    by relevance (sharing ratio decomposition, as in the paper) or gradient (gradient × activation, for any network)."""
     per_image: int = 8
     """Positions drawn per image (not used by positions=all)."""
 
@@ -222,8 +232,13 @@ class DescribeConfig:
 
     nearest: int = 10
     """Nearest vectors per concept, by cosine over all extracted vectors, one per image at the most."""
-    context: float = 1.0
-    """Margin around a position's own square, in squares."""
+    patches: Patches = Patches.receptive_field
+    """receptive_field: the pixels that a vector came from (upsampling where sharing ratios have no rule for the
+    network); upsampling: the square of its position."""
+    mass: float = 0.8
+    """Share of a receptive field's positive part that the shown square holds, without its margin."""
+    context: float | None = None
+    """Margin around the square, in its sides; null: 0.25 around receptive fields, 1 around positions."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ def documentation(schema: type = Config, prefix: str = "") -> list[FieldDoc]:
             found += documentation(hint, f"{prefix}{item.name}.")  # type: ignore[arg-type]
             continue
         default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
-        found.append(FieldDoc(prefix + item.name, _type_name(hint), _text(default), texts[item.name]))
+        found.append(FieldDoc(prefix + item.name, _type_name(hint), _text(default), " ".join(texts[item.name].split())))
     return found
 
 

@@ -322,11 +322,11 @@ class HookedNetwork(Network):
         wanted = [layer for layer in layers if layer != LOGITS]
 
         def keep(name: str, value: Tensor) -> Tensor:
-            # A later in-place operation would rewrite what is kept.
+            # A later in-place operation would rewrite what is kept; the model goes on from it, so gradients reach it.
             found[name] = value.clone()
             if len(found) == len(layers):
                 raise _Reached
-            return value
+            return found[name].clone()
 
         with ExitStack() as stack:
             if given is not None:

@@ -115,8 +115,7 @@ def uniform_positions(sample_id: str, seed: int, positions: int, count: int) -> 
     Raises:
         UserError: more positions asked for than the layer has.
     """
-    if count > positions:
-        raise UserError(f"extract.per_image={count} positions were asked for, but the layer has {positions}")
+    _check_count(positions, count)
     digest = hashlib.shake_256(f"{seed}:{sample_id}".encode()).digest(8 * count)
     chosen: set[int] = set()
     # Floyd's algorithm (Bentley & Floyd 1987): every set of `count` positions is equally likely.
@@ -124,3 +123,33 @@ def uniform_positions(sample_id: str, seed: int, positions: int, count: int) -> 
         position = number % (last + 1)
         chosen.add(last if position in chosen else position)
     return np.array(sorted(chosen), dtype=np.int64)
+
+
+def weighted_positions(
+    sample_id: str, seed: int, weights: Float[np.ndarray, " p"], count: int
+) -> Int[np.ndarray, " n"]:
+    """``count`` distinct positions of one image, ascending, each drawn with probability ∝ max(weight, 0) of those left.
+
+    The draw is a race (Efraimidis & Spirakis 2006): position p arrives at ``E_p / w_p``, ``E_p ~ Exp(1)`` drawn from
+    (seed, sample id) alone, and the first ``count`` win. Noise and weight meet one by one, so that a weight's last bits
+    can only decide a race that is tied to as many digits. Positions without weight come last, in uniform order.
+
+    Raises:
+        UserError: more positions asked for than the layer has.
+        ValueError: a weight that is NaN or infinite.
+    """
+    weights = weights.astype(np.float64)
+    if not np.isfinite(weights).all():
+        raise ValueError(f"the weights of the positions of {sample_id!r} hold NaN or infinite values")
+    _check_count(len(weights), count)
+    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
+    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+    arrival = np.log(generator.standard_exponential(len(weights)))
+    weighted = weights > 0
+    arrival[weighted] -= np.log(weights[weighted])
+    return np.sort(np.lexsort((arrival, ~weighted))[:count]).astype(np.int64)
+
+
+def _check_count(positions: int, count: int) -> None:
+    if count > positions:
+        raise UserError(f"extract.per_image={count} positions were asked for, but the layer has {positions}")

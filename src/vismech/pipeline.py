@@ -272,6 +272,10 @@ def check(config: Config) -> None:
     ):
         if value < 0:
             raise UserError(f"{key}={value} must not be negative")
+    if not 0 < config.describe.mass <= 1:
+        raise UserError(f"describe.mass={config.describe.mass} must be above 0 and at most 1: it is a share")
+    if config.describe.context is not None and config.describe.context < 0:
+        raise UserError(f"describe.context={config.describe.context} must not be negative: it is a margin")
     if config.dictionary.penalty <= 0:
         raise UserError(
             f"dictionary.penalty={config.dictionary.penalty} must be positive: it is a fraction of the mean norm"

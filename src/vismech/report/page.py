@@ -25,7 +25,10 @@ SCOPES = ("pair", "class", "dataset", "image")
 
 
 class ReportData(NamedTuple):
-    """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key."""
+    """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key.
+
+    ``receptive_fields`` says whether the cards' patches are receptive fields or plain upsampled squares.
+    """
 
     graph: Mapping[str, Any]
     cards: Mapping[str, Card]
@@ -34,6 +37,7 @@ class ReportData(NamedTuple):
     reconstruction: pd.DataFrame
     facts: Mapping[str, str]
     notes: Sequence[str]
+    receptive_fields: bool = False
 
 
 def render_page(report: ReportData) -> str:
@@ -82,6 +86,7 @@ def render_page(report: ReportData) -> str:
         completeness=tabulate(report.completeness, COMPLETENESS),
         reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
         facts=report.facts,
+        receptive_fields=report.receptive_fields,
     )
 
 

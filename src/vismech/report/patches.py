@@ -56,18 +56,46 @@ def patch(
     Raises:
         UserError: the image is not RGB of 8 bits, the position is outside the grid, or context is negative.
     """
-    picture = _picture(image)
+    picture = as_picture(image)
     (row, col), (h, w) = position, grid
     if not (0 <= row < h and 0 <= col < w):
         raise UserError(f"position {position} is outside the grid {grid}; rows and columns count from 0.")
     if not context >= 0:
         raise UserError(f"context must be 0 or more cells of margin, got {context}.")
     width, height = picture.size
-    side = min(max(max(height / h, width / w) * (1 + 2 * context), least), width, height)
-    left = min(max((col + 0.5) * width / w - side / 2, 0), width - side)
-    top = min(max((row + 0.5) * height / h - side / 2, 0), height - side)
-    box = (left, top, left + side, top + side)
+    middle = ((col + 0.5) * width / w, (row + 0.5) * height / h)
+    box = square_box(middle, max(max(height / h, width / w) * (1 + 2 * context), least), picture.size)
     return picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
+
+
+def square_box(middle: tuple[float, float], side: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The square of ``side`` pixels around ``middle`` (x, y), at most the shorter side of the image of ``size`` (width,
+    height) and moved inside it: left, top, right, bottom.
+    """
+    side = min(side, *size)
+    left, top = (min(max(centre - side / 2, 0), length - side) for centre, length in zip(middle, size, strict=True))
+    return left, top, left + side, top + side
+
+
+def lit(picture: Image.Image, light: Float[ndarray, "height width"], dimmed: float = DIMMED) -> Image.Image:
+    """The picture in full colour where ``light`` is 1, grey and dimmed to ``dimmed`` where it is 0."""
+    pixels = np.asarray(picture, dtype=np.float64)
+    shade = dimmed * (pixels @ GREY)[..., None]
+    return Image.fromarray(np.rint(light[..., None] * pixels + (1 - light[..., None]) * shade).astype(np.uint8))
+
+
+def finite_map(map: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
+    """A map in double precision.
+
+    Raises:
+        UserError: the map is not two-dimensional or holds NaN or infinity.
+    """
+    values = np.asarray(map, dtype=np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise UserError(f"a map has shape [h, w], got {values.shape}.")
+    if not np.isfinite(values).all():
+        raise UserError(f"the map holds {int((~np.isfinite(values)).sum())} NaN or infinite values; mend its source.")
+    return values
 
 
 def heat_overlay(
@@ -81,31 +109,28 @@ def heat_overlay(
     Raises:
         UserError: the map is not two-dimensional or holds NaN or infinity.
     """
-    pixels = np.asarray(_picture(image), dtype=np.float64)
-    values = np.asarray(map, dtype=np.float64)
-    if values.ndim != 2 or values.size == 0:
-        raise UserError(f"a map has shape [h, w], got {values.shape}.")
-    if not np.isfinite(values).all():
-        raise UserError(f"the map holds {int((~np.isfinite(values)).sum())} NaN or infinite values; mend its source.")
-    positive = np.maximum(values, 0)
+    picture = as_picture(image)
+    positive = np.maximum(finite_map(map), 0)
     if positive.max() > 0:
         positive = positive / positive.max()
-    height, width = pixels.shape[:2]
-    layer = Image.fromarray(positive.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    light = np.asarray(layer, dtype=np.float64)[..., None]
-    shade = dimmed * (pixels @ GREY)[..., None]
-    return Image.fromarray(np.rint(light * pixels + (1 - light) * shade).astype(np.uint8))
+    layer = Image.fromarray(positive.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
+    return lit(picture, np.asarray(layer, dtype=np.float64), dimmed)
 
 
 def encode_png(image: Image.Image | UInt8[ndarray, "height width 3"]) -> bytes:
     """PNG bytes that depend on the pixels only: profiles, dates and comments of the image are left out."""
-    clean = Image.fromarray(np.asarray(_picture(image)))
+    clean = Image.fromarray(np.asarray(as_picture(image)))
     buffer = io.BytesIO()
     clean.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _picture(image: Image.Image | UInt8[ndarray, "height width 3"]) -> Image.Image:
+def as_picture(image: Image.Image | UInt8[ndarray, "height width 3"]) -> Image.Image:
+    """An image or array as an RGB picture.
+
+    Raises:
+        UserError: an array of another shape or type.
+    """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = np.asarray(image)

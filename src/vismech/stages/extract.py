@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
+
+import numpy as np
 
 from vismech.config import Positions, Stage
 from vismech.lit.extract import ExtractLoop, extract_columns
@@ -13,6 +16,7 @@ from vismech.rows import Column, Rows
 from vismech.stages.context import Context, Job, compact, some_kept, write_images
 from vismech.store import Spec, plain, write_json
 
+log = logging.getLogger(__name__)
 VERSION = 1
 
 
@@ -42,13 +46,16 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             if name == LOGITS:
                 columns = {"logits": Column(ctx.network.shape(LOGITS))}
             else:
-                everywhere = extract.positions is Positions.all
-                columns = extract_columns(layouts[name], layouts[name].positions if everywhere else extract.per_image)
+                columns = extract_columns(layouts[name], extract)
             rows[name] = Rows(folder, columns, len(ctx.data))
         run_loop(ExtractLoop(ctx.config, ctx.data, range(len(ctx.data)), rows, "extract", layouts=layouts))
         for name, folder in folders.items():
             kept = rows[name].finish()
             some_kept(kept)
             (folder / "images.json").write_bytes(compact(write_images(ctx, kept)))
+            if "uniform" in rows[name].columns and (count := int(np.load(folder / "uniform.npy").sum())):
+                log.info(
+                    "%s: no position adds to the logit in %d of %d images, drawn uniformly", name, count, len(kept)
+                )
             if name != LOGITS:
                 write_json(folder / "layout.json", layouts[name])

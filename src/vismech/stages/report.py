@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vismech.config import Scope
+from vismech.config import Patches, Positions, Scope
 from vismech.pipeline import Plan
 from vismech.report.figures import graph_figure
 from vismech.report.page import ReportData, render_page
-from vismech.report.patches import Card, Patch, encode_png, patch
+from vismech.report.patches import Card, Patch, encode_png
 from vismech.stages import trace as trace_stage
+from vismech.stages.cards import Nearest, PatchesOf, Pictures, nearest_vectors, patches_of
 from vismech.stages.context import Context, read_images
 from vismech.stages.explained import spread
-from vismech.store import Artifact
 
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
 
@@ -28,13 +27,15 @@ def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], un
     """Everything the page shows."""
     assert plan.graph is not None and plan.logits is not None
     graph = ctx.store.open(plan.graph).json("graph.json")
-    pictures = _Pictures(ctx)
-    cards = {}
+    pictures = Pictures(ctx)
+    nearest = {}
     for layer, spec in plan.descriptions.items():
         described, images = ctx.store.open(spec), read_images(ctx.store.open(plan.vectors[layer]))
         kept = [node for node in graph["nodes"] if node["kind"] == "concept" and node["layer"] == layer]
         for node in kept:
-            cards[node["id"]] = _card(ctx, layer, node["concept"], described, images.ids, pictures)
+            nearest[node["id"]] = nearest_vectors(layer, node["concept"], described, images.ids)
+    patches = patches_of(ctx, (place for each in nearest.values() for place in each.places), pictures)
+    cards = {name: _card(ctx, each, patches) for name, each in nearest.items()}
     logits = ctx.store.open(plan.logits)
     who, images = trace_stage.read_explained(ctx, logits), read_images(logits)
     chances = _softmax(np.asarray(logits.array("logits.npy")))
@@ -42,7 +43,7 @@ def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], un
     for index, group in enumerate(who.groups):
         rows = spread(who.rows[who.group == index].tolist(), PHOTOGRAPHS)
         photographs[group.key] = [
-            Patch(pictures.photograph(images.ids[row]), _predicted(ctx, chances[row]), 1.0, images.ids[row])
+            Patch(_photograph(pictures, images.ids[row]), _predicted(ctx, chances[row]), 1.0, images.ids[row])
             for row in rows
         ]
     completeness = tables["completeness"].pivot_table(
@@ -59,6 +60,7 @@ def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], un
         reconstruction=extraction.reset_index(),
         facts=_facts(ctx, unreadable),
         notes=_notes(ctx, graph, unreadable),
+        receptive_fields=patches.kind is Patches.receptive_field,
     )
 
 
@@ -75,30 +77,17 @@ def write_report(ctx: Context, data: ReportData, run: Path) -> list[Path]:
     return written
 
 
-class _Pictures:
-    """The images as the model sees them, each read once."""
-
-    def __init__(self, ctx: Context) -> None:
-        place = {sample: index for index, sample in enumerate(ctx.data.ids)}
-        self.open = lru_cache(maxsize=512)(lambda sample: ctx.model.preprocess.geometry(ctx.data.load(place[sample])))
-
-    def photograph(self, sample: str) -> bytes:
-        image: Image.Image = self.open(sample)
-        return encode_png(image.resize((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE), Image.Resampling.LANCZOS))
+def _photograph(pictures: Pictures, sample: str) -> bytes:
+    return encode_png(pictures.open(sample).resize((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE), Image.Resampling.LANCZOS))
 
 
-def _card(ctx: Context, layer: str, concept: int, described: Artifact, ids: list[str], pictures: _Pictures) -> Card:
-    images, positions = described.array("images.npy")[concept], described.array("positions.npy")[concept]
-    cosines, share = described.array("cosines.npy")[concept], float(described.array("shares.npy")[concept])
-    grid, patches = ctx.layout(layer).grid, []
-    for image, position, cosine in zip(images.tolist(), positions.tolist(), cosines.tolist(), strict=True):
-        if image < 0:
-            continue
-        place = divmod(position, grid[1])
-        picture = patch(pictures.open(ids[image]), place, grid, ctx.config.describe.context)
-        caption = f"{_stem(ids[image])}, row {place[0]}, column {place[1]}"
-        patches.append(Patch(encode_png(picture), caption, float(cosine), ids[image]))
-    return Card(patches, share, "no vector lies near this concept" if not patches else "")
+def _card(ctx: Context, nearest: Nearest, patches: PatchesOf) -> Card:
+    shown = []
+    for place, cosine in zip(nearest.places, nearest.cosines, strict=True):
+        row, column = divmod(place.position, ctx.layout(place.layer).grid[1])
+        caption = f"{_stem(place.sample)}, row {row}, column {column}"
+        shown.append(Patch(patches.png[place], caption, cosine, place.sample))
+    return Card(shown, nearest.share, "no vector lies near this concept" if not shown else "")
 
 
 def _stem(sample: str) -> str:
@@ -119,7 +108,9 @@ def _predicted(ctx: Context, chances: np.ndarray) -> str:
 def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
     config = ctx.config
     weights = config.model.checkpoint or config.model.weights or "initial values"
-    kept = "all positions" if config.extract.positions == "all" else f"{config.extract.per_image} positions per image"
+    extract = config.extract
+    drawn = f"{extract.per_image} per image, drawn by {extract.positions.value}".replace("by uniform", "uniformly")
+    kept = "all positions" if extract.positions is Positions.all else drawn
     facts: dict[str, Any] = {
         "experiment": config.name,
         "model": config.model.name if config.model.source != "custom" else config.model.target,

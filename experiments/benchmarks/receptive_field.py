@@ -1,0 +1,146 @@
+"""Cost of sharing ratios, receptive fields and relevance, in plain forward passes of one image; and their memory.
+
+    python experiments/benchmarks/receptive_field.py [--runs 15] [--weights CIFAR_RESNET20_WEIGHTS]
+
+One thread, initial weights (the cost does not depend on them; `--weights` takes trained ones for the CIFAR ResNet), all
+parts alternating in one process, medians. Per network:
+(a) set-up: `sharing_ratios`, forward pass included, per image;
+(b) then per receptive field, at 1, 8 and 32 positions asked for at once;
+(c) `layer_relevance` at the last block divided by the activations of that block alone, batch of 16;
+(d) in a process of its own (on Linux), peak memory of the first set-up over that held after plain passes, and bytes kept
+per image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vismech.config import ModelSource
+from vismech.models import Model, open_model
+from vismech.network import Network, open_network
+from vismech.receptive_field import SharingRatios, layer_relevance, sharing_ratios
+
+
+class Case(NamedTuple):
+    """A network, the batch of its set-up, the layer of its receptive fields, and its last block."""
+
+    source: ModelSource
+    batch: int = 1
+    layer: str | None = None
+    last: str | None = None
+
+
+CASES = {
+    "resnet50": Case(ModelSource.torchvision, 1, "layer3.5", "layer4.2"),
+    "efficientnet_lite0": Case(ModelSource.efficientnet_lite, 1, "blocks.4", "blocks.6"),
+    "vgg16": Case(ModelSource.torchvision),
+    "cifar_resnet20": Case(ModelSource.cifar_resnet, 64),
+    "densenet121": Case(ModelSource.torchvision),
+    "mobilenet_v2": Case(ModelSource.torchvision),
+}
+COUNTS = (1, 8, 32)
+
+
+def opened(name: str, checkpoint: str | None) -> tuple[Model, Network, Tensor]:
+    case = CASES[name]
+    trained = checkpoint if name.startswith("cifar") else None
+    model = open_model(case.source, name, weights=None, checkpoint=trained)
+    side = model.preprocess.crop
+    images = torch.randn(max(case.batch, 16), 3, side, side, generator=torch.Generator().manual_seed(0))
+    return model, open_network(model.module, model.example), images
+
+
+def kept_bytes(ratios: SharingRatios) -> int:
+    tensors = [share.ratios for one in ratios.maps for share in one.shares]
+    tensors += [ratios.head, ratios.logits, ratios.target]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def compare(name: str, runs: int, checkpoint: str | None) -> None:
+    case = CASES[name]
+    model, network, images = opened(name, checkpoint)
+    batch, sixteen = images[: case.batch], images[:16]
+    ratios = sharing_ratios(network, images[:1])
+    parts: dict[str, tuple[Callable[[], object], int]] = {
+        "forward": (lambda: model.module(images[:1]), 1),
+        "set-up": (lambda: sharing_ratios(network, batch), case.batch),
+    }
+    if case.batch > 1:
+        parts["forward of the batch"] = (lambda: model.module(batch), case.batch)
+    if case.layer is not None and case.last is not None:
+        layer, last = case.layer, case.last
+        for count in COUNTS:
+            positions = list(range(40, 40 + count))
+            parts[f"field of {count}"] = (lambda chosen=positions: ratios.receptive_fields(layer, chosen), count)
+        parts["relevance"] = (lambda: layer_relevance(network, sixteen, [last]), 16)
+        parts["activations"] = (lambda: network.activations(sixteen, [last]), 16)
+    seconds: dict[str, list[float]] = {part: [] for part in parts}
+    for run in range(-1, runs):  # the first turn warms up
+        for part, (call, share) in parts.items():
+            started = time.perf_counter()
+            call()
+            if run >= 0:
+                seconds[part].append((time.perf_counter() - started) / share)
+    median = {part: statistics.median(values) for part, values in seconds.items()}
+    unit = median["forward"]
+    print(f"{name}: plain forward pass of one image {unit * 1e3:.1f} ms")
+    print(f"  set-up per image, batches of {case.batch}: {median['set-up'] / unit:.2f} forward passes")
+    if case.batch > 1:
+        print(f"  (a forward pass in such a batch: {median['forward of the batch'] / unit:.2f})")
+    if case.layer is not None:
+        fields = " / ".join(f"{median[f'field of {count}'] / unit:.4f}" for count in COUNTS)
+        print(f"  per receptive field at {case.layer}, {' / '.join(map(str, COUNTS))} at once: {fields} forward passes")
+        ratio = median["relevance"] / median["activations"]
+        print(f"  relevance at {case.last} over its activations alone, batches of 16: {ratio:.2f}")
+
+
+def memory(name: str, checkpoint: str | None) -> None:
+    """Printed by a process of its own: growth of peak memory, and bytes kept, in MB."""
+    model, network, images = opened(name, checkpoint)
+    batch = images[: CASES[name].batch].clone()
+    for _ in range(3):
+        model.module(batch)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of opening the network
+    before = status("VmRSS")
+    ratios = sharing_ratios(network, batch)
+    print(f"{(status('VmHWM') - before) / 1024:.0f} {kept_bytes(ratios) / len(batch) / 1e6:.2f}")
+
+
+def status(field: str) -> int:
+    """A number of kB that Linux tells of this process."""
+    return int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--weights", help="safetensors file of the CIFAR ResNet-20")
+    parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    for name in options.networks:
+        if options.memory_only:
+            memory(name, options.weights)
+            continue
+        compare(name, options.runs, options.weights)
+        command = [sys.executable, __file__, "--memory-only", "--networks", name]
+        command += ["--weights", options.weights] if options.weights else []
+        growth, kept = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+        print(f"  memory: the first set-up adds {growth} MB; {kept} MB kept per image", flush=True)
+
+
+if __name__ == "__main__":
+    main()

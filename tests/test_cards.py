@@ -1,0 +1,132 @@
+"""Crops around receptive fields: the smallest square against trying each, and the edges of what can be shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vismech.errors import UserError
+from vismech.report.cards import CELLS, Square, card_picture, field_patch, localization_picture, smallest_square
+from vismech.report.patches import encode_png
+
+
+def _every_square(field: np.ndarray, mass: float) -> tuple[int, float]:
+    """Side of the smallest square that holds enough, and the most that one of this side holds, by trying them all."""
+    positive = field.clip(0)
+    height, width = field.shape
+    for side in range(1, min(height, width) + 1):
+        held = [
+            positive[top : top + side, left : left + side].sum()
+            for top in range(height - side + 1)
+            for left in range(width - side + 1)
+        ]
+        if max(held) >= mass * positive.sum() * (1 - 1e-9) or side == min(height, width):
+            return side, max(held)
+    raise AssertionError
+
+
+@given(st.integers(0, 10_000), st.sampled_from([(9, 9), (6, 11), (12, 5)]), st.sampled_from([0.3, 0.8, 1.0]))
+def test_the_smallest_square_is_that_of_trying_every_one(seed: int, shape: tuple[int, int], mass: float) -> None:
+    field = np.random.default_rng(seed).normal(size=shape)
+    found = smallest_square(field, mass)
+    assert found is not None
+    side, held = _every_square(field, mass)
+    assert found.side == side
+    inside = field.clip(0)[found.top : found.top + side, found.left : found.left + side]
+    assert inside.shape == (side, side)
+    assert inside.sum() == pytest.approx(held)
+
+
+def test_one_pixel_is_its_own_square_and_negative_values_count_for_nothing() -> None:
+    field = np.full((20, 30), -1.0)
+    field[7, 23] = 1e-12
+    assert smallest_square(field) == Square(23, 7, 1)
+    field[7, 23] = -1.0
+    assert smallest_square(field) is None
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 63), (63, 0), (63, 63)])
+def test_a_field_in_a_corner_is_shown_inside_the_image(corner: tuple[int, int]) -> None:
+    """The crop is moved inward: nothing but the image is shown, and the corner is its brightest part."""
+    image = np.full((64, 64, 3), 200, np.uint8)
+    field = np.zeros((64, 64))
+    field[corner] = 1
+    shown = np.asarray(field_patch(image, field, size=96, least=24)).astype(int)
+    light = shown.sum(2)
+    row, column = (0 if place == 0 else 95 for place in corner)
+    assert light[row, column] == light.max() == 600
+    assert light.min() == pytest.approx(600 * 0.45, abs=3)
+
+
+def test_the_region_is_bright_and_in_colour_and_its_context_grey_and_dimmed() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    field = np.zeros((64, 64))
+    field[20:44, 20:44] = 1
+    square = smallest_square(field, 1.0)
+    assert square == Square(20, 20, 24)
+    shown = np.asarray(field_patch(image, field, mass=1.0, context=0.5, size=96)).astype(int)
+    plain = np.asarray(Image.fromarray(image).resize((96, 96), Image.Resampling.LANCZOS, box=(8, 8, 56, 56))).astype(
+        int
+    )
+    assert (shown[40:56, 40:56] == plain[40:56, 40:56]).all()
+    assert np.ptp(shown[:8, :8], axis=2).max() == 0  # grey
+    assert shown[:8].mean() == pytest.approx(0.45 * plain[:8].mean(), rel=0.05)
+
+
+def test_a_perforated_field_is_one_region() -> None:
+    """A strided convolution reads every fourth pixel more than its neighbours; light does not show the holes."""
+    y, x = np.mgrid[0:64, 0:64]
+    field = np.exp(-((y - 32) ** 2 + (x - 32) ** 2) / 200) * (0.05 + ((y % 4 == 0) & (x % 4 == 0)))
+    shown = np.asarray(field_patch(np.full((64, 64, 3), 255, np.uint8), field)).astype(int).sum(2)
+    middle = shown[96 // 2 - 96 // CELLS * 3 : 96 // 2 + 96 // CELLS * 3, 96 // 2]
+    assert middle.min() > 0.9 * middle.max()
+
+
+def test_a_map_without_a_positive_value_is_dimmed_wholly() -> None:
+    image = np.full((32, 48, 3), 200, np.uint8)
+    shown = np.asarray(field_patch(image, -np.ones((32, 48))))
+    assert shown.shape == (96, 96, 3)
+    assert np.unique(shown).tolist() == [90]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"field": np.zeros((8, 9))}, "shape"),
+        ({"field": np.full((8, 8), np.nan)}, "64 NaN"),
+        ({"mass": 0.0}, r"describe\.mass=0"),
+        ({"mass": 1.5}, r"describe\.mass=1\.5"),
+        ({"context": -1.0}, r"describe\.context=-1"),
+        ({"image": np.zeros((8, 8), np.uint8)}, "shape"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(change: dict, words: str) -> None:
+    given = {"image": np.zeros((8, 8, 3), np.uint8), "field": np.ones((8, 8))} | change
+    with pytest.raises(UserError, match=words):
+        field_patch(**given)
+
+
+def test_a_localisation_is_bright_where_its_map_is() -> None:
+    image = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    map = np.full((64, 64), -1.0)
+    map[8:24, 40:56] = 1
+    picture = np.asarray(localization_picture(image, {"map": map, "nothing": -np.abs(map)}, "title"))
+    plain, shown, nothing = (picture[24 : 24 + 64, 8 + 72 * n : 72 + 72 * n].astype(int) for n in range(3))
+    assert (plain == 200).all()
+    assert shown[10:22, 42:54].min() > 180  # the cells do not divide these pixels evenly
+    assert (shown[40:] == 56).all()
+    assert (shown[:, :30] == 56).all()
+    assert (nothing == 56).all()
+
+
+def test_a_card_shows_every_patch_under_its_title() -> None:
+    patches = [encode_png(np.full((96, 96, 3), 20 * n, np.uint8)) for n in range(7)]
+    card = np.asarray(card_picture(patches, [f"0.{n}" for n in range(7)], "layer #1"))
+    assert card.shape == (2 * 120 + 24, 5 * 104 + 8, 3)
+    for n in range(7):
+        row, column = divmod(n, 5)
+        assert (card[24 + 120 * row : 120 + 120 * row, 8 + 104 * column : 104 + 104 * column] == 20 * n).all()
