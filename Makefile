@@ -22,7 +22,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow or gpu"
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term

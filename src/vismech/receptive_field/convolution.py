@@ -20,7 +20,7 @@ from vismech.receptive_field.rules import Energies, Maximum, Term, Values
 from vismech.receptive_field.taps import Taps, taps_of
 from vismech.receptive_field.windows import Window
 
-_SCRATCH = 2**21  # numbers per intermediate result, so that they stay in the cache
+_SCRATCH = 2**20  # numbers per intermediate result, so that they stay in the cache
 
 
 @dataclass

@@ -75,7 +75,7 @@ class Dense(Taps):
         """See :class:`Taps`."""
         found = z.new_empty(2 if norms else 1, *self.window.kernel, len(x), height, z.shape[3])
         for where, v in self.contributions(x, height):
-            found[0][where] = torch.matmul(torch.mul(v, z, out=z.new_empty(v.shape)), z.new_ones(z.shape[-1])).sum(1)
+            found[0][where] = (v * z).sum(-1).sum(1)
             if norms:
                 found[1][where] = _lengths(v)
         return found
