@@ -7,8 +7,8 @@ parts alternating in one process, medians. Per network:
 (a) set-up: `sharing_ratios`, forward pass included, per image;
 (b) then per receptive field, at 1, 8 and 32 positions asked for at once;
 (c) `layer_relevance` at the last block divided by the activations of that block alone, batch of 16;
-(d) in a process of its own (on Linux), peak memory of the first set-up over that held after plain passes, and bytes kept
-per image.
+(d) in a process of its own (on Linux), peak memory of the first set-up over that held after plain passes, and bytes
+kept per image.
 """
 
 from __future__ import annotations
