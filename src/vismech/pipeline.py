@@ -21,12 +21,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vismech.attribution.quadrature import quadrature
 from vismech.config import Config, Evaluation, Stage
 from vismech.data import open_data
 from vismech.errors import UserError
 from vismech.network import LOGITS
 from vismech.stages import describe, dictionary, evaluate, extract, graph, trace
 from vismech.stages.context import Context, Job
+from vismech.stages.explained import check_scope
 from vismech.store import PROVENANCE, Spec, Store, write_json
 from vismech.threads import one_thread
 
@@ -135,7 +137,7 @@ def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:
     """Hit or miss for every artifact; a forced stage is a miss."""
     rows = []
     for spec in plan.specs():
-        hit = ctx.store.find(spec) is not None and spec.stage not in ctx.config.force
+        hit = spec.stage not in ctx.config.force and ctx.store.find(spec) is not None
         rows.append({"stage": spec.stage, "unit": spec.unit, "key": spec.key, "hit": hit})
     return rows
 
@@ -280,3 +282,5 @@ def check(config: Config) -> None:
         raise UserError(
             f"dictionary.penalty={config.dictionary.penalty} must be positive: it is a fraction of the mean norm"
         )
+    quadrature(config.attribute.rule, config.attribute.steps)
+    check_scope(config.graph)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import tiny as tiny_network
 from integration.conftest import FileLimit, digest, draw_pictures, run_apart, tiny_config
-from vismech.config import Code, Config, Positions, Scope, Stage, Unreadable
+from vismech.config import Code, Config, Positions, Rule, Scope, Stage, Unreadable
 from vismech.errors import UserError
 from vismech.rows import Rows
 from vismech.run import run
@@ -397,3 +397,31 @@ def _predictions(config: Config, folder: Path) -> np.ndarray:
     run(config, folder / "first")
     file = next(Path(config.store.root).glob("extract/*/logits.npy"))
     return np.load(file).argmax(1)
+
+
+def test_a_damaged_manifest_is_mended_by_the_advised_force(tiny, tmp_path) -> None:
+    tiny.until = Stage.extract
+    run(tiny, tmp_path / "run")
+    victim = next(Path(tiny.store.root).glob("extract/*/manifest.json"))
+    victim.write_text("{")
+    assert "force=[extract]" in refuse(tiny, tmp_path / "again")
+    tiny.force = [Stage.extract]
+    run(tiny, tmp_path / "mended")
+    assert json.loads(victim.read_text())["stage"] == "extract"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("attribute.steps", 8, "Simpson's rule has an odd number of nodes"),
+        ("graph.scope", Scope["image"], "graph.scope=image needs graph.image"),
+        ("graph.scope", Scope["pair"], "explains 2 classes"),
+        ("runtime.accelerator", "abacus", "Lightning refuses accelerator=abacus"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_is_computed(key, value, sentence, tiny, tmp_path) -> None:
+    tiny.attribute.rule = Rule.simpson if "steps" in key else tiny.attribute.rule
+    group, _, name = key.partition(".")
+    setattr(getattr(tiny, group), name, value)
+    assert sentence in refuse(tiny, tmp_path / "run")
+    assert not list(Store(tiny.store.root).artifacts())

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -131,18 +132,22 @@ def run_loop(loop: ImageLoop) -> None:
     runtime = loop.config.runtime
     with warnings.catch_warnings():
         _quiet()
-        trainer = lightning.Trainer(
-            accelerator=runtime.accelerator,
-            devices=runtime.devices,
-            strategy=runtime.strategy,
-            callbacks=[RowsWriter(), Progress(loop.title)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            use_distributed_sampler=False,
-            inference_mode=False,  # path integrals need gradients inside predict_step
-        )
+        try:
+            trainer = lightning.Trainer(
+                accelerator=runtime.accelerator,
+                devices=runtime.devices,
+                strategy=runtime.strategy,
+                callbacks=[RowsWriter(), Progress(loop.title)],
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                enable_progress_bar=False,
+                use_distributed_sampler=False,
+                inference_mode=False,  # path integrals need gradients inside predict_step
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            told = f"accelerator={runtime.accelerator}, devices={runtime.devices}, strategy={runtime.strategy}"
+            raise UserError(f"runtime: Lightning refuses {told}: {str(error).splitlines()[0]}") from error
         try:
             trainer.predict(loop, return_predictions=False)
         except ProcessRaisedException as error:

@@ -46,6 +46,24 @@ def spread(items: list[int], count: int | None) -> list[int]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
+def check_scope(graph: GraphConfig) -> None:
+    """Refuse a scope without what it explains, before anything is computed.
+
+    Raises:
+        UserError: no image, or another number of classes than the scope has.
+    """
+    if graph.scope is Scope["image"] and graph.image is None:
+        raise UserError("graph.scope=image needs graph.image=SAMPLE_ID, the image's path below data.root")
+    if graph.scope in (Scope["image"], Scope["dataset"]):
+        return
+    wanted = 1 if graph.scope is Scope["class"] else 2
+    if len(set(graph.classes)) != wanted:
+        raise UserError(
+            f"graph.scope={graph.scope.value} explains {wanted} class{'es' if wanted > 1 else ''}, "
+            f"but graph.classes={graph.classes}: give graph.classes=[{','.join(['INDEX'] * wanted)}]"
+        )
+
+
 def explained(
     graph: GraphConfig, ids: list[str], labels: np.ndarray, logits: np.ndarray, names: dict[int, str]
 ) -> Explained:
@@ -54,6 +72,7 @@ def explained(
     Raises:
         UserError: a class, number of classes or image that the data cannot answer.
     """
+    check_scope(graph)
     predicted = np.asarray(logits).argmax(1)
     if graph.scope is Scope["image"]:
         if graph.image not in ids:
@@ -64,12 +83,6 @@ def explained(
     if graph.scope is Scope["dataset"]:
         rows = np.array(spread(list(range(len(ids))), graph.images_per_class))
         return Explained([Group("all", None)], rows, np.zeros(len(rows), dtype=int), predicted[rows])
-    wanted = 1 if graph.scope is Scope["class"] else 2
-    if len(set(graph.classes)) != wanted:
-        raise UserError(
-            f"graph.scope={graph.scope.value} explains {wanted} class{'es' if wanted > 1 else ''}, "
-            f"but graph.classes={graph.classes}: give graph.classes=[{','.join(['INDEX'] * wanted)}]"
-        )
     standing = predicted if graph.images is Images.predicted else labels
     rows, groups = [], []
     for position, index in enumerate(graph.classes):
