@@ -120,15 +120,14 @@ def concept_edges(
 ) -> Float[Tensor, "b t k"]:
     """Edges of an image, ``e_{q→j} = Σ_p u_pq <Ḡ_p, v_q>``: GIG summed over positions."""
     targets, positions, channels = gradient.shape[1:]
-    edges = codes.new_empty(len(codes), targets, len(atoms))
-    # One image and some concepts at a time, so that what lies between the two products stays in a CPU's cache.
+    edges = codes.new_zeros(len(codes), targets, len(atoms))
+    # One image and some of its concepts at a time, so that what lies between the products stays in a CPU's cache.
     some = max(1, CACHED_NUMBERS // (targets * channels))
     for code, slopes, row in zip(codes, gradient, edges, strict=True):
         slopes = slopes.transpose(0, 1).reshape(positions, targets * channels)
-        for first in range(0, len(atoms), some):
-            part = atoms[first : first + some]
-            carried = (code[:, first : first + some].T @ slopes).view(len(part), targets, channels)
-            row[:, first : first + some] = (carried * part[:, None]).sum(2).T
+        for active in code.any(0).nonzero()[:, 0].split(some):
+            carried = (code[:, active].T @ slopes).view(len(active), targets, channels)
+            row[:, active] = (carried * atoms[active, None]).sum(2).T
     return edges
 
 
