@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from test_receptive_field_twin import Beside, Mobile, OptionA, Plain, Residual
+from test_receptive_field_twin import Beside, Mobile, OptionA, Plain, Residual, Side
 from tiny import TinyNetwork, seeded
 from vismech.errors import UserError
 from vismech.network import HookedNetwork, open_network
@@ -132,6 +132,17 @@ def test_a_pass_for_some_layers_measures_only_what_is_below_them(network, ratios
         part.saliency()
 
 
+def test_channels_last_changes_nothing(network, ratios, images):
+    last = sharing_ratios(network, images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last.saliency(), ratios.saliency(), rtol=1e-4, atol=1e-5)
+
+
+def test_one_image_is_saved_too(network, images, tmp_path):
+    ratios = sharing_ratios(network, images[:1])
+    ratios.save(tmp_path / "ratios.safetensors")
+    assert torch.equal(SharingRatios.load(tmp_path / "ratios.safetensors").saliency(), ratios.saliency())
+
+
 def test_what_is_saved_is_what_is_loaded(ratios, tmp_path):
     ratios.save(tmp_path / "ratios.safetensors")
     loaded = SharingRatios.load(tmp_path / "ratios.safetensors")
@@ -219,6 +230,19 @@ class Squeeze(nn.Module):
         return self.head(gated.mean((2, 3)))
 
 
+class LinearSqueeze(Squeeze):
+    """The same with a linear layer, whose vector becomes a map again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.layer1(x))
+        gate = self.gate(x.mean((2, 3))).sigmoid()
+        return self.head(self.after(x * gate[:, :, None, None]).mean((2, 3)))
+
+
 class Norm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -228,9 +252,12 @@ class Norm(nn.Module):
         return self.head(self.norm(self.conv(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("kind", "operation"), [(Squeeze, "'mul'"), (Norm, "'group_norm' in module 'norm'")])
-def test_an_operation_without_a_rule_is_refused_by_name_with_the_alternative(kind, operation, images):
-    network = open_network(seeded(kind()), images)
+REFUSED = {Squeeze: "'mul'", LinearSqueeze: "'unsqueeze'", Norm: "'group_norm' in module 'norm'"}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_operation_without_a_rule_is_refused_by_name_with_the_alternative(kind, images):
+    network, operation = open_network(seeded(kind()), images), REFUSED[kind]
     with pytest.raises(UserError, match=f"{operation}.*attribution_maps"):
         sharing_ratios(network, images)
     with pytest.raises(UserError, match=operation):
@@ -300,12 +327,13 @@ class Rewritten(nn.Module):
 
     def __init__(self, plain: bool) -> None:
         super().__init__()
+        self.beside, self.norm = Side(), nn.BatchNorm2d(12)
         self.plain, self.conv, self.bn = plain, nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6)
         self.conv2, self.bn2, self.act, self.head = (
             nn.Conv2d(6, 6, 3, 1, 1),
             nn.BatchNorm2d(6),
             nn.ReLU(),
-            nn.Linear(6, 4),
+            nn.Linear(12, 4),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -314,14 +342,19 @@ class Rewritten(nn.Module):
             x = x.relu()
         else:
             x.detach().relu_()
-        return self.head(self.act(self.bn2(self.conv2(x)) + x).mean((2, 3)))
+        x = self.norm(self.beside(self.act(self.bn2(self.conv2(x)) + x), x))
+        return self.head(x.mean((2, 3)))
 
 
 def test_a_functionalised_graph_gives_the_same_ratios(images):
     rewritten = open_network(seeded(Rewritten(False)), images)
     assert any("native_batch_norm" in str(node.target) for node in rewritten.module.graph.nodes)
     plain = open_network(seeded(Rewritten(True)), images)
-    torch.testing.assert_close(sharing_ratios(rewritten, images).saliency(), sharing_ratios(plain, images).saliency())
+    found, expected = sharing_ratios(rewritten, images), sharing_ratios(plain, images)
+    torch.testing.assert_close(found.saliency(), expected.saliency())
+    relevance = found.relevance(["beside"])["beside"]
+    torch.testing.assert_close(relevance, expected.relevance(["beside"])["beside"])
+    torch.testing.assert_close(relevance.sum((1, 2)), found.logits.amax(1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_concatenation_read_by_a_batch_norm_keeps_its_layer():

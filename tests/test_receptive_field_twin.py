@@ -72,7 +72,7 @@ class Plain(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.pool = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 24, 3, 1, 1), nn.MaxPool2d(2)
+        self.conv1, self.conv2, self.pool = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 24, 3, 1, 2, 2), nn.MaxPool2d(2)
         self.conv3, self.relu3 = nn.Conv2d(24, 16, 3, 1, 1, bias=False), nn.ReLU()
         self.overlapping, self.average = nn.MaxPool2d(3, 1), nn.AvgPool2d(2, 1, 1)
         self.conv4, self.relu4 = nn.Conv2d(16, 6, (2, 1), (2, 1)), nn.LeakyReLU()

@@ -1,4 +1,4 @@
-"""The slow twin of sharing ratios: position by position and tap by tap, straight from the definition (METHOD §2).
+"""The slow twin of sharing ratios: position by position and tap by tap, straight from the definition (SRD §3).
 
     μ_{i→j} = <v_{i→j}, z_j> / ||z_j||²,   ERF_j = Σ_i μ_{i→j} ERF_i
 

@@ -1,4 +1,4 @@
-"""The sharing-ratio rule of convolutions, alone or fused with the max pool that they read (METHOD §2).
+"""The sharing-ratio rule of convolutions, alone or fused with the max pool that they read.
 
     v_t = W_t x_t;  after a max pool, taps are pool tap × convolution tap:  v_{t,s} = W_t (x_t·[argmax = s])
 
@@ -8,7 +8,7 @@ in and out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,27 +64,30 @@ class Convolution(Term):
 
     def measure(self, values: Values, z: Float[Tensor, "b c h w"], norms: bool) -> Energies:
         """See :class:`~vismech.receptive_field.rules.Term`."""
-        found = z.new_zeros(2 if norms else 1, self.window.taps, len(z), *z.shape[2:])
+        found = [z.new_zeros(self.window.taps, len(z), *z.shape[2:]) for _ in range(2 if norms else 1)]
         (height, width), taps = self.taps.size_out, self._arithmetic
         per_row = taps.channels * width * self.taps.taps
         count = max(1, _SCRATCH // (per_row * height))
         step = max(1, _SCRATCH // (per_row * min(count, len(z))))
         for start in range(0, len(z), count):
             images = slice(start, start + count)
-            padded = [self.taps.pad(part, axis=1) for part in self._parts(values, images)]
-            z_last = z[images].movedim(1, -1)
+            parts, z_last = self.taps.pad(self._parts(values, images), axis=2), z[images].movedim(1, -1)
             if taps.runs:
-                padded, z_last = [one.contiguous() for one in padded], z_last.contiguous()
+                parts, z_last = parts.contiguous(), z_last.contiguous()
             for first in range(0, height, step):
                 rows = slice(first, first + step)
                 prepared = taps.prepare(z_last[:, rows])
-                for places, part in zip(self._places, padded, strict=True):
+                for places, part in zip(self._places, parts, strict=True):
                     x = part[:, first * self.taps.stride[0] :]
-                    measured = taps(x, prepared, z_last[:, rows].shape[1], norms).flatten(1, 2)
-                    for measure, target in zip(measured, found, strict=True):
-                        target = target[:, images, rows]
-                        target[places] = target[places] + measure if self.pool is not None else measure
-        return Energies(found[0].transpose(0, 1), found[1].transpose(0, 1) if norms else None)
+                    energies = taps(x, prepared, len(range(height)[rows]), norms)
+                    for energy, target in zip(energies, found, strict=True):
+                        energy, target = energy.flatten(0, 1), target[:, images, rows]
+                        if self.pool is None:
+                            target.copy_(energy)
+                        else:
+                            target[places] += energy
+        products, *lengths = (one.transpose(0, 1) for one in found)
+        return Energies(products, lengths[0] if norms else None)
 
-    def _parts(self, values: Values, images: slice) -> Iterable[Float[Tensor, "b rows columns c"]]:
-        return [values[self.value][images].movedim(1, -1)] if self.pool is None else self.pool.parts(values, images)
+    def _parts(self, values: Values, images: slice) -> Float[Tensor, "s b rows columns c"]:
+        return values[self.value][images].movedim(1, -1)[None] if self.pool is None else self.pool.parts(values, images)

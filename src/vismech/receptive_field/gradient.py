@@ -1,4 +1,4 @@
-"""The same two questions by gradients, for networks with layers that sharing ratios have no rule for (METHOD §2).
+"""The same two questions by gradients, for networks with layers that sharing ratios have no rule for.
 
 Which pixels a PFV came from: attribution of the unit <x_p, x_p/||x_p||> to the pixels, summed over their channels. How
 much a position contributes to a class: gradient × activation of the logit, summed over channels.

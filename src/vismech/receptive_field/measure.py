@@ -1,4 +1,4 @@
-"""One pass of images through a network, reduced to sharing ratios as soon as a pre-activation is known (METHOD §2).
+"""One pass of images through a network, reduced to sharing ratios as soon as a pre-activation is known.
 
 Legend: B images, C channels, K classes, h×w positions of a layer.
 """
@@ -36,7 +36,7 @@ def sharing_ratios(
     layers: Sequence[str] | None = None,
     target: int | Int[Tensor, "b"] | None = None,
 ) -> SharingRatios:
-    """Sharing ratios of ``images`` (SRD §3; METHOD §2), for any number of receptive fields and saliency maps.
+    """Sharing ratios of ``images`` (SRD §3), for any number of receptive fields and saliency maps.
 
     Args:
         network: cut by its exported graph (:func:`vismech.network.open_network`).
@@ -61,7 +61,7 @@ def sharing_ratios(
     ends = {output[LOGITS], *([plan.head.flat.value] if plan.head else [])}
     done = runner.run(images, set(range(len(plan.maps))), ends)
     logits = done.values[output[LOGITS]]
-    classes = classes_of(logits, target)
+    classes = classes_of(logits, target) if logits.ndim == 2 else None
     head = None
     if plan.head is not None:
         head = _head_map(plan.head, done.values[plan.head.flat.value], None if target is None else classes)

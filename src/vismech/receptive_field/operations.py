@@ -1,4 +1,4 @@
-"""Rules for the operations between pools: which role a value has, given the roles of what it reads (METHOD §2)."""
+"""Rules for the operations between pools: which role a value has, given the roles of what it reads."""
 
 from __future__ import annotations
 

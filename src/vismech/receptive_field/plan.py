@@ -6,14 +6,13 @@ batch norm or another addition reads it; any other reader closes it to a map of 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
-from vismech.errors import UserError
 from vismech.receptive_field.rules import Block, Branch, Maximum, Term
+from vismech.receptive_field.sweep import map_of_layer
 from vismech.receptive_field.windows import Pair, Window
 
 
@@ -173,7 +172,7 @@ class Plan:
     def below(self, maps: set[int]) -> set[int]:
         """``maps`` and all that they are made of: what their receptive fields need."""
         found = set(maps)
-        for number in sorted(range(len(self.maps)), reverse=True):
+        for number in reversed(range(len(self.maps))):
             if number in found:
                 found |= self.maps[number].sources
         return found
@@ -192,9 +191,4 @@ class Plan:
         Raises:
             UserError: an unknown layer, or one without a map.
         """
-        if layer in self.unmapped:
-            raise UserError(f"layer {layer!r} has no map of its own: {self.unmapped[layer]}")
-        if layer not in self.layers:
-            near = difflib.get_close_matches(layer, self.layers, n=4, cutoff=0.4)
-            raise UserError(f"there is no layer {layer!r}; nearest: {', '.join(near or list(self.layers)[:8])}")
-        return self.layers[layer][0]
+        return map_of_layer(layer, self.layers, self.unmapped)

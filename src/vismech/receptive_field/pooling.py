@@ -1,8 +1,8 @@
-"""Rules for pools and for the head: which role a value has, given the roles of what it reads (METHOD §2)."""
+"""Rules for pools and for the head: which role a value has, given the roles of what it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from vismech.receptive_field.windows import Window, adaptive
 if TYPE_CHECKING:
     from vismech.receptive_field.walk import Walk
 
-Pool = Callable[[Tensor], tuple[Tensor, Tensor]]
 _RESHAPES = ["flatten", "view", "reshape", "_unsafe_view", "squeeze"]
 _HIDDEN = Beyond(
     "the head has hidden layers after the pool, where every class has the same map up to scale: "
@@ -32,7 +31,7 @@ def _max_pool(walk: Walk, node: fx.Node, given: Arguments) -> Role:
     read = given["self"]
     match walk.roles[read]:
         case Padded(source, value, shift, fill):
-            if fill > 0:
+            if fill not in (0, -math.inf):  # a maximum that belongs to the pad must count for nothing
                 raise NoRule(f"it reads a map padded with {fill:g}")
         case _:
             source, value, shift = walk.close(read), read, (0, 0)
@@ -111,8 +110,8 @@ def _linear(walk: Walk, node: fx.Node, given: Arguments) -> Role:
             return _HIDDEN
 
 
-@rule(*ACTIVATIONS, "batch_norm", rules=FLAT_RULES)
+@rule(*ACTIVATIONS, "batch_norm", "_native_batch_norm_legit_no_training", rules=FLAT_RULES)
 def _hidden(walk: Walk, node: fx.Node, given: Arguments) -> Role:
-    if any(isinstance(role, Mapped) for role in map(walk.roles.get, node.all_input_nodes)):
-        raise NoRule("it combines different maps")
+    if not all(isinstance(walk.roles[read], (Flat, Head)) for read in node.all_input_nodes if read in walk.roles):
+        raise NoRule("it combines a map with a vector")
     return _HIDDEN

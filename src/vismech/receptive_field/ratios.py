@@ -7,7 +7,6 @@ Legend: B images, N positions asked for, K classes, h×w positions of a layer, H
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from vismech.errors import UserError
 from vismech.receptive_field.calls import pair
-from vismech.receptive_field.sweep import RatioMap, Share, sweep
+from vismech.receptive_field.sweep import RatioMap, Share, map_of_layer, sweep
 from vismech.receptive_field.windows import Window
 
 _CHUNK = 32  # positions swept at once: more no longer helps, and the maps outgrow the cache
@@ -30,7 +29,7 @@ _FORMAT = "vismech sharing ratios 1"
 
 @dataclass(frozen=True)
 class SharingRatios:
-    """μ of every map of a network for B images (SRD; METHOD §2), made by :func:`sharing_ratios`.
+    """μ of every map of a network for B images (SRD §3), made by :func:`~vismech.receptive_field.sharing_ratios`.
 
     Attributes:
         images: B.
@@ -97,7 +96,7 @@ class SharingRatios:
 
         Args:
             target: one class, or one per image; None: the target of the pass, or the predicted class.
-            contrastive: subtract from the head's map its mean over positions, so that the saliency sums to 0.
+            contrastive: subtract from the head's map (or the seeds) the mean over positions, so that it sums to 0.
             seeds: relevance put at layers instead of the head's map, for networks whose head gives none.
 
         Raises:
@@ -168,12 +167,7 @@ class SharingRatios:
         return SharingRatios(**(header | rest | {"maps": tuple(maps), "layers": layers}))
 
     def _map_of(self, layer: str) -> int:
-        if layer in self.unmapped:
-            raise UserError(f"layer {layer!r} has no map of its own: {self.unmapped[layer]}")
-        if layer not in self.layers:
-            near = difflib.get_close_matches(layer, self.layers, n=4, cutoff=0.4)
-            raise UserError(f"there is no layer {layer!r}; nearest: {', '.join(near or list(self.layers)[:8])}")
-        return self.layers[layer][0]
+        return map_of_layer(layer, self.layers, self.unmapped)
 
     def _fields(self, wanted: list[tuple[int, int]], image: int) -> Float[Tensor, "n H W"]:
         seeds = {}
@@ -224,4 +218,5 @@ class SharingRatios:
         return self._like().new_zeros(images, *self.maps[number].size, last)
 
     def _like(self) -> Tensor:
-        return next(share.ratios for one in self.maps for share in one.shares if share.ratios is not None)
+        ratios = (share.ratios for one in self.maps for share in one.shares if share.ratios is not None)
+        return next(ratios, torch.empty(0))

@@ -1,4 +1,4 @@
-"""From a pre-activation z and the terms it is the sum of to sharing ratios, one rule per operation (SRD §3; METHOD §2).
+"""From a pre-activation z and the terms it is the sum of to sharing ratios, one rule per operation (SRD §3).
 
     μ_{i→j} = <v_{i→j}, z_j> / ||z_j||²,   Σ_i μ_{i→j} = 1
 
@@ -10,7 +10,7 @@ Legend: B images, C channels, T taps, h×w output positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -148,20 +148,25 @@ class Maximum(Term):
     pool: Callable[[Tensor], tuple[Tensor, Tensor]]
     shift: tuple[int, int] = (0, 0)
 
-    def parts(self, values: Values, images: slice = slice(None)) -> Iterator[Float[Tensor, "b h w c"]]:
+    def parts(self, values: Values, images: slice = slice(None)) -> Float[Tensor, "taps b h w c"]:
         """x·[argmax = s] for every tap s, channels last."""
         x = values[self.value][images]
         # Pooling is ten times faster with channels last.
         pooled, positions = self.pool(x.contiguous(memory_format=torch.channels_last))
-        pooled, positions = pooled.movedim(1, -1).contiguous(), positions.movedim(1, -1).contiguous()
-        for tap, inside in zip(self.window.each_tap(), self.window.inside, strict=True):
-            rows, columns = self.window.input_positions(*tap)
-            flat = (rows[:, None] + self.shift[0]) * x.shape[-1] + columns + self.shift[1]
-            # Positions outside the image must not be taken for others of the same flat index.
-            flat = torch.where(inside > 0, flat, -1).to(positions.device)[:, :, None]
-            yield torch.where(positions == flat, pooled, 0)
+        pooled, positions = pooled.movedim(1, -1).contiguous(), positions.movedim(1, -1).contiguous().int()
+        rows = torch.div(positions, x.shape[-1], rounding_mode="trunc")
+        columns = positions - rows * x.shape[-1]
+        first_row, first_column = (first.to(rows) for first in self.window.input_positions(0, 0))
+        taps = _tap(rows, first_row[:, None, None] + self.shift[0], self.window.dilation[0]) * self.window.kernel[1]
+        taps += _tap(columns, first_column[:, None] + self.shift[1], self.window.dilation[1])
+        return pooled.new_zeros(self.window.taps, *pooled.shape).scatter_(0, taps.long()[None], pooled[None])
 
     def measure(self, values: Values, z: Float[Tensor, "b c h w"], norms: bool) -> Energies:
         """See :class:`Term`."""
         z = z.movedim(1, -1)
-        return Energies(torch.stack([(part * z).sum(-1) for part in self.parts(values)], 1), None)
+        return Energies((self.parts(values) * z).sum(-1).transpose(0, 1), None)
+
+
+def _tap(position: Tensor, first: Tensor, dilation: int) -> Tensor:
+    """Which tap reads a row (or column), when the first one reads ``first``."""
+    return position - first if dilation == 1 else torch.div(position - first, dilation, rounding_mode="trunc")

@@ -1,4 +1,4 @@
-"""Running a network's graph once, reducing it to sharing ratios as soon as a pre-activation is known (METHOD §2)."""
+"""Running a network's graph once, reducing it to sharing ratios as soon as a pre-activation is known."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ _runners: WeakKeyDictionary[Network, Runner] = WeakKeyDictionary()
 
 def runner_of(network: Network) -> Runner:
     """The network's runner, made anew when a parameter has changed since (it holds folded weights).
+
+    A change is seen when a parameter is replaced or written to in place, but not through its ``data``.
 
     Raises:
         UserError: a network that is not cut by its graph.

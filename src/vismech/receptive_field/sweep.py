@@ -1,10 +1,11 @@
-"""Relevance backward through sharing ratios, without channels: R_i = Σ_j μ_{i→j} R_j (SRD §3; METHOD §2).
+"""Relevance backward through sharing ratios, without channels: R_i = Σ_j μ_{i→j} R_j (SRD §3).
 
 Legend: B images, N positions asked for (last, so that one ratio multiplies a run of numbers), T taps, h×w positions.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,20 @@ class RatioMap:
     size: Pair
     shares: tuple[Share, ...]
     measured: bool
+
+
+def map_of_layer(layer: str, layers: Mapping[str, tuple[int, ...]], unmapped: Mapping[str, str]) -> int:
+    """The map that a layer's seeds go to.
+
+    Raises:
+        UserError: an unknown layer, or one without a map.
+    """
+    if layer in unmapped:
+        raise UserError(f"layer {layer!r} has no map of its own: {unmapped[layer]}")
+    if layer not in layers:
+        near = difflib.get_close_matches(layer, layers, n=4, cutoff=0.4)
+        raise UserError(f"there is no layer {layer!r}; nearest: {', '.join(near or list(layers)[:8])}")
+    return layers[layer][0]
 
 
 def sweep(

@@ -37,8 +37,8 @@ class Taps:
 
     def __call__(
         self, x: Float[Tensor, "b rows columns c"], z: Tensor, height: int, norms: bool
-    ) -> Float[Tensor, "two r q b h w"]:
-        """<v_t, z> and, if wanted, ||v_t||, for the first ``height`` rows of positions over the padded input x."""
+    ) -> list[Float[Tensor, "r q b h w"]]:
+        """[<v_t, z>, ||v_t|| if wanted], for the first ``height`` rows of positions over the padded input x."""
         raise NotImplementedError
 
 
@@ -71,9 +71,9 @@ class Dense(Taps):
         """See :class:`Taps`."""
         return z.unflatten(-1, (self.groups, -1)).movedim(-2, 0)
 
-    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> Tensor:
+    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> list[Tensor]:
         """See :class:`Taps`."""
-        found = z.new_empty(2 if norms else 1, *self.window.kernel, len(x), height, z.shape[3])
+        found = [z.new_empty(*self.window.kernel, len(x), height, z.shape[3]) for _ in range(2 if norms else 1)]
         for where, v in self.contributions(x, height):
             found[0][where] = (v * z).sum(-1).sum(1)
             if norms:
@@ -119,16 +119,17 @@ class Pulled(Taps):
         """See :class:`Taps`."""
         return _product(z, self.transposed).unflatten(-1, (*self.window.kernel, -1)).movedim((-3, -2), (0, 1))
 
-    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> Tensor:
+    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> list[Tensor]:
         """See :class:`Taps`."""
         read = self.window.unfold(x, height).unflatten(-1, (self.groups, -1)).movedim(-2, 2)  # [r, q, G, B, h, w, i]
-        found = z.new_empty(2 if norms else 1, *read.shape[:2], *read.shape[3:6])
         # The product is laid out by hand: torch would give it the order of the overlapping view.
-        found[0] = torch.mul(read, z, out=z.new_empty(read.shape)).sum(-1).sum(2)
-        if norms:
-            for where, v in self.triangles.contributions(x, height):
-                found[1][where] = _lengths(v)
-        return found
+        products = torch.mul(read, z, out=z.new_empty(read.shape)).sum(-1).sum(2)
+        if not norms:
+            return [products]
+        lengths = torch.empty_like(products)
+        for where, v in self.triangles.contributions(x, height):
+            lengths[where] = _lengths(v)
+        return [products, lengths]
 
 
 class Thin(Taps):
@@ -146,20 +147,18 @@ class Thin(Taps):
         """See :class:`Taps`."""
         return torch.matmul(self.transposed, z.movedim(-1, 0).flatten(1)).view(self.channels, self.window.taps, -1)
 
-    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> Tensor:
+    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> list[Tensor]:
         """See :class:`Taps`."""
         read = self.window.unfold(x, height).movedim(-1, 0)
         planes = z.new_empty(read.shape).copy_(read).view(z.shape)  # [i, T, N]
-        found = [(planes * z).sum(0)]
+        found = [_dot(planes, z)]
         if norms:
             squares = torch.zeros_like(planes[0])
             for row in self.triangles:
-                v = planes[0] * row[0]
-                for plane, factor in zip(planes[1:], row[1:], strict=True):
-                    v.addcmul_(plane, factor)
+                v = _dot(planes, row)
                 squares.addcmul_(v, v)
             found.append(squares.sqrt_())
-        return torch.stack(found).view(-1, *read.shape[1:])
+        return [one.view(read.shape[1:]) for one in found]
 
 
 class Depthwise(Taps):
@@ -175,12 +174,20 @@ class Depthwise(Taps):
         """See :class:`Taps`."""
         return z
 
-    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> Tensor:
+    def __call__(self, x: Tensor, z: Tensor, height: int, norms: bool) -> list[Tensor]:
         """See :class:`Taps`."""
         read = self.window.unfold(x, height)
         v = torch.mul(read, self.weights, out=z.new_empty(read.shape))
         lengths = [torch.linalg.vector_norm(v, dim=-1)] if norms else []
-        return torch.stack([v.mul_(z).sum(-1), *lengths])
+        return [v.mul_(z).sum(-1), *lengths]
+
+
+def _dot(x: Float[Tensor, "i t n"], y: Float[Tensor, "i t _"]) -> Float[Tensor, "t n"]:
+    """Σ_i x_i y_i, in one pass per channel."""
+    total = x[0] * y[0]
+    for one, other in zip(x[1:], y[1:], strict=True):
+        total.addcmul_(one, other)
+    return total
 
 
 def _lengths(v: Float[Tensor, "taps g b h w m"]) -> Float[Tensor, "taps b h w"]:

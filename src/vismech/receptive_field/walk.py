@@ -1,4 +1,4 @@
-"""Walking the exported graph: every value is given its role, and every map of PFVs the terms of its z (METHOD §2)."""
+"""Walking the exported graph: every value is given its role, and every map of PFVs the terms of its z."""
 
 from __future__ import annotations
 
@@ -133,12 +133,16 @@ class Walk:
                 plan.unmapped[layer] = self.fused[node]
             case _:
                 try:
-                    readers = [
-                        self._closed[reader] for reader in self.passed_by.get(node, []) if reader in self._closed
-                    ]
-                    plan.layers[layer] = (self.close(node), *readers)
+                    plan.layers[layer] = (self.close(node), *map(self._map_read_by, self.passed_by.get(node, [])))
                 except NoRule as detail:
                     plan.unmapped[layer] = str(detail)
+
+    def _map_read_by(self, norm: fx.Node) -> int:
+        """The map of a batch norm, which may hand its values on through a getitem."""
+        for node in (norm, *norm.users):
+            if node in self._closed:
+                return self._closed[node]
+        raise NoRule("the batch norm that reads it is one branch of a sum: name the layer that puts out the sum")
 
     def constant(self, node: Any) -> Tensor:
         """A parameter or buffer of the network."""
