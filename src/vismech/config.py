@@ -109,9 +109,8 @@ class Images(StrEnum):
 
 
 class Evaluation(StrEnum):
-    """What is measured."""
+    """What is measured; each fills its own rows of the run's tables."""
 
-    none = "none"
     reconstruction = "reconstruction"
 
 
@@ -121,9 +120,9 @@ class Stage(StrEnum):
     extract = "extract"
     dictionary = "dictionary"
     describe = "describe"
-    evaluate = "evaluate"
     trace = "trace"
     graph = "graph"
+    evaluate = "evaluate"
     report = "report"
 
 
@@ -281,8 +280,8 @@ class GraphConfig:
 class EvaluateConfig:
     """What is measured beside the graph."""
 
-    kind: Evaluation = Evaluation.reconstruction
-    """reconstruction: R², relative error, L0, and accuracy with the reconstruction spliced into the network."""
+    kinds: list[Evaluation] = field(default_factory=lambda: [Evaluation.reconstruction])
+    """Any of: reconstruction (R², relative error, L0, accuracy with the reconstruction spliced into the network)."""
     images: int | None = 500
     """At most so many images (spread evenly over the sample ids); null: all."""
 

@@ -56,4 +56,6 @@ def _type_name(hint: Any) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, list):
+        return str([item.value if isinstance(item, StrEnum) else item for item in value])
     return str(value).lower() if isinstance(value, bool) else str(value)

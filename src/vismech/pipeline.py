@@ -1,6 +1,6 @@
 """The pipeline: which artifacts a configuration needs, which of them exist, and computing the rest.
 
-extract(layer) → dictionary(layer) → describe(layer), evaluate(layer)
+extract(layer) → dictionary(layer) → describe(layer)
                           └→ trace(layer → class) → trace(layer → upper layer) → graph → report
 """
 
@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -22,57 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from vismech.attribution.quadrature import quadrature
-from vismech.config import Config, Evaluation, Stage
+from vismech.config import Config, Stage
 from vismech.data import open_data
 from vismech.errors import UserError
 from vismech.network import LOGITS
-from vismech.stages import describe, dictionary, evaluate, extract, graph, trace
-from vismech.stages.context import Context, Job
+from vismech.stages import describe, dictionary, extract, graph, trace
+from vismech.stages.context import Context, Job, Plan
+from vismech.stages.evaluations import EVALUATIONS
 from vismech.stages.explained import check_scope
+from vismech.stages.tables import Timing
 from vismech.store import PROVENANCE, Spec, Store, write_json
 from vismech.threads import one_thread
 
 log = logging.getLogger(__name__)
 ORDER = list(Stage)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The jobs of a run in the order of their needs, and their specs by role.
-
-    Attributes:
-        jobs: what to compute.
-        vectors, dictionaries, descriptions, evaluations, to_class: layer → spec.
-        pairs: (lower, upper) → spec of the trace between adjacent layers.
-        logits, graph: the predictions' and the graph's spec, where the run needs them.
-    """
-
-    jobs: list[Job]
-    vectors: dict[str, Spec]
-    dictionaries: dict[str, Spec]
-    descriptions: dict[str, Spec]
-    evaluations: dict[str, Spec]
-    to_class: dict[str, Spec]
-    pairs: dict[tuple[str, str], Spec]
-    logits: Spec | None
-    graph: Spec | None
-
-    def specs(self) -> Iterator[Spec]:
-        """Every artifact of the run."""
-        for job in self.jobs:
-            yield from job.specs.values()
-
-
-@dataclass
-class Timing:
-    """What one artifact cost; ``items`` counts payload bytes' images or concepts as the stage reports them."""
-
-    stage: str
-    unit: str
-    seconds: float
-    peak_rss_bytes: int
-    items: int
-    cached: bool
 
 
 @dataclass
@@ -110,15 +73,13 @@ def make_plan(ctx: Context) -> Plan:
 
     vectors = add(extract.job(ctx, logits=wanted(Stage.trace)))
     logits = vectors.pop(LOGITS, None)
-    dictionaries, descriptions, evaluations, to_class, pairs = {}, {}, {}, {}, {}
+    dictionaries, descriptions, to_class, pairs = {}, {}, {}, {}
     if wanted(Stage.dictionary):
         for layer in ctx.layers:
             dictionaries |= add(dictionary.job(ctx, layer, vectors[layer]))
     for layer in ctx.layers:
         if wanted(Stage.describe):
             descriptions |= add(describe.job(ctx, layer, vectors[layer], dictionaries[layer]))
-        if wanted(Stage.evaluate) and ctx.config.evaluate.kind is Evaluation.reconstruction:
-            evaluations |= add(evaluate.job(ctx, layer, dictionaries[layer]))
     graph_spec = None
     if logits is not None:
         for lower, upper in pairwise([*ctx.layers, LOGITS]):  # refuses a bad cut before anything is computed
@@ -130,7 +91,13 @@ def make_plan(ctx: Context) -> Plan:
             (pairs[lower, upper],) = add(job).values()
         if wanted(Stage.graph):
             (graph_spec,) = add(graph.job(ctx, logits, to_class, pairs)).values()
-    return Plan(jobs, vectors, dictionaries, descriptions, evaluations, to_class, pairs, logits, graph_spec)
+    plan = Plan(jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {})
+    if wanted(Stage.evaluate):
+        for kind in dict.fromkeys(ctx.config.evaluate.kinds):
+            plan.evaluations[kind] = {}
+            for job in EVALUATIONS[kind].jobs(ctx, plan):
+                plan.evaluations[kind] |= add(job)
+    return plan
 
 
 def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:

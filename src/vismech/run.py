@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from vismech.config import Config, Stage
 from vismech.lit.loggers import log_run
-from vismech.pipeline import ORDER, Events, Plan, check, describe_plan, make_plan, open_context, run_plan
+from vismech.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
 from vismech.search import require_faiss
 from vismech.stages import tables
-from vismech.stages.context import Context, read_images
+from vismech.stages.context import Context, Plan, read_images
+from vismech.stages.evaluations import EVALUATIONS
 from vismech.stages.report import report_data, write_report
 from vismech.store import plain, write_json
 
@@ -73,11 +76,14 @@ def _describe(
     )
     for sample in unreadable:
         log.warning("unreadable image left out: %s", sample)
-    frames = {
-        "completeness": tables.completeness(ctx, plan),
-        "extraction": tables.reconstruction(ctx, plan),
-        "timings": tables.timings(events),
-    }
+    frames = {"completeness": tables.completeness(ctx, plan), "timings": tables.timings(events.timings)}
+    metrics = tables.flat_metrics("completeness/{lower}->{upper}", frames["completeness"])
+    for kind in plan.evaluations:
+        measured = EVALUATIONS[kind]
+        frame = measured.rows(ctx, plan)
+        metrics |= tables.flat_metrics(measured.name, frame)
+        before = frames.get(measured.table)
+        frames[measured.table] = frame if before is None else pd.concat([before, frame], ignore_index=True)
     (folder / "tables").mkdir(exist_ok=True)
     for name, frame in frames.items():
         if len(frame):
@@ -91,7 +97,8 @@ def _describe(
             events.write("start", stage=Stage.report.value, unit="")
             written = write_report(ctx, report_data(ctx, plan, frames, unreadable), folder)
             events.write("computed", stage=Stage.report.value, unit="")
-    metrics = {**tables.flat_metrics(frames), "images": len(ctx.data), "unreadable_images": len(unreadable)}
+    metrics |= tables.work_metrics(frames["timings"])
+    metrics |= {"images": len(ctx.data), "unreadable_images": len(unreadable)}
     metrics["wall_seconds"] = round(time.perf_counter() - started, 3)
     write_json(folder / "metrics.json", metrics)
     log_run(ctx.config, plain(ctx.config), metrics, frames, written, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vismech.config import Config, Stage
+from vismech.config import Config, Evaluation, Stage
 from vismech.data import ImageData
 from vismech.errors import UserError
 from vismech.lit.resources import model_of, resources_of
@@ -89,6 +89,34 @@ class Job:
     stage: Stage
     specs: Mapping[str, Spec]
     compute: Callable[[Context, Mapping[str, Spec]], None] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a run in the order of their needs, and their specs by role.
+
+    Attributes:
+        jobs: what to compute.
+        vectors, dictionaries, descriptions, to_class: layer → spec.
+        pairs: (lower, upper) → spec of the trace between adjacent layers.
+        logits, graph: the predictions' and the graph's spec, where the run needs them.
+        evaluations: what is measured → unit → spec.
+    """
+
+    jobs: list[Job]
+    vectors: dict[str, Spec]
+    dictionaries: dict[str, Spec]
+    descriptions: dict[str, Spec]
+    to_class: dict[str, Spec]
+    pairs: dict[tuple[str, str], Spec]
+    logits: Spec | None
+    graph: Spec | None
+    evaluations: dict[Evaluation, dict[str, Spec]]
+
+    def specs(self) -> Iterator[Spec]:
+        """Every artifact of the run."""
+        for job in self.jobs:
+            yield from job.specs.values()
 
 
 def write_images(ctx: Context, kept: list[int], indices: list[int] | None = None) -> dict[str, Any]:

@@ -64,6 +64,18 @@ def coding_inputs(ctx: Context) -> dict:
     return {"code": wanted.code.value, **amount}
 
 
+def table_keys(ctx: Context) -> dict:
+    """The columns of tables that say which dictionary and coding a number is of."""
+    wanted = ctx.config.dictionary
+    return {
+        "dictionary": wanted.method.value,
+        "code": wanted.code.value,
+        "center": wanted.center,
+        "mean_rule": "kept" if wanted.center else "none",
+        "budget": wanted.l0_per_channel if wanted.code is Code.omp else wanted.penalty,
+    }
+
+
 def read(ctx: Context, artifact: Artifact) -> Dictionary:
     """A layer's dictionary with the coding of the configuration put on it.
 

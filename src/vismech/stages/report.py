@@ -11,13 +11,12 @@ import pandas as pd
 from PIL import Image
 
 from vismech.config import Patches, Positions, Scope
-from vismech.pipeline import Plan
 from vismech.report.figures import graph_figure
 from vismech.report.page import ReportData, render_page
 from vismech.report.patches import Card, Patch, encode_png
 from vismech.stages import trace as trace_stage
 from vismech.stages.cards import Nearest, PatchesOf, Pictures, nearest_vectors, patches_of
-from vismech.stages.context import Context, read_images
+from vismech.stages.context import Context, Plan, read_images
 from vismech.stages.explained import spread
 
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
@@ -49,9 +48,11 @@ def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], un
     completeness = tables["completeness"].pivot_table(
         index=["lower", "upper", "path", "rule", "steps"], columns="metric", values="value", sort=False
     )
-    extraction = tables["extraction"].pivot_table(
-        index=["layer", "dictionary", "k", "code"], columns="metric", values="value", sort=False
-    )
+    extraction = pd.DataFrame()
+    if "extraction" in tables:
+        extraction = tables["extraction"].pivot_table(
+            index=["layer", "dictionary", "k", "code"], columns="metric", values="value", sort=False
+        )
     return ReportData(
         graph=graph,
         cards=cards,

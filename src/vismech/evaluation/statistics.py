@@ -1,0 +1,53 @@
+"""Intervals for what evaluations report."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+Z95 = 1.959964
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+def wilson(share: float, count: int, z: float = Z95) -> Interval:
+    """Wilson's interval of a proportion observed on ``count`` cases (Wilson 1927); 95 % by default."""
+    centre = share + z * z / (2 * count)
+    spread = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return Interval(float((centre - spread) / scale), float((centre + spread) / scale))
+
+
+def bootstrap(
+    values: Float[np.ndarray, " n"], level: float = 0.95, draws: int = 2000, seed: int = 0, statistic=np.mean
+) -> Interval:
+    """Percentile bootstrap of a statistic (Efron 1979), resampling the n cases, which must be independent.
+
+    Pass one value per image, not per (image, target), where images hold several. For a paired comparison of two
+    methods pass their differences.
+
+    Args:
+        values: one number per case.
+        level: coverage.
+        draws: resamples.
+        seed: of the resampling; the same values and seed give the same interval.
+        statistic: called with ``axis=1`` on resamples [draws, n].
+    """
+    if len(values) == 0:
+        raise ValueError("an interval needs at least one case")
+    generator = np.random.default_rng(seed)
+    values = np.asarray(values, dtype=np.float64)
+    some = max(1, 2**22 // len(values))  # resamples at a time, so that memory stays flat
+    found = [
+        statistic(values[generator.integers(len(values), size=(min(some, draws - first), len(values)))], axis=1)
+        for first in range(0, draws, some)
+    ]
+    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
