@@ -18,10 +18,12 @@ from functools import partial
 
 import torch
 
-from vismech.attribution.gig import concept_edges, integrate
+from vismech.attribution.gig import integrate
+from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import quadrature
+from vismech.attribution.sources import concept_edges
 from vismech.attribution.targets import ConceptTargets
-from vismech.config import Rule
+from vismech.config import PathWeight, Rule
 from vismech.data import open_data
 from vismech.models import open_model
 from vismech.network import open_network
@@ -87,10 +89,11 @@ def main() -> None:
         few, many = source(8 * below.channels), source(64 * below.channels)
 
         def trace(
-            concepts: tuple[torch.Tensor, torch.Tensor], context: tuple = (segment, below, vectors, clean, wanted)
+            concepts: tuple[torch.Tensor, torch.Tensor],
+            context: tuple = (segment, below, Curve(None, vectors), clean, wanted),
         ) -> None:
             result = integrate(*context, rule, rows=options.rows)
-            concept_edges(concepts[0], result.gradient, concepts[1])
+            concept_edges(concepts[0], result.gradients[PathWeight.ig][:, :, 0], concepts[1])
 
         rows = clean.repeat_interleave(options.rows // len(clean) + 1, 0)[: options.rows].contiguous(
             memory_format=torch.channels_last

@@ -1,4 +1,4 @@
-"""What a path integral explains: class logits, or concepts of an upper layer.
+"""What a path integral explains: class logits or probabilities, or concepts of an upper layer.
 
 Legend: B images, R path points (image-major: all points of an image stand together), T targets, P positions,
 C channels, K concepts.
@@ -6,14 +6,16 @@ C channels, K concepts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.config import ReadOut
+from vismech.config import Output, ReadOut
+from vismech.dictionaries.base import Dictionary
 from vismech.pfv import Layout
 
 
@@ -30,38 +32,61 @@ class Targets(Protocol):
         """Values g_j at ``activation`` [R, …], whose row r belongs to image ``image[r]``."""
         ...
 
+    def take(self, image: Int[Tensor, " i"]) -> Targets:
+        """The targets of some of the images."""
+        ...
+
 
 @dataclass(frozen=True)
 class LogitTargets:
-    """One class logit per image: T = 1."""
+    """Class logits of each image, or their probabilities.
 
-    classes: Int[Tensor, " b"]
+    Attributes:
+        classes: one class per image, or T of them.
+        output: logit, or the softmax over all classes.
+    """
+
+    classes: Int[Tensor, "b *t"]
+    output: Output = Output.logit
 
     @property
-    def present(self) -> Bool[Tensor, "b 1"]:
-        """Every image has its logit."""
-        return torch.ones(len(self.classes), 1, dtype=torch.bool, device=self.classes.device)
+    def present(self) -> Bool[Tensor, "b t"]:
+        """Every image has its logits."""
+        return torch.ones_like(self._classes, dtype=torch.bool)
 
-    def __call__(self, activation: Float[Tensor, "r n"], image: Int[Tensor, " r"]) -> Float[Tensor, "r 1"]:
-        """The logit of each row's own class."""
-        return activation.gather(1, self.classes[image][:, None])
+    @property
+    def _classes(self) -> Int[Tensor, "b t"]:
+        return self.classes if self.classes.ndim == 2 else self.classes[:, None]
+
+    def __call__(self, activation: Float[Tensor, "r n"], image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
+        """The logits of each row's own classes."""
+        values = activation if self.output is Output.logit else activation.softmax(1)
+        return values.gather(1, self._classes[image])
+
+    def take(self, image: Int[Tensor, " i"]) -> LogitTargets:
+        """See :class:`Targets`."""
+        return replace(self, classes=self.classes[image])
 
 
 @dataclass(frozen=True)
 class ConceptTargets:
-    """Projections on concept vectors, ``g_j(Y) = <Y_{p*}, v_j>`` or summed over positions (METHOD §5).
+    """Concepts of the upper layer: projections ``g_j(Y) = <Y_{p*}, v_j>``, their sum over positions, or codes at p*.
 
     Attributes:
         atoms: v_j as rows.
-        anchors: p* per image and target, −1 where the concept has no positive code in the image.
+        anchors: p* per image and target, −1 where the target is absent from the image.
         layout: how the upper activation is read as PFVs.
-        readout: at p*, or the sum over positions.
+        readout: at p*, the sum, or the code.
+        dictionary: the upper layer's, for codes.
+        concepts: the targets' numbers in it.
     """
 
     atoms: Float[Tensor, "t c"]
     anchors: Int[Tensor, "b t"]
     layout: Layout
     readout: ReadOut = ReadOut.max
+    dictionary: Dictionary | None = None
+    concepts: tuple[int, ...] = ()
 
     @property
     def present(self) -> Bool[Tensor, "b t"]:
@@ -69,13 +94,52 @@ class ConceptTargets:
         return self.anchors >= 0
 
     def __call__(self, activation: Tensor, image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
-        """Projections of the rows' PFVs."""
+        """Projections or codes of the rows' PFVs."""
         vectors = self.layout.vectors(activation)
         if self.readout is ReadOut.sum:
             return vectors.sum(1) @ self.atoms.T
         rows = torch.arange(len(vectors), device=vectors.device)[:, None]
         chosen = vectors[rows, self.anchors[image].clamp(min=0)]
-        return (chosen * self.atoms).sum(-1)
+        if self.readout is ReadOut.max:
+            return (chosen * self.atoms).sum(-1)
+        assert self.dictionary is not None
+        return codes_of(chosen, self.dictionary, self.concepts)
+
+    def take(self, image: Int[Tensor, " i"]) -> ConceptTargets:
+        """See :class:`Targets`."""
+        return replace(self, anchors=self.anchors[image])
+
+
+def codes_of(vectors: Float[Tensor, "r t c"], dictionary: Dictionary, concepts: Sequence[int]) -> Float[Tensor, "r t"]:
+    """Code of concept j at its own vector, differentiable: both lasso and matching pursuit solve least squares on their
+    active atoms A, so that with A held ``∂u_A/∂x = (V_A V_Aᵀ)⁻¹ V_A``; a concept outside A has no slope.
+    """
+    return _Codes.apply(vectors, dictionary, tuple(concepts))  # type: ignore[return-value]
+
+
+class _Codes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, dictionary: Dictionary, concepts: tuple[int, ...]) -> Tensor:
+        codes = dictionary.encode(vectors.detach().flatten(0, 1)).unflatten(0, vectors.shape[:2])
+        each = torch.tensor(concepts, device=codes.device)
+        own = codes.gather(2, each.expand(len(codes), -1)[..., None])[..., 0]
+        if dictionary.mean_index is not None:  # its code is a constant
+            codes[..., dictionary.mean_index] = 0
+        ctx.save_for_backward(codes != 0, dictionary.atoms, each)
+        return own
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = gradients
+        active, atoms, each = ctx.saved_tensors
+        count = max(1, int(active.sum(-1).max()))
+        chosen = active.int().topk(count, dim=-1).indices
+        there = active.gather(-1, chosen)
+        some = atoms[chosen] * there[..., None]  # [r, t, a, c], zero rows where fewer are active
+        gram = some @ some.transpose(-1, -2) + torch.diag_embed((~there).to(some))
+        own = (chosen == each[:, None]) & there
+        solved = torch.linalg.solve(gram, own.to(some)[..., None])
+        return slope[..., None] * (solved * some).sum(-2), None, None
 
 
 def anchors(

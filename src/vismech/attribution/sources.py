@@ -1,0 +1,215 @@
+"""What is attributed to: the units that an activation is written in, and how mean gradients become their edges.
+
+Legend: B images, P positions, C channels, K concepts, T targets, D directions of a curve, Q units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vismech.attribution.paths import STRAIGHT, Curve, Path, Straight
+from vismech.config import Along, SourceKind
+from vismech.errors import UserError
+
+CACHED_NUMBERS = 2**18
+
+
+class Edges(NamedTuple):
+    """What units and the error node bring about of each target.
+
+    Attributes:
+        units: e_{q→j}.
+        error: the part of what the units miss, zero where they miss nothing.
+    """
+
+    units: Float[Tensor, "b t q"]
+    error: Float[Tensor, "b t"]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An activation and a baseline, written in units."""
+
+    @property
+    def curve(self) -> Curve:
+        """The path between the two."""
+        ...
+
+    def edges(self, gradient: Float[Tensor, "b t d p c"]) -> Edges:
+        """Mean gradients, one per direction of the curve, as edges."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Q, without the error."""
+        ...
+
+    def active(self, image: int) -> Int[Tensor, " n"]:
+        """Units that move along one image's curve; Q stands for the error."""
+        ...
+
+    def parts(self, image: int, units: Int[Tensor, " n"]) -> Float[Tensor, "d n p c"]:
+        """What these units contribute to each direction of one image's curve."""
+        ...
+
+
+@dataclass(frozen=True)
+class ConceptSource:
+    """Concepts of a dictionary: ``X = U V + residual`` at the end, and the same of the baseline.
+
+    Along ``reconstruction`` the path runs from U_b V to U V and there is no error; along ``activation`` from b to X,
+    and the residuals' part is the error node's.
+
+    Attributes:
+        atoms: V.
+        codes: U at the end.
+        vectors: X, PFVs at the end.
+        along: which of the two paths.
+        baseline_codes, baseline_vectors: the same of the baseline; zero where None.
+        path: the shape of the path.
+
+    Raises:
+        UserError: a path whose anchors are not linear.
+    """
+
+    atoms: Float[Tensor, "k c"]
+    codes: Float[Tensor, "b p k"]
+    vectors: Float[Tensor, "b p c"]
+    along: Along = Along.reconstruction
+    baseline_codes: Float[Tensor, "b p k"] | None = None
+    baseline_vectors: Float[Tensor, "b p c"] | None = None
+    path: Path = STRAIGHT
+
+    def __post_init__(self) -> None:
+        if type(self.path) is Straight:
+            return
+        for codes, vectors in zip(self.code_directions, self._reconstructed.directions, strict=True):
+            if not torch.allclose(codes @ self.atoms, vectors, rtol=1e-3, atol=1e-4 * float(vectors.abs().max())):
+                raise UserError(
+                    f"attribute.curve: an anchor of {type(self.path).__name__} is not linear in the baseline and "
+                    "the end: its codes do not rebuild it"
+                )
+
+    @cached_property
+    def _reconstructed(self) -> Curve:
+        baseline = None if self.baseline_codes is None else self.baseline_codes @ self.atoms
+        return Curve(baseline, self.codes @ self.atoms, self.path)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """See :class:`Source`."""
+        if self.along is Along.reconstruction:
+            return self._reconstructed
+        return Curve(self.baseline_vectors, self.vectors, self.path)
+
+    @cached_property
+    def code_directions(self) -> list[Float[Tensor, "b p k"]]:
+        """The curve's directions in codes."""
+        if self.baseline_codes is None and type(self.path) is Straight:
+            return [self.codes]
+        start = torch.zeros_like(self.codes) if self.baseline_codes is None else self.baseline_codes
+        return list(self.path.directions(start, self.codes))
+
+    def edges(self, gradient: Float[Tensor, "b t d p c"]) -> Edges:
+        """``e_{q→j} = Σ_d Σ_p u_d,pq <Ḡ_d,p, v_q>``; the error ``Σ_d Σ_p <Ḡ_d,p, x_d,p − (u_d V)_p>``."""
+        parts = gradient.unbind(2)
+        each = [concept_edges(codes, part, self.atoms) for codes, part in zip(self.code_directions, parts, strict=True)]
+        units = torch.stack(each).sum(0)
+        if self.along is Along.reconstruction:
+            return Edges(units, units.new_zeros(units.shape[:2]))
+        error = units.new_zeros(units.shape[:2])
+        pairs = zip(self.curve.directions, self._reconstructed.directions, parts, strict=True)
+        for whole, rebuilt, part in pairs:
+            error = error + torch.einsum("bpc,btpc->bt", whole - rebuilt, part)
+        return Edges(units, error)
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.atoms)
+
+    def active(self, image: int) -> Int[Tensor, " n"]:
+        """See :class:`Source`."""
+        units = torch.stack([codes[image].any(0) for codes in self.code_directions]).any(0).nonzero()[:, 0]
+        return units if self.along is Along.reconstruction else torch.cat([units, units.new_tensor([self.count])])
+
+    def parts(self, image: int, units: Int[Tensor, " n"]) -> Float[Tensor, "d n p c"]:
+        """See :class:`Source`."""
+        concepts = units.clamp(max=self.count - 1)
+        codes = torch.stack([codes[image][:, concepts] for codes in self.code_directions])
+        parts = codes.transpose(1, 2)[..., None] * self.atoms[concepts][:, None]
+        for row in (units == self.count).nonzero()[:, 0]:
+            pairs = zip(self.curve.directions, self._reconstructed.directions, strict=True)
+            parts[:, row] = torch.stack([whole[image] - rebuilt[image] for whole, rebuilt in pairs])
+        return parts
+
+
+@dataclass(frozen=True)
+class UnitSource:
+    """The activation's own numbers: by channel, by position, or pixel by pixel, with no error.
+
+    Attributes:
+        kind: channels (summed over positions), positions or pixels (summed over channels).
+        vectors: X, PFVs at the end; for pixels the image's.
+        baseline_vectors: the same of the baseline; zero where None.
+        path: the shape of the path.
+    """
+
+    kind: SourceKind
+    vectors: Float[Tensor, "b p c"]
+    baseline_vectors: Float[Tensor, "b p c"] | None = None
+    path: Path = STRAIGHT
+
+    @cached_property
+    def curve(self) -> Curve:
+        """See :class:`Source`."""
+        return Curve(self.baseline_vectors, self.vectors, self.path)
+
+    def edges(self, gradient: Float[Tensor, "b t d p c"]) -> Edges:
+        """``e_{pc→j} = Σ_d x_d,pc Ḡ_d,pc``, summed over positions or channels."""
+        subscripts = "bpc,btpc->btc" if self.kind is SourceKind.channels else "bpc,btpc->btp"
+        each = [
+            torch.einsum(subscripts, direction, part)
+            for direction, part in zip(self.curve.directions, gradient.unbind(2), strict=True)
+        ]
+        units = torch.stack(each).sum(0)
+        return Edges(units, units.new_zeros(units.shape[:2]))
+
+    @property
+    def count(self) -> int:
+        """C or P."""
+        return self.vectors.shape[2 if self.kind is SourceKind.channels else 1]
+
+    def active(self, image: int) -> Int[Tensor, " n"]:
+        """See :class:`Source`."""
+        axis = 0 if self.kind is SourceKind.channels else 1
+        return torch.stack([part[image].any(axis) for part in self.curve.directions]).any(0).nonzero()[:, 0]
+
+    def parts(self, image: int, units: Int[Tensor, " n"]) -> Float[Tensor, "d n p c"]:
+        """See :class:`Source`."""
+        whole = torch.stack([direction[image] for direction in self.curve.directions])[:, None]
+        mask = torch.nn.functional.one_hot(units, self.count).to(whole)
+        return whole * (mask[:, None] if self.kind is SourceKind.channels else mask[..., None])
+
+
+@torch.no_grad()
+def concept_edges(
+    codes: Float[Tensor, "b p k"], gradient: Float[Tensor, "b t p c"], atoms: Float[Tensor, "k c"]
+) -> Float[Tensor, "b t k"]:
+    """Edges of an image, ``e_{q→j} = Σ_p u_pq <Ḡ_p, v_q>``: GIG summed over positions."""
+    targets, positions, channels = gradient.shape[1:]
+    edges = codes.new_zeros(len(codes), targets, len(atoms))
+    # One image and some of its concepts at a time, so that what lies between the products stays in a CPU's cache.
+    some = max(1, CACHED_NUMBERS // (targets * channels))
+    for code, slopes, row in zip(codes, gradient, edges, strict=True):
+        slopes = slopes.transpose(0, 1).reshape(positions, targets * channels)
+        for active in code.any(0).nonzero()[:, 0].split(some):
+            carried = (code[:, active].T @ slopes).view(len(active), targets, channels)
+            row[:, active] = (carried * atoms[active, None]).sum(2).T
+    return edges
