@@ -9,8 +9,24 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vismech.errors import UserError
-from vismech.report.cards import CELLS, Square, card_picture, field_patch, localization_picture, smallest_square
-from vismech.report.patches import encode_png
+from vismech.report import cards as drawing
+from vismech.report.cards import (
+    CROP_SIDE,
+    HEAD,
+    MARGIN,
+    PANEL_SIDE,
+    TOP_SIDE,
+    WIDTH,
+    CardView,
+    CropView,
+    card_picture,
+    localization_picture,
+)
+from vismech.report.crops import CELLS, Square, draw_crop, draw_light, field_crop, map_light, smallest_square
+
+
+def field_patch(image: np.ndarray, field: np.ndarray, size: int = 96, **options) -> Image.Image:
+    return draw_crop(image, field_crop(field, **options), size)
 
 
 def _every_square(field: np.ndarray, mass: float) -> tuple[int, float]:
@@ -96,7 +112,7 @@ def test_a_map_without_a_positive_value_is_dimmed_wholly() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"field": np.zeros((8, 9))}, "shape"),
+        ({"field": np.zeros(9)}, "shape"),
         ({"field": np.full((8, 8), np.nan)}, "64 NaN"),
         ({"mass": 0.0}, r"describe\.mass=0"),
         ({"mass": 1.5}, r"describe\.mass=1\.5"),
@@ -111,22 +127,78 @@ def test_what_cannot_be_shown_is_refused(change: dict, words: str) -> None:
 
 
 def test_a_localisation_is_bright_where_its_map_is() -> None:
-    image = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    image = np.full((64, 64, 3), 200, np.uint8)
     map = np.full((64, 64), -1.0)
     map[8:24, 40:56] = 1
-    picture = np.asarray(localization_picture(image, {"map": map, "nothing": -np.abs(map)}, "title"))
-    plain, shown, nothing = (picture[24 : 24 + 64, 8 + 72 * n : 72 + 72 * n].astype(int) for n in range(3))
-    assert (plain == 200).all()
+    shown, nothing = (np.asarray(draw_light(image, map_light(each))).astype(int) for each in (map, -np.abs(map)))
     assert shown[10:22, 42:54].min() > 180  # the cells do not divide these pixels evenly
     assert (shown[40:] == 56).all()
     assert (shown[:, :30] == 56).all()
     assert (nothing == 56).all()
+    assert draw_light(image, map_light(map), (100, 50)).size == (100, 50)
+    with pytest.raises(UserError, match="1 NaN"):
+        map_light(np.array([[np.nan, 1.0]]))
 
 
-def test_a_card_shows_every_patch_under_its_title() -> None:
-    patches = [encode_png(np.full((96, 96, 3), 20 * n, np.uint8)) for n in range(7)]
-    card = np.asarray(card_picture(patches, [f"0.{n}" for n in range(7)], "layer #1"))
-    assert card.shape == (2 * 120 + 24, 5 * 104 + 8, 3)
-    for n in range(7):
-        row, column = divmod(n, 5)
-        assert (card[24 + 120 * row : 120 + 120 * row, 8 + 104 * column : 104 + 104 * column] == 20 * n).all()
+LONG = "a class name that is far too long for the room that a card has for it, and then some more words"
+
+
+def _view(crops: int = 10, text: str = "goose", classes: int = 7) -> CardView:
+    pictures = [CropView(Image.new("RGB", (96, 96), (10 * n, 0, 0)), "0.93", text) for n in range(crops)]
+    top = Image.new("RGB", (32, 32), "red") if crops else None
+    facts = {text: text for text in (text, "Tightness", "Entropy", "Tree")}
+    counted = [(f"{text} {n}", 10 * (classes - n)) for n in range(classes)]
+    return CardView(text, "blocks.4", text, top, (text, text), pictures, facts, counted, "nothing to show")
+
+
+@pytest.mark.parametrize("crops", [0, 1, 4, 10, 23])
+def test_a_card_shows_the_top_image_and_every_crop(crops: int) -> None:
+    card = np.asarray(card_picture(_view(crops)))
+    assert card.shape[1] == WIDTH
+    top = card[HEAD : HEAD + TOP_SIDE, MARGIN : MARGIN + TOP_SIDE]
+    assert (top == [255, 0, 0]).all() == (crops > 0)
+    for n in range(crops):
+        row, column = divmod(n, drawing.COLUMNS)
+        left = 2 * MARGIN + TOP_SIDE + column * (CROP_SIDE + drawing.GAP)
+        upper = HEAD + row * (CROP_SIDE + drawing.CAPTION)
+        assert (card[upper : upper + CROP_SIDE, left : left + CROP_SIDE] == [10 * n, 0, 0]).all()
+
+
+@pytest.mark.parametrize("crops", [0, 10, 23])
+def test_whatever_the_words_nothing_overlaps_or_leaves_the_card(crops: int, monkeypatch) -> None:
+    boxes = []
+    write = drawing._Pen.text
+
+    def note(pen, x, y, text, size, colour=drawing.INK, *, bold=False, room):
+        end = write(pen, x, y, text, size, colour, bold=bold, room=room)
+        assert end <= x + room + 1
+        boxes.append((x, y, end, y + size))
+        return end
+
+    monkeypatch.setattr(drawing._Pen, "text", note)
+    for view in (_view(crops, LONG), _view(crops)):
+        boxes.clear()
+        card = card_picture(view)
+        assert len(boxes) > 15 and card.tobytes() == card_picture(view).tobytes()
+        for left, top, right, bottom in boxes:
+            assert left >= MARGIN and right <= card.width - MARGIN + 1 and top >= 0 and bottom <= card.height - 12
+        words = sorted(set(boxes))
+        for index, (left, top, right, bottom) in enumerate(words):
+            for other in words[index + 1 :]:
+                apart = right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+                assert apart, ((left, top, right, bottom), other)
+
+
+def test_a_concept_without_members_says_so() -> None:
+    empty = _view(0)._replace(classes=[], facts={"Holds": "0 % of the vectors (0)"})
+    assert np.asarray(card_picture(empty)).std() > 0
+    assert card_picture(empty).size[0] == WIDTH
+
+
+def test_panels_stand_side_by_side_each_in_full() -> None:
+    panels = {LONG: Image.new("RGB", (64, 64), "red"), "wide": Image.new("RGB", (80, 40), "blue")}
+    picture = np.asarray(localization_picture(panels, LONG, LONG))
+    first = picture[136 : 136 + PANEL_SIDE, MARGIN : MARGIN + PANEL_SIDE]
+    second = picture[136 : 136 + PANEL_SIDE, MARGIN + PANEL_SIDE + drawing.GAP :][:, :PANEL_SIDE]
+    assert (first == [255, 0, 0]).all()
+    assert (second[112:336] == [0, 0, 255]).all() and (second[:112] == 255).all() and (second[336:] == 255).all()

@@ -76,8 +76,10 @@ def test_every_choice_composes_and_sets_what_it_says(group, choice) -> None:
 def test_every_preset_opens_with_its_command_and_has_its_folder(choice) -> None:
     text = (conf_folder() / "experiment" / f"{choice}.yaml").read_text()
     assert text.startswith(f"# @package _global_\n# vismech experiment={choice}")
-    # One folder may serve several sizes of a preset: then it has the name's first word.
-    folders = [conf_folder().parent / "experiments" / name for name in (choice, choice.split("_")[0])]
+    # One folder may serve several sizes of a preset: then it has the name's first words.
+    words = choice.split("_")
+    names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+    folders = [conf_folder().parent / "experiments" / name for name in names]
     assert any((folder / "README.md").is_file() for folder in folders)
 
 
@@ -175,7 +177,7 @@ def test_the_surface_changes_only_on_purpose() -> None:
         ("graph.scope=everything", "graph.scope=everything is not a choice; it can be class, pair, dataset, image"),
         ("model=resnet19", "model=resnet19 is not a choice; nearest: resnet18"),
         ("experiment=quikstart", "experiment=quikstart is not a choice; nearest: quickstart"),
-        ("extract=some", "extract=some is not a choice; it can be all, gradient, relevance, uniform"),
+        ("extract=some", "extract=some is not a choice; it can be all, contrastive, gradient, relevance, uniform"),
         # what cannot be read, and what has no value
         ("quickstart", "cannot read 'quickstart': write key=value"),
         ("data.root=[[", "cannot read 'data.root=[[': write key=value, and quote a value with any of"),

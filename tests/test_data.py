@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import CLASSES, draw_photos
-from vismech.config import DataSource, Fingerprint
+from vismech.choices import DataSource, Fingerprint
 from vismech.data import CIFAR10, imagenet_names, imagenet_wnids, load_image, open_data
 from vismech.errors import UserError
 

@@ -16,7 +16,7 @@ from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import concept_edges
 from vismech.attribution.targets import ConceptTargets, LogitTargets, anchors
-from vismech.config import PathWeight, ReadOut, Rule
+from vismech.choices import PathWeight, ReadOut, Rule
 from vismech.pfv import Axes, Layout
 
 LOWER, UPPER = Layout(Axes.channels_first, (4, 4), 6), Layout(Axes.channels_first, (2, 2), 5)

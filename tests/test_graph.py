@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vismech.attribution.aggregation import group_means, select_concepts, shared_scores
-from vismech.config import GraphConfig, Images, Scope
+from vismech.attribution.influence import Inflow
+from vismech.choices import Images, Scope
+from vismech.config import GraphConfig
 from vismech.errors import UserError
 from vismech.graph import LayerConcepts, LayerEdges, build_graph, write_graphml
 from vismech.stages.explained import explained, spread
@@ -54,22 +56,32 @@ def test_a_single_group_shares_nothing() -> None:
     assert kept.shared == set()
 
 
-@pytest.fixture
-def graph() -> dict:
-    groups = [
-        {"key": "3", "index": 3, "name": "cat", "images": 2},
-        {"key": "5", "index": 5, "name": "dog", "images": 1},
-    ]
+GROUPS = [
+    {"key": "3", "index": 3, "name": "cat", "images": 2},
+    {"key": "5", "index": 5, "name": "dog", "images": 1},
+]
+
+
+def build(prune: float | None = None, errors: bool = False) -> dict:
     low, high = np.array([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]]), np.array([[1.0, -2.0], [0.5, 0.0]])
     layers = [
         LayerConcepts("layer1", low, select_concepts(low, 1, 1)),
         LayerConcepts("layer2", high, select_concepts(high, 1, 1)),
     ]
+    inflows = [Inflow(np.arange(12.0).reshape(2, 2, 3), np.ones((2, 2))), Inflow(high[:, None], np.zeros((2, 1)))]
+    if errors:
+        inflows = [inflow._replace(error=-np.ones_like(inflow.offset)) for inflow in inflows]
+    sizes = [Inflow(*(np.abs(part) for part in inflow if part is not None)) for inflow in inflows]
     pairs = [
-        LayerEdges("layer1", "layer2", layers[1].selection.concepts, np.arange(12.0).reshape(2, 2, 3), np.ones((2, 2))),
-        LayerEdges("layer2", "logits", [], high[:, None], np.zeros((2, 1))),
+        LayerEdges("layer1", "layer2", layers[1].selection.concepts, inflows[0], sizes[0]),
+        LayerEdges("layer2", "logits", [], inflows[1], sizes[1]),
     ]
-    return build_graph("pair", groups, layers, pairs)
+    return build_graph("pair", GROUPS, layers, pairs, prune)
+
+
+@pytest.fixture
+def graph() -> dict:
+    return build()
 
 
 def test_graph_holds_kept_concepts_offsets_and_classes(graph) -> None:
@@ -95,6 +107,38 @@ def test_links_carry_each_groups_mean_edge(graph) -> None:
     assert ("layer2/offset", "class/3") not in links
 
 
+def test_errors_are_nodes_with_links(graph) -> None:
+    assert not any(node["kind"] == "error" for node in graph["nodes"])
+    found = build(errors=True)
+    assert [node["id"] for node in found["nodes"] if node["kind"] == "error"] == ["layer1/error", "layer2/error"]
+    links = {(link["source"], link["target"]): link for link in found["links"]}
+    assert links["layer2/error", "class/5"]["weights"] == {"5": -1.0}
+    assert links["layer2/error", "class/5"]["shares"] == {"5": pytest.approx(1 / 1.5)}
+    assert links["layer1/error", "layer2/0"]["shares"] == {"3": pytest.approx(1 / 5), "5": pytest.approx(1 / 23)}
+
+
+def test_scores_are_given_for_each_class_and_for_the_mean_over_them() -> None:
+    scores = build(errors=True)["scores"]
+    assert list(scores) == ["3", "5", "all"]
+    # Into the class: a third of the inflow of cat is error, and so is what errs below; nothing is dropped.
+    into_cat = np.array([1, 2, 0, 1]) / 4
+    below = into_cat[0] * np.array([0 + 1 + 2, 1, 1]) / 5 + into_cat[1] * np.array([3 + 4 + 5, 1, 1]) / 14
+    assert scores["3"]["replacement_score"] == pytest.approx(below[0] / (below[0] + below[2] + into_cat[3]))
+    assert scores["3"]["offset_share"] == pytest.approx(below[1])
+    assert scores["3"]["untraced_share"] == pytest.approx(0)
+    assert build()["scores"]["all"]["replacement_score"] is None
+
+
+def test_pruning_drops_concepts_and_their_links_and_leaves_the_rest_as_it_is() -> None:
+    whole, pruned = build(errors=True), build(prune=0.5, errors=True)
+    assert pruned["scores"] == whole["scores"]
+    concepts = [node["id"] for node in pruned["nodes"] if node["kind"] == "concept"]
+    assert concepts == ["layer1/1", "layer1/2", "layer2/0"]
+    named = {node["id"] for node in pruned["nodes"]}
+    assert pruned["nodes"] == [node for node in whole["nodes"] if node["id"] in named]
+    assert pruned["links"] == [link for link in whole["links"] if {link["source"], link["target"]} <= named]
+
+
 def test_graph_is_json_and_graphml(graph, tmp_path) -> None:
     assert json.loads(json.dumps(graph, allow_nan=False)) == graph
     write_graphml(graph, tmp_path / "graph.graphml")
@@ -102,6 +146,7 @@ def test_graph_is_json_and_graphml(graph, tmp_path) -> None:
     assert set(read.nodes) == {node["id"] for node in graph["nodes"]}
     assert read.edges["layer1/2", "layer2/1"]["weight_5"] == 11.0
     assert read.nodes["layer1/2"]["importance_3"] == 1.0
+    assert read.nodes["layer1/offset"]["influence_3"] == graph["nodes"][3]["influence"]["3"]
 
 
 IDS = [f"{index:02}.png" for index in range(8)]

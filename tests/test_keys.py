@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -12,6 +12,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from vismech.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
+from vismech.config import AttributeConfig, Config
+from vismech.network import LOGITS
+from vismech.stages.trace import path_inputs
 from vismech.store import Spec, canonical, plain, write_json
 
 LEAVES = st.one_of(
@@ -125,3 +129,57 @@ def test_nan_is_refused(value, tmp_path) -> None:
 def test_what_json_does_not_know_is_refused(value) -> None:
     with pytest.raises(TypeError, match="cannot be part of a key"):
         _ = Spec("s", 1, "u", {"x": value}).key
+
+
+# What edges depend on: what makes a field matter, and another value of it; what the edges lead to.
+IMAGE, IMAGES = {"baseline": Baseline.image, "baseline_image": "a.png"}, {"baseline": Baseline.images}
+PART, ADAPTIVE, OWN = {"path": PathWeight.left_ig}, {"tolerance": 0.1}, {"curve": {"_target_": "a.B", "x": 1}}
+MATTERS: dict[str, tuple[dict, object, str]] = {
+    "path": ({}, PathWeight.idg, "layer"),
+    "phi": (PART, 0.95, "layer"),
+    "baseline": ({}, Baseline.blank, "layer"),
+    "baseline_image": (IMAGE, "b.png", "layer"),
+    "baselines": (IMAGES, 9, "layer"),
+    "along": ({}, Along.activation, "layer"),
+    "curve": (OWN, {"_target_": "a.B", "x": 2}, "layer"),
+    "rule": ({}, Rule.trapezoid, "layer"),
+    "steps": ({}, 33, "layer"),
+    "tolerance": (ADAPTIVE, 0.2, "layer"),
+    "max_steps": (ADAPTIVE, 64, "layer"),
+    "check_images": ({}, 2, "layer"),
+    "readout": ({}, ReadOut.sum, "layer"),
+    "output": ({}, Output.probability, LOGITS),
+}
+
+
+def path_key(attribute: AttributeConfig, upper: str = "layer", seed: int = 0) -> str:
+    return canonical(path_inputs(Config(attribute=attribute, seed=seed), upper))
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(AttributeConfig) if field.name != "mode"])
+def test_every_field_of_the_path_changes_the_key_where_it_matters(name) -> None:
+    given, value, upper = MATTERS[name]
+    before = AttributeConfig(**given)
+    assert path_key(before, upper) != path_key(replace(before, **{name: value}), upper)
+
+
+@pytest.mark.parametrize(
+    ("change", "upper"),
+    [
+        ({"phi": 0.95}, "layer"),
+        ({"baseline_image": "b.png"}, "layer"),
+        ({"baselines": 9}, "layer"),
+        ({"max_steps": 64}, "layer"),
+        ({"mode": Mode.forward}, "layer"),
+        ({"output": Output.probability}, "layer"),
+        ({"readout": ReadOut.sum}, LOGITS),
+    ],
+)
+def test_what_does_not_matter_for_the_path_is_in_no_key(change, upper) -> None:
+    assert path_key(AttributeConfig(), upper) == path_key(AttributeConfig(**change), upper)
+
+
+def test_the_seed_matters_where_baselines_are_drawn() -> None:
+    drawn = AttributeConfig(baseline=Baseline.images)
+    assert path_key(drawn, seed=1) != path_key(drawn)
+    assert path_key(AttributeConfig(), seed=1) == path_key(AttributeConfig())

@@ -7,9 +7,9 @@ import torch
 
 import tiny as tiny_network
 from vismech.errors import UserError
-from vismech.localization import localization_maps, upsampled_maps
+from vismech.localization import attributed_maps, localization_maps, upsampled_maps
 from vismech.network import open_network
-from vismech.receptive_field import sharing_ratios
+from vismech.receptive_field import attribution_maps, sharing_ratios
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer3"])
@@ -52,3 +52,27 @@ def test_upsampling_keeps_the_positive_part_at_the_positions_own_squares() -> No
     assert found.min() == 0
     assert found[0, -8:, :8].min() == found.max() == 2
     assert found[0, :8].max() == found[0, -8:, -8:].max() == 0
+
+
+@pytest.mark.parametrize("method", ["gradient_x_input", "integrated_gradients"])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_by_gradients_it_is_the_sum_of_the_attribution_maps_of_all_positions(method: str, hooked: bool) -> None:
+    """One backward pass for all positions against one for each, on a network that sharing ratios have no rule for."""
+    images = tiny_network.images(2)
+    model = tiny_network.gated()
+    network = tiny_network.hooked(model) if hooked else open_network(model, images)
+    _, rows, columns = network.shape("layer2")
+    codes = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(0))
+    found = attributed_maps(network, images, "layer2", codes, method, steps=4)
+    vectors = network.activations(images, ["layer2"])["layer2"].detach().flatten(2)
+    for image in range(2):
+        maps = attribution_maps(
+            network, images[image : image + 1], "layer2", range(rows * columns), method=method, steps=4
+        )
+        lengths = vectors[image].norm(dim=0)
+        expected = (codes[image].flatten() / lengths)[:, None, None] * maps
+        expected = expected.sum(0).clamp(min=0)
+        torch.testing.assert_close(found[image], expected, atol=1e-5 * float(expected.max()), rtol=1e-4)
+    assert (found > 0).any() and (found == 0).any()
+    with pytest.raises(UserError, match="shape"):
+        attributed_maps(network, images, "layer2", codes[:, :2], method)

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 import tiny
+from vismech.choices import ModelSource
 from vismech.cifar_resnet import CifarResNet
-from vismech.config import ModelSource
 from vismech.data import CIFAR10, open_data
 from vismech.errors import UserError
 from vismech.models import CIFAR_DEPTHS, Preprocess, open_model

@@ -10,7 +10,8 @@ import tiny
 from tiny import images, outputs, same
 from vismech.capture import operation
 from vismech.errors import UserError
-from vismech.network import LOGITS, ExportedNetwork, HookedNetwork, open_network
+from vismech.network import LOGITS, PIXELS, ExportedNetwork, HookedNetwork, open_network
+from vismech.pfv import layout_of
 
 
 def convolutions(segment: nn.Module) -> list[str]:
@@ -294,3 +295,21 @@ def test_a_batch_size_is_no_path() -> None:
     expected = outputs(model, batch)
     with torch.no_grad():
         assert same(network.segment("conv", LOGITS)(expected["conv"]), expected[LOGITS])
+
+
+# Pixels
+
+
+def test_pixels_are_the_lower_end_of_any_cut(model, network) -> None:
+    batch, expected = images(2), outputs(model, images(2))
+    for cut in (network, HookedNetwork(model, torch.zeros(1, 3, 32, 32))):
+        assert cut.shape(PIXELS) == (3, 32, 32) and layout_of(cut.shape(PIXELS), PIXELS).channels == 3
+        with torch.no_grad():
+            found = cut.activations(batch, [PIXELS, "layer1"])
+            assert same(found[PIXELS], batch) and same(found["layer1"], expected["layer1"])
+            for upper in ("layer2", LOGITS):
+                assert same(cut.segment(PIXELS, upper)(batch), expected[upper])
+        assert PIXELS not in cut.layers
+        for lower, upper in (("layer1", PIXELS), (PIXELS, PIXELS), (LOGITS, PIXELS)):
+            with pytest.raises(UserError, match="does not come after"):
+                cut.segment(lower, upper)

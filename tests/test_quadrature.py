@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vismech.attribution.quadrature import quadrature
-from vismech.config import Rule
+from vismech.choices import Rule
 from vismech.errors import UserError
 
 RULES = list(Rule)

@@ -1,25 +1,51 @@
 """The README's claims that a machine can hold: its Python example runs, its commands and paths exist."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from vismech.cli import choices
+from vismech.attribution.paths import load_path
+from vismech.cli import choices, conf_folder, refuse_unknown
+from vismech.config import register
 from vismech.documentation import documentation
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "README.md").read_text()
 
 
-def test_the_python_example_runs_and_is_complete() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+def test_the_python_examples_run_and_are_complete(monkeypatch) -> None:
+    first, module, second = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    mine = ModuleType("mypaths")
+    exec(compile(module, "README.md", "exec"), mine.__dict__)
+    monkeypatch.setitem(sys.modules, "mypaths", mine)
     torch.manual_seed(0)
     names: dict = {}
-    exec(compile(example, "README.md", "exec"), names)
+    for example in (first, second):
+        exec(compile(example, "README.md", "exec"), names)
     assert names["edges"].shape == (12, 24)
-    change = (names["path"].value - names["path"].baseline)[:, 0]
-    assert (names["edges"].sum(1) - change).abs().max() < 0.05 * change.abs().max()
+    for result in (names["path"], names["curved"]):
+        change = (result.value - result.baseline)[:, 0]
+        assert (result.edges["ig"].units[:, 0].sum(1) - change).abs().max() < 0.05 * change.abs().max()
+    assert not torch.allclose(names["curved"].edges["ig"].units, names["path"].edges["ig"].units)
+
+
+def test_the_path_of_ones_own_is_what_the_command_chooses(monkeypatch) -> None:
+    (override,) = re.findall(r"(\+attribute\.curve\._target_=\S+)", TEXT)
+    _, module, _ = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    mine = ModuleType("mypaths")
+    exec(compile(module, "README.md", "exec"), mine.__dict__)
+    monkeypatch.setitem(sys.modules, "mypaths", mine)
+    register()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", ["experiment=quickstart", override])
+    refuse_unknown(config)
+    curve = OmegaConf.to_container(config.attribute.curve)
+    assert isinstance(curve, dict) and type(load_path(curve)) is mine.__dict__["Through"]  # type: ignore[arg-type]
 
 
 def test_every_key_and_choice_in_a_command_exists() -> None:

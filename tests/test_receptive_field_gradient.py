@@ -76,6 +76,14 @@ def test_integrated_gradients_are_complete_and_a_zero_vector_has_a_zero_map():
     assert not attribution_maps(network, image(), "stem", [5]).any()
 
 
+@pytest.mark.parametrize("layer", ["blocks.1", "stages.1", "after"])
+def test_transformers_layer_norms_and_gates_have_no_sharing_ratios(layer):
+    with torch.random.fork_rng():
+        network = open_network(seeded(NETWORKS[layer]()), image())
+    with pytest.raises(UserError, match=r"no rule for '\w+'.*attribution_maps"):
+        sharing_ratios(network, image())
+
+
 def test_hooks_give_the_maps_and_relevance_of_the_exported_graph():
     model, x = seeded(TinyNetwork(10, 8)), image(count=2)
     exported, hooked = open_network(model, x), HookedNetwork(model, x)

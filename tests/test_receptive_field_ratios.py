@@ -120,6 +120,8 @@ def test_one_pass_gives_relevance_and_activations_for_sampling(network, ratios, 
     assert torch.equal(found.target, ratios.logits.argmax(1))
     other = layer_relevance(network, images, ["layer1"], target=3)
     torch.testing.assert_close(other.relevance["layer1"], ratios.relevance(["layer1"], target=3)["layer1"])
+    above_mean = layer_relevance(network, images, ["layer1"], contrastive=True).relevance["layer1"]
+    torch.testing.assert_close(above_mean, ratios.relevance(["layer1"], contrastive=True)["layer1"])
 
 
 def test_a_pass_for_some_layers_measures_only_what_is_below_them(network, ratios, images):

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report_sample import PAIR, Elements, sample_graph, sample_report
+from report_sample import LONG_NAME, PAIR, Elements, sample_graph, sample_report
+from vismech.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
+from vismech.report.crops import draw_crop, position_crop
 from vismech.report.figures import graph_figure
 from vismech.report.page import ReportData, heading, render_page
-from vismech.report.patches import encode_png, heat_overlay, patch
-from vismech.report.text import COMPLETENESS, number, shorten, tabulate
+from vismech.report.patches import encode_png
+from vismech.report.text import COMPLETENESS, TRACED, number, percent, shorten, tabulate
 
 NINE = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(\"2\")'>&amp;"
@@ -49,6 +51,10 @@ def chequered(grid: tuple[int, int], cell: int) -> np.ndarray:
     rows, cols = np.mgrid[0 : grid[0], 0 : grid[1]]
     colours = np.stack([20 * rows, 20 * cols, np.full(grid, 100)], axis=-1).astype(np.uint8)
     return colours.repeat(cell, axis=0).repeat(cell, axis=1)
+
+
+def patch(image: np.ndarray, position: tuple[int, int], grid: tuple[int, int], **options) -> Image.Image:
+    return draw_crop(image, position_crop(position, grid, image.shape[1::-1], **options), 96)
 
 
 @pytest.mark.parametrize("position", [(0, 0), (3, 5), (6, 6), (6, 0)])
@@ -87,27 +93,6 @@ def test_patches_refuse_what_they_cannot_show():
         patch(image.astype(np.float32), (0, 0), (7, 7))
 
 
-def test_heat_overlay_lights_the_largest_and_dims_the_rest():
-    image = chequered((2, 2), 16) + np.uint8(60)
-    heat = np.array([[0.0, 0.0], [0.0, 3.0]])
-    lit = np.asarray(heat_overlay(image, heat), dtype=int)
-    # Far from the border between cells bilinear upsampling keeps the cell's value.
-    assert (lit[-4:, -4:] == image[-4:, -4:]).all()
-    grey = image[0, 0] @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(lit[0, 0] - 0.28 * grey).max() <= 1
-    # Halfway between the centres of two cells the map is one half.
-    halfway = np.asarray(heat_overlay(np.full((32, 32, 3), 200, np.uint8), np.array([[0.0, 1.0]])), dtype=int)
-    assert abs(halfway[0, 15:17, 0].mean() - 200 * (0.5 + 0.5 * 0.28)) <= 1
-
-
-def test_heat_overlay_drops_the_negative_part_and_refuses_nan():
-    image = np.full((8, 8, 3), 100, np.uint8)
-    assert np.asarray(heat_overlay(image, np.array([[-1.0, -2.0]]))).max() == 28
-    assert (np.asarray(heat_overlay(image, np.array([[5.0]]))) == 100).all()
-    with pytest.raises(UserError, match="1 NaN"):
-        heat_overlay(image, np.array([[np.nan, 1.0]]))
-
-
 def test_png_bytes_depend_on_the_pixels_only():
     image = Image.fromarray(chequered((4, 4), 8))
     buffer, comment = io.BytesIO(), PngImagePlugin.PngInfo()
@@ -124,6 +109,11 @@ def test_a_number_is_read_back_to_its_digits(value, digits):
     assert float(text.replace("−", "-")) == pytest.approx(value, rel=0.51 * 10 ** (1 - digits))
     with pytest.raises(UserError, match="nan"):
         number(value * float("nan"))
+
+
+def test_a_share_that_is_there_is_never_nothing():
+    shares = (0.0, 1e-9, 0.0099, 0.01, 0.126, 1.0)
+    assert [percent(share) for share in shares] == ["0 %", "<1 %", "<1 %", "1 %", "13 %", "100 %"]
 
 
 @given(st.text(max_size=60), st.integers(1, 40))
@@ -275,7 +265,7 @@ def test_the_script_gets_every_weight_in_every_mode(small, page):
 
 def test_each_picture_is_stored_once(small, page):
     stored = [attributes["href"] for tag, attributes in page.tags if tag == "image"]
-    assert len(stored) == len(set(stored)) == 4 * 33 + 2
+    assert len(stored) == len(set(stored)) == 5 * 33 + 2
     used = {attributes["href"] for tag, attributes in page.tags if tag == "use"}
     assert used == {f"#picture-{index}" for index in range(len(stored))}
 
@@ -293,7 +283,13 @@ def test_names_cannot_become_markup():
     graph = sample_graph(layers=["a<b>\"'"], per_layer=3, groups=((HOSTILE, HOSTILE), ("130", "flamingo")))
     report = sample_report(graph, patches=1)
     cards = {
-        key: card._replace(note=HOSTILE, patches=[card.patches[0]._replace(caption=HOSTILE)])
+        key: card._replace(
+            note=HOSTILE,
+            patches=[card.patches[0]._replace(caption=HOSTILE)],
+            top=card.patches[0]._replace(caption=HOSTILE),
+            facts={HOSTILE: HOSTILE},
+            classes=[(HOSTILE, 1)],
+        )
         for key, card in report.cards.items()
     }
     report = report._replace(
@@ -331,6 +327,31 @@ def test_every_scope_is_named_in_the_heading(scope, groups, words):
     graph = sample_graph(scope=scope, per_layer=2, groups=groups)
     assert all(word in heading(graph) for word in words)
     assert heading(graph) in " ".join(Elements(render_page(sample_report(graph, patches=1))).words)
+
+
+@pytest.mark.parametrize("kind", list(Patches))
+def test_the_page_says_how_its_pictures_were_traced(kind):
+    report = sample_report(sample_graph(per_layer=1), patches=1)._replace(traced=kind)
+    words = " ".join(Elements(render_page(report)).words)
+    assert [other for other in Patches if TRACED[other].page in words] == [kind]
+
+
+def test_a_card_of_the_page_holds_what_is_known_of_its_concept(small, page):
+    words = " ".join(page.words)
+    first = next(iter(small.cards.values()))
+    for text in (*first.facts, *first.facts.values(), LONG_NAME, "66 %", "26 %", "6 %"):
+        assert text in words
+    assert "drum" not in words  # the fourth class
+
+
+def test_a_concept_without_members_has_a_card(small):
+    cards = {
+        key: card._replace(patches=[], top=None, facts={}, classes=[], share=0.0, note="Nothing lies near.")
+        for key, card in small.cards.items()
+    }
+    elements = Elements(render_page(small._replace(cards=cards)))
+    assert " ".join(elements.words).count("Nothing lies near.") == 33
+    assert not elements.of_class("seen") and not elements.of_class("patches")
 
 
 def test_an_empty_report_is_still_a_page():
@@ -388,3 +409,15 @@ def test_the_report_loads_neither_torch_nor_hydra():
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {code}"], capture_output=True
     )
     assert done.stdout.decode().strip() == "set()", done.stderr.decode()
+
+
+def test_error_nodes_have_a_line_of_the_legend_and_a_style_of_their_own(tmp_path):
+    def drawn(*specials: str) -> str:
+        graph = sample_graph(layers=("one",), per_layer=2, specials=specials)
+        return graph_figure(graph, {}, tmp_path / "-".join(specials)).svg.read_text()
+
+    plain, both = drawn("offset"), drawn("offset", "error")
+    told = "what the concepts miss of the layer"
+    assert told not in plain and told in both
+    styles = [set(re.findall(r"stroke-dasharray: [^;\"]+", text)) for text in (plain, both)]
+    assert len(styles[1] - styles[0]) == 1

@@ -24,7 +24,7 @@ import torch
 from sklearn.cluster import BisectingKMeans
 from threadpoolctl import threadpool_limits
 
-from vismech.config import DataSource, ModelSource
+from vismech.choices import DataSource, ModelSource
 from vismech.data import ImageData, open_data
 from vismech.dictionaries.bisecting import bisecting_kmeans
 from vismech.models import Model, open_model

@@ -20,16 +20,8 @@ from pathlib import Path
 
 import torch
 
-from vismech.config import (
-    Config,
-    DataConfig,
-    DataSource,
-    ExtractConfig,
-    LoggerKind,
-    ModelConfig,
-    ModelSource,
-    Positions,
-)
+from vismech.choices import DataSource, LoggerKind, ModelSource, Positions
+from vismech.config import Config, DataConfig, ExtractConfig, ModelConfig
 from vismech.lit.batches import Images, PaddedBatches, loader
 from vismech.pipeline import open_context
 from vismech.stages import extract

@@ -23,7 +23,7 @@ from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import concept_edges
 from vismech.attribution.targets import ConceptTargets
-from vismech.config import PathWeight, Rule
+from vismech.choices import PathWeight, Rule
 from vismech.data import open_data
 from vismech.models import open_model
 from vismech.network import open_network

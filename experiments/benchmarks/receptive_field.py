@@ -6,7 +6,8 @@ One thread, initial weights (the cost does not depend on them; `--weights` takes
 parts alternating in one process, medians. Per network:
 (a) set-up: `sharing_ratios`, forward pass included, per image;
 (b) then per receptive field, at 1, 8 and 32 positions asked for at once;
-(c) `layer_relevance` at the last block divided by the activations of that block alone, batch of 16;
+(c) the extraction step (`ExtractLoop.step`: batch of 16, one position per image, channels last as runs are by default)
+with `positions=relevance`, divided by the same with `uniform`: at the last block alone, and at earlier ones too;
 (d) in a process of its own (on Linux), peak memory of the first set-up over that held after plain passes, and bytes
 kept per image.
 """
@@ -18,38 +19,46 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vismech.config import ModelSource
+from vismech.choices import ModelSource, Positions
+from vismech.config import Config, ModelConfig
+from vismech.data import ImageData, Sample
+from vismech.lit.extract import ExtractLoop, extract_columns
+from vismech.lit.resources import resources_of
 from vismech.models import Model, open_model
 from vismech.network import Network, open_network
-from vismech.receptive_field import SharingRatios, layer_relevance, sharing_ratios
+from vismech.pfv import layout_of
+from vismech.receptive_field import SharingRatios, sharing_ratios
+from vismech.rows import Rows
 
 
 class Case(NamedTuple):
-    """A network, the batch of its set-up, the layer of its receptive fields, and its last block."""
+    """A network, the batch of its set-up, the layer of its receptive fields, and blocks to extract."""
 
     source: ModelSource
     batch: int = 1
     layer: str | None = None
-    last: str | None = None
+    blocks: tuple[str, ...] = ()
 
 
 CASES = {
-    "resnet50": Case(ModelSource.torchvision, 1, "layer3.5", "layer4.2"),
-    "efficientnet_lite0": Case(ModelSource.efficientnet_lite, 1, "blocks.4", "blocks.6"),
+    "resnet50": Case(ModelSource.torchvision, 1, "layer3.5", ("layer1.2", "layer2.3", "layer3.5", "layer4.2")),
+    "efficientnet_lite0": Case(ModelSource.efficientnet_lite, 1, "blocks.4", ("blocks.2", "blocks.4", "blocks.6")),
     "vgg16": Case(ModelSource.torchvision),
     "cifar_resnet20": Case(ModelSource.cifar_resnet, 64),
     "densenet121": Case(ModelSource.torchvision),
     "mobilenet_v2": Case(ModelSource.torchvision),
 }
 COUNTS = (1, 8, 32)
+STEP = 16  # images in a step of the extraction
 
 
 def opened(name: str, checkpoint: str | None) -> tuple[Model, Network, Tensor]:
@@ -57,8 +66,27 @@ def opened(name: str, checkpoint: str | None) -> tuple[Model, Network, Tensor]:
     trained = checkpoint if name.startswith("cifar") else None
     model = open_model(case.source, name, weights=None, checkpoint=trained)
     side = model.preprocess.crop
-    images = torch.randn(max(case.batch, 16), 3, side, side, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(max(case.batch, STEP), 3, side, side, generator=torch.Generator().manual_seed(0))
     return model, open_network(model.module, model.example), images
+
+
+def extraction_step(name: str, layers: Sequence[str], positions: Positions, images: Tensor) -> Callable[[], object]:
+    """The stage's own step on one batch, without the reading of images and the writing of vectors."""
+    config = Config(model=ModelConfig(source=CASES[name].source, name=name, weights=None))
+    config.extract.positions, config.extract.per_image = positions, 1
+    network = resources_of(config.model, config.runtime.channels_last).network
+    layouts = {layer: layout_of(network.shape(layer), layer) for layer in layers}
+    data = ImageData(Path(), [Sample(str(number), 0) for number in range(len(images))], {})
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {}
+        for layer, layout in layouts.items():
+            (Path(folder) / layer).mkdir()
+            rows[layer] = Rows(Path(folder) / layer, extract_columns(layout, config.extract), len(data))
+        loop = ExtractLoop(config, data, range(len(data)), rows, "extract", layouts=layouts)
+    loop.setup("predict")
+    if config.runtime.channels_last:
+        images = images.to(memory_format=torch.channels_last)
+    return lambda: loop.step(images, list(range(len(images))))
 
 
 def kept_bytes(ratios: SharingRatios) -> int:
@@ -70,7 +98,7 @@ def kept_bytes(ratios: SharingRatios) -> int:
 def compare(name: str, runs: int, checkpoint: str | None) -> None:
     case = CASES[name]
     model, network, images = opened(name, checkpoint)
-    batch, sixteen = images[: case.batch], images[:16]
+    batch = images[: case.batch]
     ratios = sharing_ratios(network, images[:1])
     parts: dict[str, tuple[Callable[[], object], int]] = {
         "forward": (lambda: model.module(images[:1]), 1),
@@ -78,13 +106,15 @@ def compare(name: str, runs: int, checkpoint: str | None) -> None:
     }
     if case.batch > 1:
         parts["forward of the batch"] = (lambda: model.module(batch), case.batch)
-    if case.layer is not None and case.last is not None:
-        layer, last = case.layer, case.last
+    if case.layer is not None:
+        layer = case.layer
         for count in COUNTS:
             positions = list(range(40, 40 + count))
             parts[f"field of {count}"] = (lambda chosen=positions: ratios.receptive_fields(layer, chosen), count)
-        parts["relevance"] = (lambda: layer_relevance(network, sixteen, [last]), 16)
-        parts["activations"] = (lambda: network.activations(sixteen, [last]), 16)
+    extracted = {"last": case.blocks[-1:], "all": case.blocks} if case.blocks else {}
+    for some, layers in extracted.items():
+        for positions in (Positions.relevance, Positions.uniform):
+            parts[f"{positions} {some}"] = (extraction_step(name, layers, positions, images[:STEP]), STEP)
     seconds: dict[str, list[float]] = {part: [] for part in parts}
     for run in range(-1, runs):  # the first turn warms up
         for part, (call, share) in parts.items():
@@ -101,8 +131,10 @@ def compare(name: str, runs: int, checkpoint: str | None) -> None:
     if case.layer is not None:
         fields = " / ".join(f"{median[f'field of {count}'] / unit:.4f}" for count in COUNTS)
         print(f"  per receptive field at {case.layer}, {' / '.join(map(str, COUNTS))} at once: {fields} forward passes")
-        ratio = median["relevance"] / median["activations"]
-        print(f"  relevance at {case.last} over its activations alone, batches of 16: {ratio:.2f}")
+    for some, layers in extracted.items():
+        pairs = zip(seconds[f"relevance {some}"], seconds[f"uniform {some}"], strict=True)
+        ratio = statistics.median(slow / fast for slow, fast in pairs)
+        print(f"  extraction at {', '.join(layers)}, relevance over uniform, batches of {STEP}: {ratio:.2f}")
 
 
 def memory(name: str, checkpoint: str | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vismech.config import Code
+from vismech.choices import Code
 from vismech.errors import UserError
 from vismech.lasso import RIDGE, check_finite, lasso, rows_at_once
 from vismech.threads import for_each_chunk

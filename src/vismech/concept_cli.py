@@ -1,4 +1,7 @@
-"""``vismech-concept``: one concept of a finished run as a card, and where it is in images."""
+"""``vismech-concept``: one concept of a finished run as a card, and where it is in images.
+
+Only the function that does the work loads torch, so that help and mistyped arguments answer at once.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,21 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from vismech.config import Config, Patches, Stage
-from vismech.data import load_image
+from vismech.choices import Patches, Stage
+from vismech.config import Config
 from vismech.errors import UserError
-from vismech.localization import localization_maps, upsampled_maps
-from vismech.pipeline import make_plan, open_context
-from vismech.receptive_field import sharing_ratios
-from vismech.report.cards import card_picture, localization_picture
-from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.cards import Pictures, nearest_vectors, patches_of
-from vismech.stages.context import Context, read_images
-from vismech.threads import one_thread
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vismech.models import Preprocess
+    from vismech.stages.cards import Gallery
+    from vismech.stages.context import Context, Plan
 
 log = logging.getLogger(__name__)
+NARROWEST = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,11 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("layer", help="a layer of the run")
     parser.add_argument("concept", help="the concept's number")
     parser.add_argument("--image", type=Path, nargs="+", default=[], help="images to find the concept in")
+    parser.add_argument(
+        "--patches",
+        choices=[each.value for each in Patches],
+        help="how vectors are traced to pixels; default: as in the run (describe.patches)",
+    )
     parser.add_argument("--out", type=Path, help="where to write; default: concepts/ in the run's folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        for path in write_concept(options.run, options.layer, options.concept, options.image, options.out):
+        patches = Patches(options.patches) if options.patches else None
+        for path in write_concept(options.run, options.layer, options.concept, options.image, options.out, patches):
             print(path)
     except UserError as error:
         print(f"vismech-concept: {error}", file=sys.stderr)
@@ -47,63 +53,103 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_concept(
-    run: Path, layer: str, concept: str, images: Sequence[Path] = (), out: Path | None = None
+    run: Path,
+    layer: str,
+    concept: str,
+    images: Sequence[Path] = (),
+    out: Path | None = None,
+    patches: Patches | None = None,
 ) -> list[Path]:
     """The concept's card, and for each image the image, the localisation and plain upsampling side by side.
 
     Raises:
         UserError: no run there, an unknown layer or concept, an unreadable image, an artifact that is gone.
     """
-    ctx = open_context(config_of(run))
+    config = config_of(run)
+    if patches is not None:
+        config.describe.patches = patches
+    from vismech.data import load_image
+    from vismech.pipeline import make_plan, open_context
+    from vismech.stages.cards import Gallery
+
+    ctx = open_context(config)
     if layer not in ctx.layers:
         near = difflib.get_close_matches(layer, ctx.layers, n=3, cutoff=0.3) or ctx.layers
         raise UserError(f"the run has no layer {layer!r}; nearest: {', '.join(near)}")
     plan = make_plan(ctx)
-    described = ctx.store.open(plan.descriptions[layer])
-    count = len(described.array("shares.npy"))
+    count = len(ctx.store.open(plan.descriptions[layer]).array("shares.npy"))
     number = int(concept) if concept.isdecimal() else -1
     if not 0 <= number < count:
         near = difflib.get_close_matches(concept, [str(each) for each in range(count)], n=3, cutoff=0.3)
         known = f"; nearest: {', '.join(near)}" if near else ""
         raise UserError(f"layer {layer!r} has no concept {concept!r}, they are 0 to {count - 1}{known}")
-    loaded = [load_image(path) for path in images]
-    nearest = nearest_vectors(layer, number, described, read_images(ctx.store.open(plan.vectors[layer])).ids)
-    if not nearest.places:
-        raise UserError(f"no vector lies near concept {number} of {layer!r}: there is nothing to show")
+    loaded = [_fitting(path, load_image(path), ctx.model.preprocess) for path in images]
     folder = out or run / "concepts"
-    folder.mkdir(parents=True, exist_ok=True)
-    patches = patches_of(ctx, nearest.places, Pictures(ctx))
-    title = f"{layer} #{number}   {nearest.share:.2%} of the vectors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}): give another folder with --out") from error
+    gallery = Gallery(ctx, plan, [(layer, number)])
     written = [folder / f"{layer}_{number}.png"]
-    shown = [patches.png[place] for place in nearest.places]
-    card_picture(shown, [f"{cosine:.2f}" for cosine in nearest.cosines], title).save(written[0])
-    if not loaded:
-        return written
-    inputs = torch.stack([ctx.model.preprocess(image) for image in loaded])
-    dictionary = dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer]))
-    with torch.no_grad(), one_thread():
-        vectors = ctx.layout(layer).vectors(ctx.network.activations(inputs, [layer])[layer])
-        codes = dictionary.encode(vectors.flatten(0, 1))[:, number].view(len(loaded), *ctx.layout(layer).grid)
-        maps = _maps(ctx, inputs, layer, codes)
-    for index, (path, image) in enumerate(zip(images, loaded, strict=True)):
-        kinds = {name: each[index].numpy() for name, each in maps.items()}
-        place = folder / f"{layer}_{number}_{index}_{path.stem}.png"
-        localization_picture(ctx.model.preprocess.geometry(image), kinds, title).save(place)
-        written.append(place)
+    gallery.picture(layer, number).save(written[0])
+    for index, (path, panels) in enumerate(
+        zip(images, _panels(ctx, plan, gallery, layer, number, loaded), strict=True)
+    ):
+        written.append(folder / f"{layer}_{number}_{index}_{path.stem}.png")
+        panels.save(written[-1])
     return written
 
 
-def _maps(ctx: Context, inputs: Tensor, layer: str, codes: Tensor) -> dict[str, Tensor]:
-    size = (int(inputs.shape[2]), int(inputs.shape[3]))
-    maps = {}
-    if ctx.config.describe.patches is Patches.receptive_field:
-        try:
-            maps["receptive fields"] = localization_maps(
-                sharing_ratios(ctx.network, inputs, layers=[layer]), layer, codes
-            )
-        except UserError as error:
-            log.warning("the concept is shown by upsampling alone: %s", error)
-    return {**maps, "upsampling": upsampled_maps(codes, size)}
+def _fitting(path: Path, image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """The image, shrunk or enlarged where the network's preprocessing would cut a piece out of it or frame it."""
+    short, long = sorted(image.size)
+    if long > NARROWEST * short:
+        raise UserError(
+            f"{path} is {image.width}×{image.height} pixels, too narrow for a network: "
+            f"give an image whose sides differ at most {NARROWEST} times"
+        )
+    if preprocess.resize is not None or short == preprocess.crop:
+        return image
+    scale = preprocess.crop / short
+    log.warning("%s is %d×%d pixels and is brought to the network's %d", path, *image.size, preprocess.crop)
+    return image.resize(
+        (max(preprocess.crop, round(image.width * scale)), max(preprocess.crop, round(image.height * scale)))
+    )
+
+
+def _panels(
+    ctx: Context, plan: Plan, gallery: Gallery, layer: str, concept: int, loaded: Sequence[Image.Image]
+) -> list[Image.Image]:
+    """For each image the image, and the image lit where the concept is: as its vectors are traced, and upsampled."""
+    if not loaded:
+        return []
+    import torch
+
+    from vismech.report.cards import localization_picture
+    from vismech.report.crops import draw_light, map_light
+    from vismech.report.text import TRACED
+    from vismech.stages import dictionary as dictionary_stage
+    from vismech.stages.fields import concept_maps
+    from vismech.threads import one_thread
+
+    inputs = torch.stack([ctx.model.preprocess(image) for image in loaded])
+    dictionary = dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer]))
+    layout = ctx.layout(layer)
+    with one_thread():
+        with torch.no_grad():
+            vectors = layout.vectors(ctx.network.activations(inputs, [layer])[layer])
+            codes = dictionary.encode(vectors.flatten(0, 1))[:, concept].reshape(len(loaded), *layout.grid)
+        kinds = list(dict.fromkeys([gallery.kind, Patches.upsampling]))
+        maps = {kind: concept_maps(ctx.network, inputs, layer, codes, kind) for kind in kinds}
+    pictures = []
+    for index, image in enumerate(loaded):
+        seen = ctx.model.preprocess.geometry(image)
+        panels = {"as the network sees it": seen}
+        panels |= {TRACED[kind].short: draw_light(seen, map_light(maps[kind][index].numpy())) for kind in kinds}
+        found = bool((codes[index] > 0).any())
+        caption = "Lit where the concept is" if found else "The concept’s code is positive nowhere in this image"
+        pictures.append(localization_picture(panels, f"{layer}  concept {concept}", caption))
+    return pictures
 
 
 def config_of(run: Path) -> Config:
@@ -112,11 +158,11 @@ def config_of(run: Path) -> Config:
     Raises:
         UserError: no run there.
     """
-    from omegaconf import OmegaConf
-
     files = run / ".hydra/config.yaml", run / ".hydra/hydra.yaml"
     if not all(file.is_file() for file in files):
         raise UserError(f"{run} is not the folder of a run: name one such as outputs/runs/quickstart/<time>")
+    from omegaconf import OmegaConf
+
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(files[0])))
     started = Path(OmegaConf.to_container(OmegaConf.load(files[1]))["hydra"]["runtime"]["cwd"])  # type: ignore[index]
     config.store.root = str(started / config.store.root)

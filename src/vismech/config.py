@@ -6,140 +6,32 @@ Plain data: importing this module loads neither Hydra nor torch. :func:`register
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-
-class ModelSource(StrEnum):
-    """Where an architecture and its weights come from."""
-
-    torchvision = "torchvision"
-    timm = "timm"
-    efficientnet_lite = "efficientnet_lite"
-    cifar_resnet = "cifar_resnet"
-    custom = "custom"
-
-
-class DataSource(StrEnum):
-    """How the folder below ``data.root`` is laid out."""
-
-    imagefolder = "imagefolder"
-    imagenet = "imagenet"
-    cifar10 = "cifar10"
-    samples = "samples"
-
-
-class Fingerprint(StrEnum):
-    """What the data's fingerprint is made of: ids, labels and sizes, or every byte too."""
-
-    listing = "listing"
-    content = "content"
-
-
-class Unreadable(StrEnum):
-    """What an unreadable image does."""
-
-    fail = "fail"
-    skip = "skip"
-
-
-class Positions(StrEnum):
-    """Which positions of a layer become pointwise feature vectors."""
-
-    all = "all"
-    uniform = "uniform"
-    relevance = "relevance"
-    gradient = "gradient"
-
-
-class Patches(StrEnum):
-    """What stands for a vector on a card: the pixels that it came from, or its position's own square."""
-
-    receptive_field = "receptive_field"
-    upsampling = "upsampling"
-
-
-class Method(StrEnum):
-    """How concept vectors are found."""
-
-    bisecting = "bisecting"
-
-
-class Code(StrEnum):
-    """How vectors are written in concepts."""
-
-    lasso = "lasso"
-    lasso_nonnegative = "lasso_nonnegative"
-    omp = "omp"
-
-
-class PathWeight(StrEnum):
-    """The weight along the attribution path."""
-
-    ig = "ig"
-
-
-class Rule(StrEnum):
-    """The quadrature rule of the path integral."""
-
-    riemann_left = "riemann_left"
-    riemann_right = "riemann_right"
-    midpoint = "midpoint"
-    trapezoid = "trapezoid"
-    simpson = "simpson"
-    gauss_legendre = "gauss_legendre"
-
-
-class ReadOut(StrEnum):
-    """How a concept's value in an image is read: at its strongest position, or summed over positions."""
-
-    max = "max"
-    sum = "sum"
-
-
-Scope = StrEnum("Scope", ["class", "pair", "dataset", "image"])
-"""What a graph explains."""
-
-
-class Images(StrEnum):
-    """Which images stand for a class: those predicted as it, or those labelled so."""
-
-    predicted = "predicted"
-    labelled = "labelled"
-
-
-class Evaluation(StrEnum):
-    """What is measured; each fills its own rows of the run's tables."""
-
-    reconstruction = "reconstruction"
-
-
-class Stage(StrEnum):
-    """The steps of a run, in order."""
-
-    extract = "extract"
-    dictionary = "dictionary"
-    describe = "describe"
-    trace = "trace"
-    graph = "graph"
-    evaluate = "evaluate"
-    report = "report"
-
-
-class LoggerKind(StrEnum):
-    """Where metrics, tables and figures go besides the run's folder."""
-
-    wandb = "wandb"
-    csv = "csv"
-    none = "none"
-
-
-class WandbMode(StrEnum):
-    """Whether W&B uploads (`online`), keeps its files for later (`offline`, needs no account), or does nothing."""
-
-    offline = "offline"
-    online = "online"
-    disabled = "disabled"
+from vismech.choices import (
+    Along,
+    Baseline,
+    Code,
+    DataSource,
+    Evaluation,
+    Fingerprint,
+    Images,
+    LoggerKind,
+    Method,
+    Mode,
+    ModelSource,
+    Output,
+    Patches,
+    PathWeight,
+    Positions,
+    ReadOut,
+    Rule,
+    Scope,
+    SourceKind,
+    Stage,
+    Unreadable,
+    WandbMode,
+)
 
 
 @dataclass
@@ -198,7 +90,8 @@ class ExtractConfig:
     """Layer names or shell patterns such as layer3.*; a name means that module's output."""
     positions: Positions = Positions.all
     """all, or a draw of `per_image`: uniform, or in proportion to what a position adds to the predicted class's logit,
-    by relevance (sharing ratio decomposition, as in the paper) or gradient (gradient × activation, for any network)."""
+    by relevance (sharing ratio decomposition), contrastive (relevance above the mean position's) or gradient (gradient
+    × activation, for any network)."""
     per_image: int = 8
     """Positions drawn per image (not used by positions=all)."""
 
@@ -232,12 +125,16 @@ class DescribeConfig:
     nearest: int = 10
     """Nearest vectors per concept, by cosine over all extracted vectors, one per image at the most."""
     patches: Patches = Patches.receptive_field
-    """receptive_field: the pixels that a vector came from (upsampling where sharing ratios have no rule for the
-    network); upsampling: the square of its position."""
+    """receptive_field: the pixels that a vector came from, by sharing ratios (gradient_x_input where these have no rule
+    for the network); gradient_x_input or integrated_gradients of its unit, for every network; upsampling: the square
+    of its position."""
     mass: float = 0.8
     """Share of a receptive field's positive part that the shown square holds, without its margin."""
     context: float | None = None
     """Margin around the square, in its sides; null: 0.25 around receptive fields, 1 around positions."""
+    cards: int = 50
+    """Cards written to the run's folder for so many of each layer's most important concepts (largest before there is a
+    trace to the class); 0: none."""
 
 
 @dataclass
@@ -245,15 +142,41 @@ class AttributeConfig:
     """Generalized Integrated Gradients between layers."""
 
     path: PathWeight = PathWeight.ig
-    """Weight along the path."""
+    """Weight under the path integral: ig; left_ig and right_ig (before and after the target has made `phi` of its
+    change); idg (the target's own slope)."""
+    phi: float = 0.9
+    """Share of the target's change at which left_ig ends and right_ig begins."""
+    baseline: Baseline = Baseline.zero
+    """Start of the path: zero (the paper's), mean (mean vector of the layer), blank (activation of an image of the mean
+    colour), image (of `baseline_image`), images (of `baselines` images of the data: expected gradients)."""
+    baseline_image: str | None = None
+    """Sample id for baseline=image."""
+    baselines: int = 8
+    """Number of images drawn for baseline=images, the same for all images, but never the image itself."""
+    along: Along = Along.reconstruction
+    """reconstruction: the path leads to what the concepts rebuild; activation: to the activation itself, and what the
+    concepts miss is an error node."""
+    curve: dict[str, Any] = field(default_factory=dict)
+    """A path of your own: `_target_`, package.module.Class, and its arguments (its code is not in the key); empty:
+    straight."""
     rule: Rule = Rule.midpoint
     """Quadrature rule."""
     steps: int = 32
     """Nodes of the quadrature."""
+    tolerance: float | None = None
+    """Double the steps of an image as long as that changes its edges by more than this share; null: never."""
+    max_steps: int = 512
+    """The most steps that `tolerance` may lead to."""
+    mode: Mode = Mode.auto
+    """reverse: one backward pass per target; forward: one forward derivative per source concept; auto: the cheaper for
+    a pair of layers' first image. Changes last bits only, so it is in no key."""
     check_images: int = 1
     """Images per pair of layers on which the steps are doubled too, to report how far the integral has converged."""
     readout: ReadOut = ReadOut.max
-    """A target concept's value: its projection at its strongest position, or summed over positions."""
+    """A target concept's value: its projection at its strongest position (max), summed over positions (sum), or its
+    code at that position (code)."""
+    output: Output = Output.logit
+    """What of a class is explained: its logit or its probability."""
 
 
 @dataclass
@@ -274,6 +197,9 @@ class GraphConfig:
     """Concepts kept per layer and class, by absolute importance."""
     shared: int = 3
     """Shared concepts kept per layer of a pair."""
+    prune: float | None = None
+    """Keep of these only the fewest that carry this share of their layer's influence on the class; null: all. Scores
+    are those of the whole graph."""
 
 
 @dataclass
@@ -281,9 +207,19 @@ class EvaluateConfig:
     """What is measured beside the graph."""
 
     kinds: list[Evaluation] = field(default_factory=lambda: [Evaluation.reconstruction])
-    """Any of: reconstruction (R², relative error, L0, accuracy with the reconstruction spliced into the network)."""
+    """Any of: reconstruction (R², relative error, L0, accuracy with the reconstruction spliced into the network),
+    localization (what survives of a concept in the pixels that its localisation maps point at), saturation (where
+    along the path attributions come from), attribution (how well they tell what units do)."""
     images: int | None = 500
     """At most so many images (spread evenly over the sample ids); null: all."""
+    concepts_per_image: int = 2
+    """localization: the concepts of each image with the most energy in positive codes."""
+    fractions: list[float] = field(default_factory=lambda: [0.2])
+    """localization: shares of the pixels that are kept, the rest being set to the mean colour."""
+    sources: list[SourceKind] = field(default_factory=lambda: [SourceKind.concepts])
+    """saturation, attribution: concepts of each layer (to the next; the last to the class), pixels (to the class)."""
+    sensitivity_images: int = 20
+    """saturation, attribution: images of these whose max-sensitivity is measured: ten attributions each."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 
 from PIL import Image
 
-from vismech.config import DataSource, Fingerprint
+from vismech.choices import DataSource, Fingerprint
 from vismech.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vismech.config import ModelSource
+from vismech.choices import ModelSource
 from vismech.data import CIFAR10, imagenet_names
 from vismech.errors import UserError
 from vismech.weights import Download, fingerprint, load_state, read_state

@@ -1,6 +1,7 @@
 """A trained network as named layers: activations at a layer, and the network cut between two layers.
 
-A layer's name is a module path and always means that module's **output**; ``logits`` is the output of the whole model.
+A layer's name is a module path and always means that module's **output**; ``logits`` is the output of the whole model,
+and ``pixels`` its input, which can be the lower end of a cut.
 One mechanism serves every cut: the graph of ``torch.export`` (batch size dynamic, image size fixed), where the
 ``nn_module_stack`` of a node says which modules it belongs to. Models it cannot capture fall back to forward hooks.
 
@@ -23,7 +24,7 @@ from vismech.capture import capture, operation
 from vismech.errors import UserError
 
 log = logging.getLogger(__name__)
-LOGITS = "logits"
+LOGITS, PIXELS = "logits", "pixels"
 
 
 class Network:
@@ -42,11 +43,16 @@ class Network:
         raise NotImplementedError
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Activations of ``images`` [B, 3, H, W] at ``layers``, ``logits`` allowed, computed no further than needed."""
+        """Activations of ``images`` [B, 3, H, W] at ``layers``, computed no further than needed.
+
+        ``logits`` is allowed, and so is ``pixels``: the images themselves.
+        """
         raise NotImplementedError
 
     def segment(self, lower: str, upper: str) -> nn.Module:
         """The function from ``lower``'s output [B, …] to ``upper``'s output [B, …] and nothing else.
+
+        ``lower`` may be ``pixels`` and ``upper`` may be ``logits``.
 
         Raises:
             UserError: an unknown layer, ``upper`` not after ``lower``, or a path to ``upper`` around ``lower``.
@@ -74,10 +80,11 @@ class Network:
         return chosen
 
     def _check_pair(self, lower: str, upper: str) -> None:
+        order = [PIXELS, *self.layers, LOGITS]
         for name in (lower, upper):
-            if name not in self.layers and name != LOGITS:
+            if name not in order:
                 raise self._no_layer(name)
-        if lower == LOGITS or (upper != LOGITS and self.layers.index(upper) <= self.layers.index(lower)):
+        if order.index(upper) <= order.index(lower):
             raise UserError(f"layer {upper!r} does not come after {lower!r}: name the earlier layer first")
 
     def _no_layer(self, name: str) -> UserError:
@@ -139,12 +146,13 @@ class ExportedNetwork(Network):
         if not isinstance(result, fx.Node):
             raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
         self._batch_size = str(self.input.meta["val"].shape[0])
-        self.output: dict[str, fx.Node] = {LOGITS: result}
+        self.output: dict[str, fx.Node] = {}
         self._find_outputs(nodes)
         order = {node: index for index, node in enumerate(nodes)}
         self.layers = sorted(
-            (name for name in self.output if name != LOGITS), key=lambda name: order[self.output[name]]
+            (name for name in self.output if name not in (PIXELS, LOGITS)), key=lambda name: order[self.output[name]]
         )
+        self.output |= {PIXELS: self.input, LOGITS: result}
         self._cuts: dict[tuple[str, ...], nn.Module] = {}
 
     def _find_outputs(self, nodes: list[fx.Node]) -> None:
@@ -303,9 +311,9 @@ class HookedNetwork(Network):
         if not isinstance(logits, Tensor):
             raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
         self.calls = calls
-        shapes = {name: shape for name, shape in shapes.items() if calls[name] == 1}
+        shapes = {name: shape for name, shape in shapes.items() if calls[name] == 1 and name not in (PIXELS, LOGITS)}
         self.layers = list(shapes)
-        self._shapes = {**shapes, LOGITS: tuple(logits.shape[1:])}
+        self._shapes = {PIXELS: tuple(example.shape[1:]), **shapes, LOGITS: tuple(logits.shape[1:])}
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """See :meth:`Network.shape`."""
@@ -315,7 +323,8 @@ class HookedNetwork(Network):
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Network.activations`."""
-        return self._run(images, layers, None)
+        found = self._run(images, [layer for layer in layers if layer != PIXELS], None)
+        return {layer: images if layer == PIXELS else found[layer] for layer in layers}
 
     def _run(self, images: Tensor, layers: Sequence[str], given: tuple[str, Tensor] | None) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -341,6 +350,8 @@ class HookedNetwork(Network):
     def segment(self, lower: str, upper: str) -> nn.Module:
         """See :meth:`Network.segment`; a path around is found by changing the input while ``lower`` is held."""
         self._check_pair(lower, upper)
+        if lower == PIXELS:
+            return _HookedSegment(self, lower, upper)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self._blank.shape, generator=generator).to(self._blank)
         with torch.no_grad():
@@ -360,6 +371,8 @@ class _HookedSegment(nn.Module):
         self.network, self.lower, self.upper = network, lower, upper
 
     def forward(self, activation: Tensor) -> Tensor:
+        if self.lower == PIXELS:
+            return self.network._run(activation, [self.upper], None)[self.upper]
         blank = self.network._blank.to(activation).expand(len(activation), -1, -1, -1)
         return self.network._run(blank, [self.upper], (self.lower, activation))[self.upper]
 

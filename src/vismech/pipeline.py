@@ -21,10 +21,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
-from vismech.config import Config, Stage
+from vismech.choices import Baseline, Mode, ReadOut, Stage
+from vismech.config import Config
 from vismech.data import open_data
 from vismech.errors import UserError
+from vismech.lit.trace import settings_of
 from vismech.network import LOGITS
 from vismech.stages import describe, dictionary, extract, graph, trace
 from vismech.stages.context import Context, Job, Plan
@@ -82,6 +85,7 @@ def make_plan(ctx: Context) -> Plan:
             descriptions |= add(describe.job(ctx, layer, vectors[layer], dictionaries[layer]))
     graph_spec = None
     if logits is not None:
+        trace.check_baseline(ctx)
         for lower, upper in pairwise([*ctx.layers, LOGITS]):  # refuses a bad cut before anything is computed
             ctx.network.segment(lower, upper)
         for layer in reversed(ctx.layers):
@@ -222,6 +226,7 @@ def check(config: Config) -> None:
         "dictionary.k_per_channel": config.dictionary.k_per_channel,
         "describe.nearest": config.describe.nearest,
         "attribute.steps": config.attribute.steps,
+        "attribute.baselines": config.attribute.baselines,
         "graph.important": config.graph.important,
         "runtime.batch_size": config.runtime.batch_size,
         "runtime.path_batch_size": config.runtime.path_batch_size,
@@ -236,6 +241,7 @@ def check(config: Config) -> None:
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be at least 1")
     for key, value in (
+        ("describe.cards", config.describe.cards),
         ("graph.shared", config.graph.shared),
         ("attribute.check_images", config.attribute.check_images),
     ):
@@ -249,5 +255,18 @@ def check(config: Config) -> None:
         raise UserError(
             f"dictionary.penalty={config.dictionary.penalty} must be positive: it is a fraction of the mean norm"
         )
-    quadrature(config.attribute.rule, config.attribute.steps)
+    _check_attribute(config)
+    if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
+        raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
     check_scope(config.graph)
+
+
+def _check_attribute(config: Config) -> None:
+    attribute = config.attribute
+    quadrature(attribute.rule, attribute.steps)
+    settings_of(config)
+    load_path(attribute.curve)
+    if attribute.baseline is Baseline.image and attribute.baseline_image is None:
+        raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")
+    if attribute.mode is Mode.forward and attribute.readout is ReadOut.code:
+        raise UserError("attribute.readout=code has no forward derivative: give attribute.mode=reverse or auto")

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from vismech.config import Config, Stage
+from vismech.choices import Stage
+from vismech.config import Config
 from vismech.lit.loggers import log_run
 from vismech.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
 from vismech.search import require_faiss
 from vismech.stages import tables
+from vismech.stages.cards import Gallery, important_concepts, write_cards
 from vismech.stages.context import Context, Plan, read_images
 from vismech.stages.evaluations import EVALUATIONS
-from vismech.stages.report import report_data, write_report
+from vismech.stages.report import graph_concepts, report_data, write_report
 from vismech.store import plain, write_json
 
 log = logging.getLogger(__name__)
@@ -78,24 +80,35 @@ def _describe(
         log.warning("unreadable image left out: %s", sample)
     frames = {"completeness": tables.completeness(ctx, plan), "timings": tables.timings(events.timings)}
     metrics = tables.flat_metrics("completeness/{lower}->{upper}", frames["completeness"])
+    if plan.graph is not None:
+        frames["graph"] = tables.graph_scores(ctx.store.open(plan.graph).json("graph.json"))
+        metrics |= tables.flat_metrics("graph/{group}", frames["graph"])
+    written: list[Path] = []
     for kind in plan.evaluations:
         measured = EVALUATIONS[kind]
         frame = measured.rows(ctx, plan)
         metrics |= tables.flat_metrics(measured.name, frame)
         before = frames.get(measured.table)
         frames[measured.table] = frame if before is None else pd.concat([before, frame], ignore_index=True)
+        if measured.figures is not None:
+            written += measured.figures(ctx, plan, folder / "figures")
+    reported = plan.graph is not None and not _only(ctx.config, Stage.graph)
+    gallery = None
+    if plan.descriptions and (reported or ctx.config.describe.cards):
+        shown = important_concepts(ctx, plan) + (graph_concepts(ctx, plan) if reported else [])
+        gallery = Gallery(ctx, plan, shown)
+        frames["concepts"] = write_cards(ctx, plan, gallery, folder)
     (folder / "tables").mkdir(exist_ok=True)
     for name, frame in frames.items():
         if len(frame):
             frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
-    written: list[Path] = []
     if plan.graph is not None:
         artifact = ctx.store.open(plan.graph)
         for name in ("graph.json", "graph.graphml"):
             shutil.copyfile(artifact.path(name), folder / name)
-        if not _only(ctx.config, Stage.graph):
+        if reported and gallery is not None:
             events.write("start", stage=Stage.report.value, unit="")
-            written = write_report(ctx, report_data(ctx, plan, frames, unreadable), folder)
+            written += write_report(ctx, report_data(ctx, plan, frames, unreadable, gallery), folder)
             events.write("computed", stage=Stage.report.value, unit="")
     metrics |= tables.work_metrics(frames["timings"])
     metrics |= {"images": len(ctx.data), "unreadable_images": len(unreadable)}

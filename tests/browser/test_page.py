@@ -145,6 +145,32 @@ def test_hovering_opens_a_card_and_leaving_closes_it(page, graph):
     eventually(page, False)
 
 
+def test_what_a_card_says_stays_inside_it(page):
+    """Long class names are cut by an ellipsis; neither they nor the numbers beside them overlap or leave the card."""
+    ActionChains(page).click(concept(page, 3)).perform()
+    eventually(page, True)
+    for details in page.find_elements(By.TAG_NAME, "details"):
+        page.execute_script("arguments[0].open = true", details)
+    wrong = page.execute_script("""
+        return [...document.querySelectorAll('#card, .cards .details')].flatMap(card => {
+          const outer = card.getBoundingClientRect();
+          const inside = '.seen .picture, .known th, .known td, .known span, .known b, .importances td';
+          const parts = [...card.querySelectorAll(inside)];
+          const boxes = parts.map(part => part.getBoundingClientRect());
+          const across = (a, b) => a.left < b.right - 1 && b.left < a.right - 1;
+          const over = (a, b) => across(a, b) && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+          const out = parts.filter((part, i) => boxes[i].right > outer.right + 1 || boxes[i].left < outer.left - 1);
+          const spilt = parts.filter(part => part.matches('td, th') && part.scrollWidth > part.clientWidth + 1);
+          const crossed = parts.filter((part, i) => parts.some((other, j) =>
+            i !== j && !part.contains(other) && !other.contains(part) && over(boxes[i], boxes[j])));
+          return [...out, ...spilt, ...crossed].map(part => part.textContent);
+        });""")
+    assert wrong == []
+    names = card(page).find_elements(By.CSS_SELECTOR, ".known .class span")
+    assert [name.text for name in names][1:] == ["goose", "thatch"]
+    assert len(card(page).find_elements(By.CSS_SELECTOR, ".seen .picture")) == 1
+
+
 def test_a_click_pins_the_card_and_escape_closes_it(page):
     ActionChains(page).click(concept(page, 2)).move_to_element(page.find_element(By.ID, "graph-title")).perform()
     # A second hover would replace a card that is not pinned.

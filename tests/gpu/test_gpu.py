@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from integration.conftest import draw_pictures, tiny_config
+from vismech.choices import Code
 from vismech.coding import Coding, encode
-from vismech.config import Code
 from vismech.run import run
 
 pytestmark = [

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vismech.config import Config, DataSource, LoggerKind, ModelSource, Positions, Scope
+from vismech.choices import DataSource, LoggerKind, ModelSource, Positions, Scope
+from vismech.config import Config
 
 CLASSES = ("dots", "stripes", "waves")
 
@@ -41,7 +42,7 @@ def tiny_config(pictures: Path, store: Path) -> Config:
     config.data.source, config.data.root = DataSource.imagefolder, str(pictures)
     config.extract.layers, config.extract.positions, config.extract.per_image = ["layer*"], Positions.uniform, 6
     config.dictionary.k = 12
-    config.describe.nearest = 4
+    config.describe.nearest, config.describe.cards = 4, 1
     config.attribute.steps = 8
     config.graph.scope, config.graph.images_per_class = Scope["dataset"], 12
     config.graph.important = 3

@@ -1,65 +1,102 @@
-"""The cards of a run: receptive fields where the network has them, the position's square where not."""
+"""The crops and localisations on cards: receptive fields where the network has them, gradients where not."""
 
 from __future__ import annotations
 
-import io
 import logging
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
 
-from vismech.config import Config, Patches, Positions
+from vismech.choices import Patches, Stage
 from vismech.errors import UserError
-from vismech.pipeline import check, open_context
-from vismech.receptive_field import sharing_ratios
-from vismech.report.cards import field_patch
+from vismech.localization import attributed_maps, localization_maps
+from vismech.pipeline import check, make_plan, open_context
+from vismech.receptive_field import attribution_maps, sharing_ratios
+from vismech.report.crops import field_crop, map_light, position_crop
+from vismech.report.text import TRACED
 from vismech.run import run
-from vismech.stages.cards import Pictures, Place, patches_of
+from vismech.stages import dictionary as dictionary_stage
+from vismech.stages.describe import Descriptions
+from vismech.stages.fields import Pictures, fields_of, patches_for
+
+CONCEPTS = [("layer1", 3), ("layer1", 7), ("layer2", 0), ("layer2", 5)]
 
 
-def _places(config: Config) -> list[Place]:
-    ids = open_context(config).data.ids
-    return [Place(ids[n], layer, n) for n in (0, 7, 13) for layer in ("layer1", "layer2")]
+@pytest.fixture
+def described(tiny, tmp_path):
+    """Called with a network and a way: the run's context, plan, descriptions of four concepts, and pictures."""
+
+    def describe(target: str, patches: Patches):
+        tiny.model.target, tiny.describe.patches = target, patches
+        tiny.describe.cards, tiny.until = 0, Stage.describe
+        run(tiny, tmp_path / "run")
+        ctx = open_context(tiny)
+        plan = make_plan(ctx)
+        layers = {layer: Descriptions(ctx, layer, plan.descriptions[layer]) for layer, _ in CONCEPTS}
+        return ctx, plan, [layers[layer].concept(concept) for layer, concept in CONCEPTS], Pictures(ctx)
+
+    return describe
 
 
-def test_patches_are_those_of_the_receptive_field_whatever_the_batch(tiny) -> None:
-    tiny.runtime.batch_size = 2
-    ctx = open_context(tiny)
-    pictures = Pictures(ctx)
-    found = patches_of(ctx, _places(tiny), pictures)
-    assert found.kind is Patches.receptive_field
-    assert found.png.keys() == set(_places(tiny))
-    for place in _places(tiny):
-        ratios = sharing_ratios(ctx.network, pictures.tensor([place.sample]))
-        field = ratios.receptive_fields(place.layer, [place.position])[0].numpy()
-        expected = np.asarray(field_patch(pictures.open(place.sample), field)).astype(int)
-        shown = np.asarray(Image.open(io.BytesIO(found.png[place]))).astype(int)
-        assert abs(shown - expected).max() <= 1
+def codes(ctx, plan, layer: str, concept: int, image: torch.Tensor) -> torch.Tensor:
+    dictionary = dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer]))
+    vectors = ctx.layout(layer).vectors(ctx.network.activations(image, [layer])[layer])[0]
+    return dictionary.encode(vectors)[:, concept].view(1, *ctx.layout(layer).grid)
 
 
 @pytest.mark.parametrize(
-    ("target", "words"), [("tiny:network", "effective receptive field"), ("tiny:gated", "upsampled")]
+    ("target", "kind"),
+    [
+        ("tiny:network", Patches.receptive_field),
+        ("tiny:gated", Patches.gradient_x_input),
+        ("tiny:gated", Patches.integrated_gradients),
+        ("tiny:gated", Patches.upsampling),
+    ],
 )
-def test_the_page_says_what_its_patches_are(target, words, tiny, tmp_path, caplog) -> None:
-    tiny.model.target = target
+def test_crops_and_lights_are_those_of_each_vector_on_its_own(target, kind, described, caplog) -> None:
+    ctx, plan, concepts, pictures = described(target, kind)
+    assert patches_for(ctx, ["layer1", "layer2"]) is kind
+    found = fields_of(ctx, plan, concepts, kind, pictures)
+    assert found.crops.keys() == {place for each in concepts for place in each.places}
+    for place in concepts[0].places[:2] + concepts[2].places[:2]:
+        image = pictures.tensor([place.sample])
+        if kind is Patches.receptive_field:
+            field = sharing_ratios(ctx.network, image).receptive_fields(place.layer, [place.position])[0]
+            expected = field_crop(field.numpy())
+        elif kind is Patches.upsampling:
+            grid = ctx.layout(place.layer).grid
+            expected = position_crop(divmod(place.position, grid[1]), grid, (32, 32))
+        else:
+            field = attribution_maps(ctx.network, image, place.layer, [place.position], method=kind.value)[0]
+            expected = field_crop(field.numpy())
+        assert found.crops[place].box == expected.box
+        np.testing.assert_allclose(found.crops[place].light, expected.light, atol=1e-3)
+    for each in concepts if kind in (Patches.receptive_field, Patches.gradient_x_input) else []:
+        image = pictures.tensor([each.places[0].sample])
+        own = codes(ctx, plan, each.layer, each.concept, image)
+        if kind is Patches.receptive_field:
+            map = localization_maps(sharing_ratios(ctx.network, image), each.layer, own)[0]
+        else:
+            map = attributed_maps(ctx.network, image, each.layer, own)[0]
+        np.testing.assert_allclose(found.lights[each.layer, each.concept], map_light(map.numpy()), atol=1e-3)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_network_without_rules_is_shown_by_gradients_and_everything_says_so(tiny, tmp_path, caplog) -> None:
+    tiny.model.target, tiny.describe.cards = "tiny:gated", 2
     with caplog.at_level(logging.WARNING, "vismech"):
         run(tiny, tmp_path / "run")
+    said = [record.getMessage() for record in caplog.records if "gradient × input" in record.getMessage()]
+    assert len(said) == 1 and "no rule for 'mul'" in said[0]
     page = (tmp_path / "run/report/index.html").read_text()
-    assert words in page
-    assert ("no rule for 'mul'" in caplog.text) is (target == "tiny:gated")
+    assert TRACED[Patches.gradient_x_input].page in page
+    assert TRACED[Patches.receptive_field].page not in page
+    assert "gradient_x_input" in (tmp_path / "run/tables/concepts.csv").read_text()
 
 
-def test_upsampling_asks_for_no_rules(tiny, caplog) -> None:
-    tiny.describe.patches, tiny.model.target = Patches.upsampling, "tiny:gated"
-    tiny.extract.positions = Positions.all
-    ctx = open_context(tiny)
-    assert patches_of(ctx, _places(tiny), Pictures(ctx)).kind is Patches.upsampling
-    assert not caplog.records
-
-
-@pytest.mark.parametrize(("key", "value"), [("mass", 0.0), ("mass", 1.2), ("context", -0.5)])
-def test_shares_and_margins_out_of_range_are_refused(key, value, tiny) -> None:
+@pytest.mark.parametrize(("key", "value"), [("mass", 0.0), ("mass", 1.2), ("context", -0.5), ("cards", -1)])
+def test_shares_margins_and_numbers_out_of_range_are_refused(key, value, tiny) -> None:
     setattr(tiny.describe, key, value)
     with pytest.raises(UserError, match=f"describe.{key}={value}"):
         check(tiny)

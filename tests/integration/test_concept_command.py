@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from integration.conftest import tiny_config
-from vismech.concept_cli import main
+from vismech import concept_cli
+from vismech.choices import Patches
+from vismech.concept_cli import main, write_concept
+from vismech.models import Preprocess
+from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
 from vismech.run import run
 from vismech.store import plain
 
@@ -39,7 +45,7 @@ def test_a_card_and_localisations_of_any_image(finished, tmp_path, capsys) -> No
     assert sorted((tmp_path / "out").iterdir()) == sorted(printed)
     for path in printed[1:]:
         with Image.open(path) as picture:
-            assert picture.size == (3 * 40 + 8, 32 + 32)  # the image, by receptive fields, by upsampling
+            assert picture.size[0] == 2 * MARGIN + 3 * PANEL_SIDE + 2 * GAP  # the image, by fields, by upsampling
     first = printed[0].read_bytes()
     main([str(finished), "layer2", "3"])
     assert (finished / "concepts/layer2_3.png").read_bytes() == first
@@ -53,10 +59,19 @@ def test_a_card_and_localisations_of_any_image(finished, tmp_path, capsys) -> No
         (["layer2", "-1"], "no concept"),
         (["layer2", "eye"], "layer 'layer2' has no concept 'eye', they are 0 to 11"),
         (["layer2", "3", "--image", "nowhere.png"], "nowhere.png is not a readable image"),
+        (["layer2", "3", "--image", "text.jpg"], "text.jpg is not a readable image"),
+        (["layer2", "3", "--image", "cut.jpg"], "cut.jpg is not a readable image"),
+        (["layer2", "3", "--image", "line.png"], "line.png is 300×2 pixels, too narrow"),
+        (["layer2", "3", "--out", "text.jpg"], "text.jpg cannot be made"),
     ],
     ids=str,
 )
-def test_errors_are_one_sentence(arguments, words, finished, capsys) -> None:
+def test_errors_are_one_sentence(arguments, words, finished, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.jpg").write_text("not a picture")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)).save("whole.jpg")
+    Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:900])
+    Image.new("RGB", (300, 2)).save("line.png")
     if "-1" in arguments:
         arguments = ["--", *arguments]
         run_folder = [arguments[0], str(finished), *arguments[1:]]
@@ -74,3 +89,47 @@ def test_a_folder_that_is_no_run(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path), "layer2", "3"])
     assert "is not the folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("patches", list(Patches))
+def test_the_same_concept_can_be_traced_in_every_way(patches, finished, pictures, tmp_path) -> None:
+    image = next(pictures.rglob("*.png"))
+    written = write_concept(finished, "layer2", "3", [image], tmp_path, patches)
+    with Image.open(written[1]) as picture:
+        panels = 2 if patches is Patches.upsampling else 3
+        assert picture.size[0] == 2 * MARGIN + panels * PANEL_SIDE + (panels - 1) * GAP
+
+
+def test_every_mode_and_size_of_the_same_picture_is_the_same_picture(finished, pictures, tmp_path) -> None:
+    """Grey, palette, CMYK, 16 bits, transparent and tiny pictures are converted, so that their panels look alike."""
+    with Image.open(next(pictures.rglob("*.png"))) as opened:
+        grey = opened.convert("L")
+    grey.save(tmp_path / "grey.png")
+    grey.convert("RGB").save(tmp_path / "rgb.png")
+    grey.convert("P").save(tmp_path / "palette.png")
+    grey.convert("RGBA").save(tmp_path / "rgba.png")
+    grey.convert("CMYK").save(tmp_path / "cmyk.tif")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    grey.resize((128, 128), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    names = ["grey.png", "rgb.png", "palette.png", "rgba.png", "cmyk.tif", "deep.png", "large.png"]
+    written = write_concept(finished, "layer1", "3", [tmp_path / name for name in names], tmp_path / "out")
+    seen = [np.asarray(Image.open(path))[136 : 136 + PANEL_SIDE, MARGIN : MARGIN + PANEL_SIDE] for path in written[1:]]
+    for picture in seen[1:]:
+        assert np.abs(picture.astype(int) - seen[0].astype(int)).mean() < 10
+
+
+def test_a_small_picture_is_enlarged_and_the_log_says_so(tmp_path, caplog) -> None:
+    """This network has no resizing of its own: without it the picture would get a black frame."""
+    Image.new("RGB", (9, 12), "white").save(tmp_path / "tiny.png")
+    preprocess = Preprocess(None, 32)
+    with caplog.at_level("WARNING", "vismech"):
+        fitted = concept_cli._fitting(tmp_path / "tiny.png", Image.open(tmp_path / "tiny.png"), preprocess)
+    assert preprocess.geometry(fitted).getextrema() == ((255, 255),) * 3
+    assert "9×12 pixels" in caplog.text
+
+
+def test_help_answers_without_torch() -> None:
+    code = "import sys\nfrom vismech.concept_cli import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print({'torch', 'torchvision', 'lightning', 'numpy', 'PIL', 'omegaconf'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: vismech-concept" in done.stdout and done.stdout.endswith("set()\n")

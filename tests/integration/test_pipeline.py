@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 import tiny as tiny_network
 from integration.conftest import FileLimit, digest, draw_pictures, run_apart, tiny_config
-from vismech.config import Code, Config, Positions, Rule, Scope, Stage, Unreadable
+from vismech.choices import Code, Positions, Rule, Scope, Stage, Unreadable
+from vismech.config import Config
 from vismech.errors import UserError
 from vismech.rows import Rows
 from vismech.run import run
@@ -43,6 +44,7 @@ def test_a_run_leaves_everything_behind(first) -> None:
     assert {*zip(completeness.lower, completeness.upper, strict=True)} == {
         ("layer1", "layer2"), ("layer2", "layer3"), ("layer1", "logits"), ("layer2", "logits"), ("layer3", "logits"),
     }  # fmt: skip
+    assert list(pd.read_csv(folder / "tables/graph.csv").columns) == ["group", *LONG]
     extraction = pd.read_csv(folder / "tables/extraction.csv")
     keys = ["layer", "dictionary", "k", "code", "center", "mean_rule", "variant", "order", "budget"]
     assert list(extraction.columns) == [*keys, *LONG]
@@ -416,6 +418,7 @@ def test_a_damaged_manifest_is_mended_by_the_advised_force(tiny, tmp_path) -> No
         ("attribute.steps", 8, "Simpson's rule has an odd number of nodes"),
         ("graph.scope", Scope["image"], "graph.scope=image needs graph.image"),
         ("graph.scope", Scope["pair"], "explains 2 classes"),
+        ("graph.prune", 1.5, "graph.prune=1.5 must be above 0 and at most 1"),
         ("runtime.accelerator", "abacus", "Lightning refuses accelerator=abacus"),
     ],
 )

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 import tiny as tiny_network
 from integration.conftest import digest
-from vismech.config import Config, Positions, Stage
+from vismech.choices import Positions, Stage
+from vismech.config import Config
 from vismech.errors import UserError
 from vismech.lit.extract import ExtractLoop
 from vismech.network import open_network
@@ -41,7 +42,7 @@ def _artifacts(config: Config) -> dict[str, Artifact]:
     return {each.manifest["unit"]: each for each in found if each.manifest["stage"] == "extract"}
 
 
-@BOTH
+@pytest.mark.parametrize("positions", [Positions.relevance, Positions.contrastive, Positions.gradient])
 def test_a_draw_does_not_depend_on_batches_or_processes(positions, tiny, tmp_path) -> None:
     tiny.extract.positions, tiny.extract.per_image = positions, 2
     first = _extract(tiny, tmp_path)

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+
+
+class NothingRead(Exception):
+    """A window lies wholly in the padding: what it gives is no input's."""
 
 
 @dataclass
@@ -21,6 +26,53 @@ class Map:
 
     value: Tensor
     fields: Tensor
+
+    @property
+    def map(self) -> Map:
+        """Itself; what is read as vectors has this name in every kind of value."""
+        return self
+
+
+@dataclass
+class Sum:
+    """A z that is not closed: another sum may still take its branches, or a batch norm fold into its convolution."""
+
+    branches: list[Branch]
+    shape: tuple[int, int]
+    folded: Callable[[nn.BatchNorm2d], Sum] | None = None
+
+    @cached_property
+    def map(self) -> Map:
+        """Closed."""
+        return total(*self.branches, shape=self.shape)
+
+
+@dataclass
+class Pooled:
+    """A max pool, fused with each convolution that reads it; anything else reads its map."""
+
+    source: Map
+    pool: nn.Module
+
+    @cached_property
+    def map(self) -> Map:
+        """Standing alone."""
+        return maximum(self.source, self.pool)
+
+
+@dataclass
+class Beside:
+    """Maps side by side in channels; a batch norm that reads them takes the parts."""
+
+    parts: list[Map]
+
+    @cached_property
+    def map(self) -> Map:
+        """Without a batch norm."""
+        return concatenation(self.parts)
+
+
+Value = Map | Sum | Pooled | Beside
 
 
 @dataclass
@@ -47,6 +99,8 @@ def total(*branches: Branch, shape: tuple[int, int]) -> Map:
         shares = []
         for branch in branches:
             taps = branch.taps[j]
+            if not taps:
+                raise NothingRead
             norms = [v.norm() for _, _, v in taps]
             for (source, i, v), norm in zip(taps, norms, strict=True):
                 if branch.bias is not None:
@@ -81,6 +135,36 @@ def _windows(size: tuple[int, int], kernel, stride, padding, dilation, shape: tu
                     if 0 <= i < size[0] and 0 <= k < size[1]:
                         inside.append(((r, q), i, k))
             yield inside
+
+
+def _bins(size: tuple[int, int], shape: tuple[int, int]):
+    """For every bin of an adaptive pool, the (tap, input row, input column) that it reads."""
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            rows = range(row * size[0] // shape[0], -(-(row + 1) * size[0] // shape[0]))
+            columns = range(column * size[1] // shape[1], -(-(column + 1) * size[1] // shape[1]))
+            yield [((i - rows[0], k - columns[0]), i, k) for i in rows for k in columns]
+
+
+def is_even(x: Map, pool: nn.Module) -> bool:
+    """Whether the windows of a pool are those of a kernel with a stride; only such a pool is fused."""
+    if not isinstance(pool, nn.AdaptiveMaxPool2d):
+        return True
+    size, shape = tuple(x.value.shape[1:]), tuple(pool(x.value[None]).shape[2:])
+    for n, m in zip(size, shape, strict=True):
+        starts, lengths = [j * n // m for j in range(m)], {-(-(j + 1) * n // m) - j * n // m for j in range(m)}
+        if len(lengths) > 1 or len({after - before for before, after in zip(starts, starts[1:], strict=False)}) > 1:
+            return False
+    return True
+
+
+def _pool_windows(x: Map, pool: nn.Module) -> tuple[list, tuple[int, int]]:
+    """What every window of a pool reads inside the image, and how many there are; adaptive or not."""
+    size, shape = tuple(x.value.shape[1:]), tuple(pool(x.value[None]).shape[2:])
+    if isinstance(pool, nn.AdaptiveMaxPool2d | nn.AdaptiveAvgPool2d):
+        return list(_bins(size, shape)), shape
+    dilation = getattr(pool, "dilation", 1)
+    return list(_windows(size, pool.kernel_size, pool.stride, pool.padding, dilation, shape)), shape
 
 
 def _folded(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
@@ -121,12 +205,11 @@ def convolution(
     return Branch(taps, bias), shape
 
 
-def pooled_convolution(x: Map, pool: nn.MaxPool2d, conv: nn.Conv2d, bn: nn.BatchNorm2d | None = None):
+def pooled_convolution(x: Map, pool: nn.Module, conv: nn.Conv2d, bn: nn.BatchNorm2d | None = None):
     """A max pool fused with the convolution that reads it: taps are pool tap × convolution tap."""
     weight, bias = _folded(conv, bn)
     size = tuple(x.value.shape[1:])
-    shape_pool = tuple(pool(x.value[None]).shape[2:])
-    first = list(_windows(size, pool.kernel_size, pool.stride, pool.padding, pool.dilation, shape_pool))
+    first, shape_pool = _pool_windows(x, pool)
     shape = tuple(conv(torch.zeros(1, conv.in_channels, *shape_pool, dtype=weight.dtype)).shape[2:])
     taps = []
     for inside in _windows(shape_pool, conv.kernel_size, conv.stride, conv.padding, conv.dilation, shape):
@@ -140,37 +223,30 @@ def pooled_convolution(x: Map, pool: nn.MaxPool2d, conv: nn.Conv2d, bn: nn.Batch
 
 def _maxima(x: Map, size: tuple[int, int], inside) -> list[tuple[Tensor, int]]:
     """x·[argmax = s] for every position s of one pool window; the first of several equal values is the maximum."""
+    if not inside:
+        raise NothingRead
     values = torch.stack([x.value[:, i, k] for _, i, k in inside])
     winner = torch.stack([(values[:, c] == values[:, c].max()).nonzero()[0, 0] for c in range(values.shape[1])])
     return [(values[s] * (winner == s), i * size[1] + k) for s, (_, i, k) in enumerate(inside)]
 
 
-def maximum(x: Map, pool: nn.MaxPool2d) -> Map:
+def maximum(x: Map, pool: nn.Module) -> Map:
     """A max pool that something else than a convolution reads."""
-    size, shape = tuple(x.value.shape[1:]), tuple(pool(x.value[None]).shape[2:])
-    windows = _windows(size, pool.kernel_size, pool.stride, pool.padding, pool.dilation, shape)
+    windows, shape = _pool_windows(x, pool)
+    size = tuple(x.value.shape[1:])
     taps = [[(x, position, part) for part, position in _maxima(x, size, inside)] for inside in windows]
     return total(Branch(taps), shape=shape)
 
 
-def average(x: Map, pool: nn.AvgPool2d) -> Map:
-    """An average pool: taps x/n."""
-    size, shape = tuple(x.value.shape[1:]), tuple(pool(x.value[None]).shape[2:])
-    count = _pair(pool.kernel_size)[0] * _pair(pool.kernel_size)[1]
-    windows = _windows(size, pool.kernel_size, pool.stride, pool.padding, 1, shape)
-    taps = [[(x, i * size[1] + k, x.value[:, i, k] / count) for _, i, k in inside] for inside in windows]
-    return total(Branch(taps), shape=shape)
-
-
-def adaptive_average(x: Map, shape: tuple[int, int]) -> Map:
-    """An adaptive average pool, whose bins may be uneven."""
-    size, taps = tuple(x.value.shape[1:]), []
-    for row in range(shape[0]):
-        for column in range(shape[1]):
-            rows = range(row * size[0] // shape[0], -(-(row + 1) * size[0] // shape[0]))
-            columns = range(column * size[1] // shape[1], -(-(column + 1) * size[1] // shape[1]))
-            count = len(rows) * len(columns)
-            taps.append([(x, i * size[1] + k, x.value[:, i, k] / count) for i in rows for k in columns])
+def average(x: Map, pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d) -> Map:
+    """An average pool, adaptive or not: taps x/n, where n may count the padding."""
+    windows, shape = _pool_windows(x, pool)
+    columns = x.value.shape[2]
+    of_ones = pool(torch.ones_like(x.value[:1])[None]).flatten()  # taps inside / n
+    taps = [
+        [(x, i * columns + k, x.value[:, i, k] * of_ones[j] / len(inside)) for _, i, k in inside]
+        for j, inside in enumerate(windows)
+    ]
     return total(Branch(taps), shape=shape)
 
 
@@ -187,7 +263,7 @@ def identity(x: Map, stride: int = 1, added: int = 0) -> tuple[Branch, tuple[int
     return Branch(taps), shape
 
 
-def concatenation(parts: list[Map], bn: nn.BatchNorm2d | None = None) -> Map:
+def blocks(parts: list[Map], bn: nn.BatchNorm2d | None = None) -> tuple[Branch, tuple[int, int]]:
     """Blocks of channels as terms of one z; under a batch norm, scaled blocks that share the offset by their norms."""
     shape = tuple(parts[0].value.shape[1:])
     channels = sum(len(part.value) for part in parts)
@@ -204,7 +280,13 @@ def concatenation(parts: list[Map], bn: nn.BatchNorm2d | None = None) -> Map:
             here.append((part, j, v * scale))
             start += len(part.value)
         taps.append(here)
-    return total(Branch(taps, offset), shape=shape)
+    return Branch(taps, offset), shape
+
+
+def concatenation(parts: list[Map], bn: nn.BatchNorm2d | None = None) -> Map:
+    """Blocks of channels as a map of their own; see :func:`blocks`."""
+    branch, shape = blocks(parts, bn)
+    return total(branch, shape=shape)
 
 
 def saliency(x: Map, linear: nn.Linear, target: int) -> Tensor:
@@ -213,3 +295,9 @@ def saliency(x: Map, linear: nn.Linear, target: int) -> Tensor:
     count = vectors.shape[1]
     relevance = (linear.weight.detach()[target] @ vectors + linear.bias.detach()[target]) / count
     return relevance @ x.fields
+
+
+def flat_saliency(x: Map, linear: nn.Linear, target: int) -> Tensor:
+    """A linear layer on the map laid out in one vector: position p gives class c <w_cp, x_p> + b_c/P."""
+    relevance = (linear.weight.detach()[target].view_as(x.value) * x.value).sum(0).flatten()
+    return (relevance + linear.bias.detach()[target] / len(relevance)) @ x.fields

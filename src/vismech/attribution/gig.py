@@ -4,7 +4,7 @@ Generalized Integrated Gradients (Kim et al., arXiv 2409.01610, Eq. 5) integrate
 ``GIG_{pq→j} = u_pq · <Ḡ_p, v_q>`` with Ḡ the mean of ∂g_j(F_ab(α X̃))/∂X. One backward pass per (image, target, step)
 serves every source concept, so cost does not grow with their number.
 
-Legend: B images, S steps, R = path points in one pass, P positions, C channels, T targets, D directions of a curve.
+Legend: B images, I of them, S steps, P positions, C channels, T targets, D directions of a curve.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.targets import Targets
 from vismech.attribution.weights import Weighing
-from vismech.config import PathWeight
+from vismech.choices import PathWeight
 from vismech.pfv import Layout
 
 Segment = Callable[[Tensor], Tensor]
+# A row's last digits depend on its place among so many and on the number of rows: it would show who shares a pass.
+ROW_MULTIPLE = 8
+CACHED_NUMBERS = 2**18
 
 
 class Profile(NamedTuple):
@@ -38,15 +41,31 @@ class Profile(NamedTuple):
     norms: Float[Tensor, "b t s"]
 
 
+class Ends(NamedTuple):
+    """The targets at the end of the path, α = 1, and at its start, α = 0."""
+
+    value: Float[Tensor, "b t"]
+    baseline: Float[Tensor, "b t"]
+
+
+class Nodes(NamedTuple):
+    """A quadrature rule on the curve's device and in its precision."""
+
+    alpha: Float[Tensor, " s"]
+    steps: Float[Tensor, " s"]
+
+
 class PathIntegral(NamedTuple):
-    """Weighted mean gradients along a curve, and the targets at its ends; all zero for absent targets.
+    """Weighted mean gradients along a curve, and what the path told of the targets; all zero for absent targets.
 
     Attributes:
         gradients: weight → Ḡ, one for each direction of the curve.
         value: g_j at the end of the path, α = 1.
         baseline: g_j at its start, α = 0; the offset node's share.
         moves: whether a present target's change is more than rounding; the others have no left, right or idg part.
-        crossing: α*, 1 where no node crosses or nothing moves.
+        crosses: whether a target that moves has made the share φ of its change at some node; found where left_ig or
+            right_ig is wanted.
+        crossing: α*, 1 where the target does not cross.
         energy: ∫ (dg/dα)² dα, what idg sums to before it is rescaled; zero unless idg is asked for.
         profile: values and gradient norms at the nodes, if asked for.
     """
@@ -55,53 +74,73 @@ class PathIntegral(NamedTuple):
     value: Float[Tensor, "b t"]
     baseline: Float[Tensor, "b t"]
     moves: Bool[Tensor, "b t"]
+    crosses: Bool[Tensor, "b t"]
     crossing: Float[Tensor, "b t"]
     energy: Float[Tensor, "b t"]
     profile: Profile | None
+
+
+class NotFinite(FloatingPointError):
+    """A value or derivative on the path of an image is NaN or infinite."""
 
 
 class Piece(NamedTuple):
     """One target on a stretch of the path of some images.
 
     Attributes:
-        image: which images.
-        first: index of the stretch's first node.
+        images: which of the images that were asked for.
+        stretch: which of the nodes.
         target: which target.
         values: g_j.
         gradient: ∂g_j/∂X.
     """
 
-    image: Int[Tensor, " b"]
-    first: int
+    images: slice
+    stretch: slice
     target: int
     values: Float[Tensor, "b s"]
     gradient: Float[Tensor, "b s p c"]
 
 
 def pieces(
-    segment: Segment, layout: Layout, curve: Curve, clean: Tensor, targets: Targets, nodes: Tensor, rows: int
+    segment: Segment,
+    layout: Layout,
+    curve: Curve,
+    clean: Tensor,
+    targets: Targets,
+    nodes: Float[Tensor, " s"],
+    rows: int,
+    images: Int[Tensor, " i"],
 ) -> Iterator[Piece]:
-    """Values and gradients of every present target along the curve, in the order of the nodes for each image.
+    """Values and gradients of every target that is present, along the curve, in the order of the nodes for each image.
 
-    At most ``rows`` path points are in one forward pass, so that memory does not grow with the number of steps.
+    At most ``rows`` path points are in one forward pass, so that memory does not grow with the number of steps. Images
+    share a pass where their nodes are a multiple of :data:`ROW_MULTIPLE`.
     """
-    together, stride = max(1, rows // len(nodes)), min(len(nodes), rows)
-    present = targets.present
+    together = max(1, rows // len(nodes)) if len(nodes) % ROW_MULTIPLE == 0 else 1
+    stride, present = min(len(nodes), rows), targets.present
     with torch.enable_grad():
-        for first in range(0, len(curve.end), together):
-            image = torch.arange(first, min(first + together, len(curve.end)), device=nodes.device)
+        for first in range(0, len(images), together):
+            image = images[first : first + together]
             wanted = present[image].any(0).nonzero()[:, 0].tolist()
             for begin in range(0, len(nodes) if wanted else 0, stride):
                 alpha = nodes[begin : begin + stride]
+                there = slice(first, first + len(image)), slice(begin, begin + len(alpha))
                 points = curve.points(image, alpha).flatten(0, 1).detach().requires_grad_()
                 owner = image.repeat_interleave(len(alpha))
-                values = targets(segment(layout.activation(points, clean[image])), owner)
-                values = values * present[owner]
+                values = targets(segment(layout.activation(points, clean[image])), owner) * present[owner]
+                values = values.unflatten(0, (len(image), -1))
                 for target in wanted:
-                    last = target == wanted[-1]
-                    slope = torch.autograd.grad(values[:, target].sum(), points, retain_graph=not last)[0]
-                    value = values[:, target].detach().unflatten(0, (len(image), -1))
-                    yield Piece(image, begin, target, value, slope.unflatten(0, (len(image), -1)))
+                    last, value = target == wanted[-1], values[..., target]
+                    slope = torch.autograd.grad(value.sum(), points, retain_graph=not last)[0]
+                    yield Piece(*there, target, value.detach(), slope.unflatten(0, (len(image), -1)))
+
+
+def _filled(segment: Segment, activation: Tensor) -> Tensor:
+    """The segment's output, computed with the last row again until there are a multiple of :data:`ROW_MULTIPLE`."""
+    rows = len(activation)
+    last = activation[-1:].expand(-rows % ROW_MULTIPLE, *activation.shape[1:])
+    return segment(torch.cat([activation, last]) if len(last) else activation)[:rows]
 
 
 def integrate(
@@ -116,6 +155,8 @@ def integrate(
     phi: float = 0.9,
     rows: int = 256,
     profile: bool = False,
+    images: Int[Tensor, " i"] | None = None,
+    known: Ends | None = None,
 ) -> PathIntegral:
     """Weighted mean gradients of every target along ``curve``, all weights from one pass.
 
@@ -130,62 +171,101 @@ def integrate(
         phi: share of the change that left_ig ends at.
         rows: path points per forward pass; memory grows with it and not with the number of steps.
         profile: keep values and gradient norms of every node too.
+        images: which images; all of them where None.
+        known: the targets at the ends of every image's path, where they are known.
 
     Raises:
-        FloatingPointError: a value or gradient on the path is not finite; the message names the image's index and α.
+        NotFinite: a value or gradient on the path is not finite; the message names the image's index and α.
     """
-    device, end = curve.end.device, curve.end
-    nodes = torch.as_tensor(rule.nodes, device=device).to(end)
-    steps = torch.as_tensor(rule.weights, device=device).to(end)
-    value, baseline = ends(segment, layout, curve, clean, targets, rows)
-    weighing = Weighing(weights, phi, value, baseline, targets.present)
-    directions = [one.flatten(1) for one in curve.directions] if weighing.slopes else None
-    speeds = curve.path.speeds(nodes)
-    total = end.new_zeros(*value.shape, len(weighing.kept), speeds.shape[1], *end.shape[1:])
-    found = Profile(*(value.new_zeros(*value.shape, len(nodes)) for _ in range(2))) if profile else None
-    for image, first, target, values, slope in pieces(segment, layout, curve, clean, targets, nodes, rows):
-        here, flat = slice(first, first + values.shape[1]), slope.flatten(2)
-        pull = None
-        if directions is not None:  # image by image: torch is slow at a batch of matrices times vectors
-            along = [torch.stack([part @ way[at] for part, at in zip(flat, image, strict=True)]) for way in directions]
-            pull = (torch.stack(along, 2) * speeds[here]).sum(2)
-        under = weighing(image, target, nodes[here], steps[here], values, pull)
-        mixed = (under[:, :, None] * speeds[here].T).flatten(1, 2)
-        total[image, target] += (mixed @ flat).view(len(image), *total.shape[2:])
+    images = torch.arange(len(curve.end), device=curve.end.device) if images is None else images
+    nodes, steps = nodes_of(rule, curve)
+    at_ends = Ends(*(part[images] for part in known or ends(segment, layout, curve, clean, targets, rows)))
+    weighing = Weighing(weights, phi, *at_ends, targets.present[images])
+    directions = [one.flatten(1) for one in curve.directions] if weighing.slopes else []
+    speeds, index = curve.path.speeds(nodes), images.tolist()
+    count, width = len(weighing.kept), speeds.shape[1]
+    # Targets first, so that those of neighbouring images lie together and sums grow in place.
+    total = curve.end.new_zeros(targets.present.shape[1], len(images), count * width, curve.end[0].numel())
+    found = Profile(*(total.new_zeros(*at_ends.value.shape, len(nodes)) for _ in range(2))) if profile else None
+    for some, here, target, values, slope in pieces(segment, layout, curve, clean, targets, nodes, rows, images):
+        flat, under = slope.flatten(2), weighing(some, target, nodes[here], steps[here], values)
+        if directions:
+            rows_of = zip(total[target, some], under, flat, index[some], strict=True)
+            slopes = [
+                _add(sums, weight, steps[here], speeds[here], part, [way[at] for way in directions])
+                for sums, weight, part, at in rows_of
+            ]
+            weighing.climb(some, target, steps[here], torch.stack(slopes))
+        else:
+            total[target, some].baddbmm_((under[:, :, None] * speeds[here].T).flatten(1, 2), flat)
         if found is not None:
-            found.values[image, target, here] = values
-            found.norms[image, target, here] = flat.norm(dim=2)
-    if not torch.stack([total.isfinite().all(), value.isfinite().all(), baseline.isfinite().all()]).all():
-        raise_not_finite(segment, layout, curve, clean, targets, nodes)
-    gradients = weighing.finish(total)
-    return PathIntegral(gradients, value, baseline, weighing.moves, weighing.crossing, weighing.energy, found)
+            found.values[some, target, here] = values
+            found.norms[some, target, here] = flat.norm(dim=2)
+    if not torch.stack([total.sum(), *(part.sum() for part in at_ends)]).isfinite().all():
+        raise_not_finite(segment, layout, curve, clean, targets, nodes, images)
+    shaped = total.transpose(0, 1).unflatten(3, curve.end.shape[1:]).unflatten(2, (count, width))
+    gradients = weighing.finish(dict(zip(weighing.kept, shaped.unbind(2), strict=True)))
+    return PathIntegral(
+        gradients, *at_ends, weighing.moves, weighing.crosses, weighing.crossing, weighing.energy, found
+    )
+
+
+def _add(
+    sums: Float[Tensor, "m n"],
+    under: Float[Tensor, "w s"],
+    steps: Float[Tensor, " s"],
+    speeds: Float[Tensor, "s d"],
+    gradients: Float[Tensor, "s n"],
+    directions: list[Float[Tensor, " n"]],
+) -> Float[Tensor, " s"]:
+    """Add one image's gradients to its sums, under the weights and under dg/dα, which is returned.
+
+    A few nodes at a time, so that gradients are read twice while they stay in a CPU's cache.
+    """
+    block = max(1, CACHED_NUMBERS // gradients.shape[1]) if gradients.device.type == "cpu" else len(gradients)
+    slopes = []
+    for weight, step, speed, part in zip(
+        under.split(block, 1), steps.split(block), speeds.split(block), gradients.split(block), strict=True
+    ):
+        along = [part @ way for way in directions]  # torch is slow at a matrix times few vectors
+        slopes.append(along[0] * speed[:, 0] if len(along) == 1 else (torch.stack(along, 1) * speed).sum(1))
+        weight = torch.cat([weight, (step * slopes[-1])[None]])
+        sums.addmm_((weight[:, None] * speed.T).flatten(0, 1), part)
+    return torch.cat(slopes)
+
+
+def nodes_of(rule: Quadrature, curve: Curve) -> Nodes:
+    """The rule as tensors of the curve's kind; converted before they are moved, as not every device knows float64."""
+    return Nodes(*(torch.as_tensor(part, dtype=curve.end.dtype).to(curve.end.device) for part in rule))
 
 
 @torch.no_grad()
-def ends(
-    segment: Segment, layout: Layout, curve: Curve, clean: Tensor, targets: Targets, rows: int
-) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b t"]]:
-    """The targets at the end of the path and at its start."""
+def ends(segment: Segment, layout: Layout, curve: Curve, clean: Tensor, targets: Targets, rows: int) -> Ends:
+    """The targets at the end of the path and at its start, for every image."""
     found: list[list[Tensor]] = [[], []]
     for image in torch.arange(len(curve.end), device=curve.end.device).split(rows):
         for at, part in zip((1.0, 0.0), found, strict=True):
             points = curve.points(image, curve.end.new_tensor([at]))[:, 0]
-            part.append(targets(segment(layout.activation(points, clean[image])), image))
-    value, baseline = (torch.cat(part) * targets.present for part in found)
-    return value, baseline
+            part.append(targets(_filled(segment, layout.activation(points, clean[image])), image))
+    return Ends(*(torch.cat(part) * targets.present for part in found))
 
 
 def raise_not_finite(
-    segment: Segment, layout: Layout, curve: Curve, clean: Tensor, targets: Targets, nodes: Tensor
+    segment: Segment,
+    layout: Layout,
+    curve: Curve,
+    clean: Tensor,
+    targets: Targets,
+    nodes: Float[Tensor, " s"],
+    images: Int[Tensor, " i"],
 ) -> None:
     """Find the first point of the path that is not finite, one at a time; only ever called to explain a failure."""
-    for index in range(len(curve.end)):
-        image = torch.tensor([index], device=curve.end.device)
+    for image in images[:, None]:
         for alpha in torch.cat([nodes.new_zeros(1), nodes, nodes.new_ones(1)]):
             with torch.enable_grad():
                 point = curve.points(image, alpha[None])[:, 0].detach().requires_grad_()
                 values = targets(segment(layout.activation(point, clean[image])), image) * targets.present[image]
                 slope = torch.autograd.grad(values.sum(), point)[0]
             if not (values.isfinite().all() and slope.isfinite().all()):
-                raise FloatingPointError(f"image {index}: the path is not finite at α = {float(alpha):.6g}")
-    raise FloatingPointError("the sum over the path is not finite though each of its points is")
+                raise NotFinite(f"image {int(image)}: the path is not finite at α = {float(alpha):.6g}")
+    raise NotFinite("the sum over the path is not finite though each of its points is")

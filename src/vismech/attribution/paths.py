@@ -44,7 +44,10 @@ class Path:
 
     def speeds(self, alpha: Float[Tensor, " s"]) -> Float[Tensor, "s d"]:
         """The velocity's coefficients, ``γ'(α) = Σ_d speeds_d(α) directions_d``."""
-        return torch.func.jvp(self.coefficients, (alpha,), (torch.ones_like(alpha),))[1]
+        with torch.enable_grad():
+            at = alpha.detach().requires_grad_()
+            columns = (self.coefficients(at) + 0 * at[:, None]).unbind(1)  # a constant has a derivative too
+            return torch.stack([torch.autograd.grad(column.sum(), at, retain_graph=True)[0] for column in columns], 1)
 
 
 class Straight(Path):
@@ -91,6 +94,11 @@ class Curve:
         if self._from_zero:
             return
         ends = self.path.coefficients(self.end.new_tensor([0.0, 1.0]))
+        if ends.shape != (2, len(self.anchors)):
+            raise UserError(
+                f"attribute.curve: {type(self.path).__name__} has {len(self.anchors)} anchors, but its coefficients at "
+                f"two nodes are of shape {tuple(ends.shape)}: give one column per anchor"
+            )
         for wanted, given, name in zip(
             (self.start, self.end), ends, ("start at the baseline", "end at the end"), strict=True
         ):

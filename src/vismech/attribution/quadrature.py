@@ -6,8 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vismech.config import Rule
+from vismech.choices import Rule
 from vismech.errors import UserError
+
+# Nodes of a doubled rule that the rule itself does not have; the others keep half of their weight.
+NEW_NODES = {
+    Rule.riemann_left: slice(1, None, 2),
+    Rule.riemann_right: slice(0, None, 2),
+    Rule.trapezoid: slice(1, None, 2),
+}
 
 
 class Quadrature(NamedTuple):
@@ -15,6 +22,20 @@ class Quadrature(NamedTuple):
 
     nodes: np.ndarray
     weights: np.ndarray
+
+
+def doubled(rule: Rule | str, steps: int) -> int:
+    """Twice the steps; one less where both ends are nodes, so that intervals are halved."""
+    return 2 * steps - (Rule(rule) in (Rule.trapezoid, Rule.simpson))
+
+
+def added(rule: Rule | str, steps: int) -> Quadrature | None:
+    """What doubling adds, ``Q_2S = Q_S / 2 + added``; None where the doubled rule does not keep the rule's nodes so."""
+    new = NEW_NODES.get(Rule(rule))
+    if new is None:
+        return None
+    fine = quadrature(rule, doubled(rule, steps))
+    return Quadrature(fine.nodes[new], fine.weights[new])
 
 
 def quadrature(rule: Rule | str, steps: int) -> Quadrature:

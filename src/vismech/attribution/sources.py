@@ -1,20 +1,23 @@
 """What is attributed to: the units that an activation is written in, and how mean gradients become their edges.
 
-Legend: B images, P positions, C channels, K concepts, T targets, D directions of a curve, Q units.
+Legend: B images, I of them, S points of a curve, P positions, C channels, K concepts, T targets, D directions of a
+curve, Q units.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.attribution.paths import STRAIGHT, Curve, Path, Straight
-from vismech.config import Along, SourceKind
+from vismech.choices import Along, SourceKind
 from vismech.errors import UserError
 
 CACHED_NUMBERS = 2**18
@@ -28,8 +31,8 @@ class Edges(NamedTuple):
         error: the part of what the units miss, zero where they miss nothing.
     """
 
-    units: Float[Tensor, "b t q"]
-    error: Float[Tensor, "b t"]
+    units: Float[Tensor, "i t q"]
+    error: Float[Tensor, "i t"]
 
 
 @runtime_checkable
@@ -41,8 +44,8 @@ class Source(Protocol):
         """The path between the two."""
         ...
 
-    def edges(self, gradient: Float[Tensor, "b t d p c"]) -> Edges:
-        """Mean gradients, one per direction of the curve, as edges."""
+    def edges(self, gradient: Float[Tensor, "i t d p c"], images: Int[Tensor, " i"]) -> Edges:
+        """Mean gradients of some images, one per direction of the curve, as edges."""
         ...
 
     @property
@@ -56,6 +59,15 @@ class Source(Protocol):
 
     def parts(self, image: int, units: Int[Tensor, " n"]) -> Float[Tensor, "d n p c"]:
         """What these units contribute to each direction of one image's curve."""
+        ...
+
+    @property
+    def basis(self) -> str:
+        """What :meth:`squares` takes squares of."""
+        ...
+
+    def squares(self, gradient: Float[Tensor, "s p c"], image: int) -> Float[Tensor, "s n"]:
+        """At points of one image's curve, squared derivatives summed over each unit's own numbers, and the error's."""
         ...
 
 
@@ -116,17 +128,22 @@ class ConceptSource:
         start = torch.zeros_like(self.codes) if self.baseline_codes is None else self.baseline_codes
         return list(self.path.directions(start, self.codes))
 
-    def edges(self, gradient: Float[Tensor, "b t d p c"]) -> Edges:
+    @cached_property
+    def residual_directions(self) -> list[Float[Tensor, "b p c"]]:
+        """What the concepts miss of the curve's directions; empty along the reconstruction, where nothing is missed."""
+        if self.along is Along.reconstruction:
+            return []
+        pairs = zip(self.curve.directions, self._reconstructed.directions, strict=True)
+        return [whole - rebuilt for whole, rebuilt in pairs]
+
+    def edges(self, gradient: Float[Tensor, "i t d p c"], images: Int[Tensor, " i"]) -> Edges:
         """``e_{q→j} = Σ_d Σ_p u_d,pq <Ḡ_d,p, v_q>``; the error ``Σ_d Σ_p <Ḡ_d,p, x_d,p − (u_d V)_p>``."""
         parts = gradient.unbind(2)
-        each = [concept_edges(codes, part, self.atoms) for codes, part in zip(self.code_directions, parts, strict=True)]
-        units = torch.stack(each).sum(0)
-        if self.along is Along.reconstruction:
-            return Edges(units, units.new_zeros(units.shape[:2]))
+        pairs = zip(self.code_directions, parts, strict=True)
+        units = _sum(concept_edges(codes[images], part, self.atoms) for codes, part in pairs)
         error = units.new_zeros(units.shape[:2])
-        pairs = zip(self.curve.directions, self._reconstructed.directions, parts, strict=True)
-        for whole, rebuilt, part in pairs:
-            error = error + torch.einsum("bpc,btpc->bt", whole - rebuilt, part)
+        for residual, part in zip(self.residual_directions, parts):  # noqa: B905 (there may be no residual)
+            error += torch.einsum("ipc,itpc->it", residual[images], part)
         return Edges(units, error)
 
     @property
@@ -136,8 +153,11 @@ class ConceptSource:
 
     def active(self, image: int) -> Int[Tensor, " n"]:
         """See :class:`Source`."""
-        units = torch.stack([codes[image].any(0) for codes in self.code_directions]).any(0).nonzero()[:, 0]
-        return units if self.along is Along.reconstruction else torch.cat([units, units.new_tensor([self.count])])
+        units = self._moving(image).any(0).nonzero()[:, 0]
+        return torch.cat([units, units.new_tensor([self.count])]) if self.residual_directions else units
+
+    def _moving(self, image: int) -> Bool[Tensor, "p k"]:
+        return torch.stack([codes[image] != 0 for codes in self.code_directions]).any(0)
 
     def parts(self, image: int, units: Int[Tensor, " n"]) -> Float[Tensor, "d n p c"]:
         """See :class:`Source`."""
@@ -145,9 +165,25 @@ class ConceptSource:
         codes = torch.stack([codes[image][:, concepts] for codes in self.code_directions])
         parts = codes.transpose(1, 2)[..., None] * self.atoms[concepts][:, None]
         for row in (units == self.count).nonzero()[:, 0]:
-            pairs = zip(self.curve.directions, self._reconstructed.directions, strict=True)
-            parts[:, row] = torch.stack([whole[image] - rebuilt[image] for whole, rebuilt in pairs])
+            parts[:, row] = torch.stack([residual[image] for residual in self.residual_directions])
         return parts
+
+    @property
+    def basis(self) -> str:
+        """See :class:`Source`; what the concepts miss of a position is one more number, along its own direction."""
+        return "codes of concepts at positions"
+
+    def squares(self, gradient: Float[Tensor, "s p c"], image: int) -> Float[Tensor, "s n"]:
+        """See :class:`Source`: ``<G_p, v_q>²`` over the positions where the concept's code moves along the curve."""
+        squares = gradient.new_zeros(len(gradient), self.count + 1)
+        moving = self._moving(image)
+        units = moving.any(0).nonzero()[:, 0]
+        for row, slope in zip(squares, gradient, strict=True):
+            row[units] = ((slope @ self.atoms[units].T).square() * moving[:, units]).sum(0)
+        for residual in self.residual_directions:
+            along = torch.nn.functional.normalize(residual[image], dim=1)
+            squares[:, -1] += (gradient * along).sum(2).square().sum(1)
+        return squares
 
 
 @dataclass(frozen=True)
@@ -166,19 +202,18 @@ class UnitSource:
     baseline_vectors: Float[Tensor, "b p c"] | None = None
     path: Path = STRAIGHT
 
+    def __post_init__(self) -> None:
+        assert self.kind is not SourceKind.concepts, "concepts need a dictionary: ConceptSource"
+
     @cached_property
     def curve(self) -> Curve:
         """See :class:`Source`."""
         return Curve(self.baseline_vectors, self.vectors, self.path)
 
-    def edges(self, gradient: Float[Tensor, "b t d p c"]) -> Edges:
+    def edges(self, gradient: Float[Tensor, "i t d p c"], images: Int[Tensor, " i"]) -> Edges:
         """``e_{pc→j} = Σ_d x_d,pc Ḡ_d,pc``, summed over positions or channels."""
-        subscripts = "bpc,btpc->btc" if self.kind is SourceKind.channels else "bpc,btpc->btp"
-        each = [
-            torch.einsum(subscripts, direction, part)
-            for direction, part in zip(self.curve.directions, gradient.unbind(2), strict=True)
-        ]
-        units = torch.stack(each).sum(0)
+        pairs = zip(self.curve.directions, gradient.unbind(2), strict=True)
+        units = _sum((direction[images][:, None] * part).sum(self._summed) for direction, part in pairs)
         return Edges(units, units.new_zeros(units.shape[:2]))
 
     @property
@@ -186,16 +221,34 @@ class UnitSource:
         """C or P."""
         return self.vectors.shape[2 if self.kind is SourceKind.channels else 1]
 
+    @property
+    def _summed(self) -> int:
+        """The axis that a unit is summed over."""
+        return -2 if self.kind is SourceKind.channels else -1
+
     def active(self, image: int) -> Int[Tensor, " n"]:
         """See :class:`Source`."""
-        axis = 0 if self.kind is SourceKind.channels else 1
-        return torch.stack([part[image].any(axis) for part in self.curve.directions]).any(0).nonzero()[:, 0]
+        moving = torch.stack([part[image].any(self._summed) for part in self.curve.directions])
+        return moving.any(0).nonzero()[:, 0]
 
     def parts(self, image: int, units: Int[Tensor, " n"]) -> Float[Tensor, "d n p c"]:
         """See :class:`Source`."""
         whole = torch.stack([direction[image] for direction in self.curve.directions])[:, None]
         mask = torch.nn.functional.one_hot(units, self.count).to(whole)
         return whole * (mask[:, None] if self.kind is SourceKind.channels else mask[..., None])
+
+    @property
+    def basis(self) -> str:
+        """See :class:`Source`."""
+        return "numbers of the activation"
+
+    def squares(self, gradient: Float[Tensor, "s p c"], image: int) -> Float[Tensor, "s n"]:
+        """See :class:`Source`: every number, whether it moves along the curve or not, as published."""
+        return torch.nn.functional.pad(gradient.square().sum(self._summed), (0, 1))
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.config import Output, ReadOut
+from vismech.choices import Output, ReadOut
 from vismech.dictionaries.base import Dictionary
 from vismech.pfv import Layout
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.config import PathWeight
+from vismech.choices import PathWeight
 
 STILL = 1e-6  # a target whose change is less than this share of its own size does not move
 SIDES = (PathWeight.left_ig, PathWeight.right_ig)
@@ -37,6 +37,8 @@ class Weighing:
     Attributes:
         kept: the weights whose sums are kept, W of them.
         moves: whether a present target's change is more than rounding; the others have no left, right or idg part.
+        crosses: whether a target that moves has made the share φ of its change at some node; found where left_ig or
+            right_ig is wanted.
         crossing: α*, 1 where no node has crossed.
         energy: ∫ (dg/dα)² dα, what idg sums to before it is rescaled.
     """
@@ -51,51 +53,61 @@ class Weighing:
     ) -> None:
         self.wanted = list(dict.fromkeys(PathWeight(weight) for weight in weights))
         self.split, self.slopes = any(side in self.wanted for side in SIDES), PathWeight.idg in self.wanted
-        self.kept = [*(SIDES if self.split else (PathWeight.ig,)), *([PathWeight.idg] if self.slopes else [])]
+        plain = (PathWeight.ig,) if PathWeight.ig in self.wanted else ()
+        self.kept = [*(SIDES if self.split else plain), *([PathWeight.idg] if self.slopes else [])]
         self.baseline, self.change, self.phi = baseline, value - baseline, phi
         self.moves = present & (self.change.abs() > STILL * torch.maximum(value.abs(), baseline.abs()))
+        self.crosses = torch.zeros_like(present)
         self.crossing, self.energy = torch.ones_like(value), torch.zeros_like(value)
-        self._crossed = torch.zeros_like(present)
 
     def __call__(
         self,
-        image: Int[Tensor, " n"],
+        image: slice | int,
         target: int | Int[Tensor, " n"],
         nodes: Float[Tensor, " s"],
         steps: Float[Tensor, " s"],
         values: Float[Tensor, "n s"],
-        slopes: Float[Tensor, "n s"] | None,
     ) -> Float[Tensor, "n w s"]:
-        """Weights of a stretch of nodes, the quadrature's ``steps`` included; stretches come in ascending order.
+        """Weights of a stretch of nodes but for idg, the quadrature's ``steps`` included; stretches come in order.
 
         Args:
-            image, target: which pairs.
+            image, target: which pairs: one target of several images, or several targets of one.
             nodes, steps: nodes and weights of the quadrature there.
             values: g at the nodes.
-            slopes: dg/dα at the nodes, if :attr:`slopes`.
         """
-        change = self.change[image, target][:, None]
-        under = [steps.expand_as(values)]
-        if self.split:
-            over = (values - self.baseline[image, target][:, None]) * change.sign() > self.phi * change.abs()
-            right = self._crossed[image, target][:, None] | (over.cumsum(1) > 0)
-            fresh = right.any(1) & ~self._crossed[image, target]
+        pairs = image, target
+        if not self.split:
+            under = [steps.expand_as(values)] if self.kept[0] is PathWeight.ig else []
+        else:
+            change, earlier, moves = self.change[pairs][:, None], self.crosses[pairs], self.moves[pairs][:, None]
+            over = moves & ((values - self.baseline[pairs][:, None]) * change.sign() > self.phi * change.abs())
+            right = earlier[:, None] | (over.cumsum(1) > 0)
+            crosses = right[:, -1]
             first = nodes[right.int().argmax(1)]
-            self.crossing[image, target] = torch.where(fresh, first, self.crossing[image, target])
-            self._crossed[image, target] |= fresh
+            self.crossing[pairs] = torch.where(crosses & ~earlier, first, self.crossing[pairs])
+            self.crosses[pairs] = crosses
             under = [steps * ~right, steps * right]
-        if slopes is not None:
-            under.append(steps * slopes)
-            self.energy[image, target] += (steps * slopes.square()).sum(1)
-        return torch.stack(under, 1)
+        return torch.stack(under, 1) if under else values.new_zeros(len(values), 0, len(nodes))
 
-    def finish(self, sums: Float[Tensor, "b t w *rest"]) -> dict[PathWeight, Float[Tensor, "b t *rest"]]:
+    def climb(
+        self,
+        image: slice | int,
+        target: int | Int[Tensor, " n"],
+        steps: Float[Tensor, " s"],
+        slopes: Float[Tensor, "n s"],
+    ) -> None:
+        """Take note of dg/dα at the nodes of a stretch."""
+        self.energy[image, target] += (steps * slopes.square()).sum(1)
+
+    def finish(
+        self, sums: dict[PathWeight, Float[Tensor, "b t *rest"]]
+    ) -> dict[PathWeight, Float[Tensor, "b t *rest"]]:
         """The wanted weights from the kept sums; zero for left, right and idg where nothing moves."""
-        self.crossing = torch.where(self.moves, self.crossing, torch.ones_like(self.crossing))
         self.energy = self.energy * self.moves
-        parts = dict(zip(self.kept, sums.unbind(2), strict=True))
-        if self.split:
+        parts = dict(sums)
+        if self.split and PathWeight.ig in self.wanted:
             parts[PathWeight.ig] = parts[PathWeight.left_ig] + parts[PathWeight.right_ig]
-        for weight in {*SIDES, PathWeight.idg} & parts.keys():
-            parts[weight] = parts[weight] * self.moves.view(*self.moves.shape, *[1] * (sums.ndim - 3))
+        for weight in (PathWeight.left_ig, PathWeight.idg):  # of what is still, nothing has crossed
+            if weight in parts:
+                parts[weight].masked_fill_(~self.moves.view(*self.moves.shape, *[1] * (parts[weight].ndim - 2)), 0)
         return {weight: parts[weight] for weight in self.wanted}

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vismech.config import ExtractConfig, Positions
+from vismech.choices import Positions
+from vismech.config import ExtractConfig
 from vismech.errors import UserError
 from vismech.lit.loop import Columns, ImageLoop
 from vismech.network import LOGITS
@@ -16,7 +17,7 @@ from vismech.pfv import Layout, uniform_positions, weighted_positions
 from vismech.receptive_field import layer_relevance
 from vismech.rows import Column
 
-CONTRIBUTION = (Positions.relevance, Positions.gradient)
+CONTRIBUTION = (Positions.relevance, Positions.contrastive, Positions.gradient)
 
 
 def extract_columns(layout: Layout, extract: ExtractConfig) -> dict[str, Column]:
@@ -74,17 +75,17 @@ class ExtractLoop(ImageLoop):
     def _found(self, images: Tensor, rows: list[int]) -> _Found:
         """One pass; the contributions are those to each image's predicted class."""
         match self.config.extract.positions:
-            case Positions.relevance if self.layouts:
-                return self._relevance(images, rows)
+            case Positions.relevance | Positions.contrastive as positions if self.layouts:
+                return self._relevance(images, rows, contrastive=positions is Positions.contrastive)
             case Positions.gradient if self.layouts:
                 return self._gradient(images)
             case _:
                 return _Found(self.network.activations(images, list(self.rows)), {})
 
-    def _relevance(self, images: Tensor, rows: list[int]) -> _Found:
+    def _relevance(self, images: Tensor, rows: list[int], contrastive: bool) -> _Found:
         """Relevance of the logit in sharing ratio decomposition (SRD; METHOD §2)."""
         try:
-            found = layer_relevance(self.network, images, list(self.layouts))
+            found = layer_relevance(self.network, images, list(self.layouts), contrastive=contrastive)
         except ValueError as error:
             # Bad numbers are told from a missing rule by a plain pass, which names the image and the layer.
             self._check_finite(self.network.activations(images, [*self.layouts, LOGITS]), images, rows)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from vismech.config import Config, LoggerKind
+from vismech.choices import LoggerKind
+from vismech.config import Config
 from vismech.errors import UserError
 
 
@@ -20,13 +21,13 @@ def log_run(
     written: Sequence[Path],
     folder: Path,
 ) -> None:
-    """Log configuration, metrics, tables, figures and the page.
+    """Log configuration, metrics, tables, concept cards, figures and the page.
 
     Args:
         config: says which logger.
         values: the configuration as plain data.
         metrics: name → number.
-        tables: name → frame.
+        tables: name → frame; the rows of ``concepts`` name the card of each.
         written: figures and page.
         folder: the run's folder; its parent names the W&B group of a sweep.
 
@@ -67,6 +68,12 @@ def _wandb(config: Config, values, metrics, tables, written: Sequence[Path], fol
         for name, frame in tables.items():
             if len(frame):
                 logger.log_table(f"tables/{name}", dataframe=frame.astype(object).where(frame.notna(), None))
+        for layer, rows in tables.get("concepts", pd.DataFrame(columns=["layer"])).groupby("layer", sort=False):
+            shown = rows.astype(object).where(rows.notna(), None)
+            pictures = [wandb.Image(str(folder / file)) for file in rows["file"]]
+            columns = ["card", *shown.columns]
+            data = [[picture, *values] for picture, values in zip(pictures, shown.to_numpy().tolist(), strict=True)]
+            logger.log_table(f"cards/{layer}", columns, data)
         for path in written:
             if path.suffix == ".png":
                 logger.log_image(f"figures/{path.stem}", [str(path)])

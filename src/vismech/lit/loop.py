@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from vismech.config import Config, Unreadable
+from vismech.choices import Unreadable
+from vismech.config import Config
 from vismech.data import ImageData
 from vismech.errors import UserError
 from vismech.lit.batches import Batch, Images, PaddedBatches, distinct, loader

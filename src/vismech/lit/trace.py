@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import re
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from vismech.attribution.gig import completeness_gap, concept_edges, integrate
-from vismech.attribution.quadrature import quadrature
+from vismech.attribution.engine import (
+    Attribution,
+    Settings,
+    attribute,
+    choose_mode,
+    completeness_gap,
+    relative_change,
+)
+from vismech.attribution.paths import load_path
+from vismech.attribution.quadrature import doubled
+from vismech.attribution.sources import ConceptSource, Edges, Source
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
+from vismech.choices import Baseline, Mode
+from vismech.config import Config
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
+from vismech.lit.baselines import Baselines, Start
 from vismech.lit.loop import Columns, ImageLoop
 from vismech.pfv import Layout
 from vismech.rows import Column
+from vismech.threads import one_thread
 
+log = logging.getLogger(__name__)
 NOT_CHECKED = -1.0
 
 
@@ -26,31 +44,67 @@ class UpperConcepts:
 
     Attributes:
         layout: of the upper layer.
-        atoms: concept vectors [T, C].
+        dictionary: of the upper layer.
+        concepts: the targets' numbers in it.
         anchors: position p* per image row and target [n, T], −1 where the concept is absent.
     """
 
     layout: Layout
-    atoms: Tensor
+    dictionary: Dictionary
+    concepts: tuple[int, ...]
     anchors: np.ndarray
+
+
+class Coded(NamedTuple):
+    """Clean activations of a batch, as PFVs and in concepts."""
+
+    clean: Tensor
+    vectors: Float[Tensor, "b p c"]
+    codes: Float[Tensor, "b p k"]
 
 
 def trace_columns(targets: int, concepts: int) -> dict[str, Column]:
     """Arrays of one pair of layers, per image.
 
-    ``edges`` e_{q→j} [T, K]; ``value`` and ``baseline`` g_j at both ends of the path [T]; ``present`` [T]; ``gap`` the
-    completeness gap [T]; ``change`` the relative change of the edges with twice the steps [T], −1 where not checked;
-    ``anchors`` p* of every lower concept [K].
+    ``edges`` e_{q→j} [T, K]; ``error`` the error node's part [T]; ``value`` and ``baseline`` g_j at both ends of the
+    path [T]; ``present`` [T]; ``moves``: g_j changes along the path [T]; ``gap`` the completeness gap [T]; ``change``
+    the relative change of the edges with twice the steps, or with a tolerance by the last doubling [T], −1 where not
+    checked; ``crosses`` and ``crossing``: whether g_j makes the share φ of its change, and α* [T]; ``steps``: as many
+    nodes were used; ``anchors`` p* of every lower concept [K].
     """
     return {
         "edges": Column((targets, concepts)),
+        "error": Column((targets,)),
         "value": Column((targets,)),
         "baseline": Column((targets,)),
         "present": Column((targets,), "bool"),
+        "moves": Column((targets,), "bool"),
+        "crosses": Column((targets,), "bool"),
         "gap": Column((targets,)),
         "change": Column((targets,)),
+        "crossing": Column((targets,)),
+        "steps": Column((), "int32"),
         "anchors": Column((concepts,), "int32"),
     }
+
+
+def settings_of(config: Config) -> Settings:
+    """How the integral is taken.
+
+    Raises:
+        UserError: settings that exclude one another.
+    """
+    wanted = config.attribute
+    return Settings(
+        rule=wanted.rule,
+        steps=wanted.steps,
+        weights=(wanted.path,),
+        phi=wanted.phi,
+        mode=wanted.mode,
+        rows=config.runtime.path_batch_size,
+        tolerance=wanted.tolerance,
+        max_steps=wanted.max_steps,
+    )
 
 
 class TraceLoop(ImageLoop):
@@ -61,8 +115,9 @@ class TraceLoop(ImageLoop):
         upper: upper layer, or ``logits``.
         layout: of the lower layer.
         dictionary: of the lower layer.
-        concepts: targets in the upper layer; None where the target is each image's own class logit.
-        classes: class index per row, used where the target is the logit.
+        concepts: targets in the upper layer; None where the target is each image's own class.
+        classes: class index per row, used where the target is the class.
+        start: the baseline.
     """
 
     def __init__(
@@ -74,76 +129,115 @@ class TraceLoop(ImageLoop):
         dictionary: Dictionary,
         concepts: UpperConcepts | None,
         classes: np.ndarray,
+        start: Start,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lower, self.upper, self.layout, self.concepts, self.classes = lower, upper, layout, concepts, classes
-        self.dictionary = dictionary
+        self.dictionary, self.start = dictionary, start
 
     def on_predict_start(self) -> None:
-        """Move the dictionary once and cut the segment."""
+        """Cut the segment, move the dictionaries, compute the baselines and choose the mode, once per process."""
         self.dictionary = self.dictionary.to(self.device)
+        if self.concepts is not None:
+            self.concepts = replace(self.concepts, dictionary=self.concepts.dictionary.to(self.device))
         self.segment = self.network.segment(self.lower, self.upper)
+        self.path, self.settings = load_path(self.config.attribute.curve), settings_of(self.config)
+        with torch.no_grad(), one_thread():
+            self.baselines = self._baselines()
+            if self.settings.mode is Mode.auto:
+                self.settings = replace(self.settings, mode=self._mode())
+
+    def _coded(self, images: Tensor) -> Coded:
+        clean = self.network.activations(images, [self.lower])[self.lower]
+        vectors = self.layout.vectors(clean)
+        return Coded(clean, vectors, self._codes(vectors))
+
+    def _codes(self, vectors: Float[Tensor, "b p c"]) -> Float[Tensor, "b p k"]:
+        return self.dictionary.encode(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
+
+    def _open(self, place: int) -> Tensor:
+        assert self.resources is not None
+        image = self.resources.model.preprocess(self.data.load(place))[None].to(self.device)
+        return image.to(memory_format=torch.channels_last) if self.config.runtime.channels_last else image
+
+    def _baselines(self) -> Baselines | None:
+        kind = self.start.kind
+        if kind is Baseline.zero:
+            return None
+        if kind is Baseline.mean:
+            assert self.start.mean is not None
+            vectors = self.start.mean.to(self.device).expand(1, self.layout.positions, -1)
+            return Baselines(self.start, vectors, self._codes(vectors))
+        # One image at a time, so that baselines do not depend on the size of batches.
+        images = [torch.zeros_like(self._open(self.indices[0]))] if kind is Baseline.blank else None
+        each = [self._coded(image) for image in images or map(self._open, self.start.samples)]
+        return Baselines(self.start, torch.cat([one.vectors for one in each]), torch.cat([one.codes for one in each]))
+
+    def _mode(self) -> Mode:
+        """The cheaper mode for the artifact's first image, so that it depends on no batch and on no process."""
+        coded = self._coded(self._open(self.indices[0]))
+        mode = choose_mode(self._targets([0]), self._sources(coded, [0])[0])
+        if mode is Mode.forward:
+            try:
+                self._attribute(coded, [0], replace(self.settings, mode=mode, tolerance=None))
+            except UserError as error:  # an operation without a forward derivative
+                log.debug("reverse mode: %s", error)
+                return Mode.reverse
+        return mode
+
+    def _sources(self, coded: Coded, rows: list[int]) -> list[Source]:
+        starts = [(None, None)] if self.baselines is None else self.baselines.of([self.indices[row] for row in rows])
+        along, atoms = self.config.attribute.along, self.dictionary.atoms
+        each = [
+            ConceptSource(atoms, coded.codes, coded.vectors, along, codes, vectors, self.path)
+            for vectors, codes in starts
+        ]
+        return cast(list[Source], each)  # pyright does not take a cached property for a property
 
     def _targets(self, rows: list[int]) -> Targets:
+        wanted = self.config.attribute
         if self.concepts is None:
-            return LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device))
+            return LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device), wanted.output)
         upper = self.concepts
+        atoms = upper.dictionary.atoms[list(upper.concepts)]
         chosen = torch.from_numpy(upper.anchors[rows].astype(np.int64)).to(self.device)
-        return ConceptTargets(upper.atoms.to(self.device), chosen, upper.layout, self.config.attribute.readout)
+        return ConceptTargets(atoms, chosen, upper.layout, wanted.readout, upper.dictionary, upper.concepts)
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
-        attribute = self.config.attribute
-        clean = self.network.activations(images, [self.lower])[self.lower]
-        vectors = self.layout.vectors(clean)
-        codes = self.dictionary.encode(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
-        path_end = self.dictionary.decode(codes.flatten(0, 1)).view_as(vectors)
-        targets = self._targets(rows)
-
-        def edges_with(steps: int, count: int):
-            part = _first(targets, count)
-            result = integrate(
-                self.segment,
-                self.layout,
-                path_end[:count],
-                clean[:count],
-                part,
-                quadrature(attribute.rule, steps),
-                rows=self.config.runtime.path_batch_size,
-            )
-            return concept_edges(codes[:count], result.gradient, self.dictionary.atoms), result
-
-        try:
-            edges, result = edges_with(attribute.steps, len(rows))
-            change = torch.full_like(result.value, NOT_CHECKED)
-            checked = sum(row < attribute.check_images for row in rows)
-            if checked:
-                finer, _ = edges_with(_doubled(attribute.steps), checked)
-                moved = (finer - edges[:checked]).abs().sum(2)
-                total = finer.abs().sum(2)
-                change[:checked] = torch.where(total > 0, moved / total, moved)
-        except FloatingPointError as error:
-            raise UserError(f"{self.lower} → {self.upper}, batch of {self.sample_id(rows[0])!r}: {error}") from error
+        coded = self._coded(images)
+        found = self._attribute(coded, rows, self.settings)
+        edges, error = found.edges[self.config.attribute.path]
+        change = found.change
+        if change is None:
+            change = torch.full_like(found.value, NOT_CHECKED)
+            if checked := sum(row < self.config.attribute.check_images for row in rows):
+                finer = replace(self.settings, steps=doubled(self.settings.rule, self.settings.steps))
+                twice = self._attribute(Coded(*(part[:checked] for part in coded)), rows[:checked], finer)
+                once = {weight: Edges(*(part[:checked] for part in both)) for weight, both in found.edges.items()}
+                change[:checked] = relative_change(twice, found._replace(edges=once))
         columns = {
             "edges": edges,
-            "value": result.value,
-            "baseline": result.baseline,
-            "present": targets.present,
-            "gap": completeness_gap(edges.sum(2), result.value, result.baseline),
+            "error": error,
+            "value": found.value,
+            "baseline": found.baseline,
+            "present": found.present,
+            "moves": found.moves,
+            "crosses": found.crosses,
+            "gap": completeness_gap(edges.sum(2) + error, found.value, found.baseline),
             "change": change,
-            "anchors": anchors(vectors, codes, self.dictionary.atoms),
+            "crossing": found.crossing,
+            "steps": found.steps,
+            "anchors": anchors(coded.vectors, coded.codes, self.dictionary.atoms),
         }
         return {"trace": columns}
 
-
-def _first(targets: Targets, count: int) -> Targets:
-    if isinstance(targets, LogitTargets):
-        return LogitTargets(targets.classes[:count])
-    assert isinstance(targets, ConceptTargets)
-    return ConceptTargets(targets.atoms, targets.anchors[:count], targets.layout, targets.readout)
-
-
-def _doubled(steps: int) -> int:
-    """Twice the steps; one less where their number is odd, so that Simpson's rule stays possible."""
-    return 2 * steps - steps % 2
+    def _attribute(self, coded: Coded, rows: list[int], settings: Settings) -> Attribution:
+        try:
+            return attribute(
+                self.segment, self.layout, self._sources(coded, rows), coded.clean, self._targets(rows), settings
+            )
+        except FloatingPointError as error:
+            said = re.sub(r"^image (\d+)", lambda found: repr(self.sample_id(rows[int(found[1])])), str(error))
+            raise UserError(f"{self.lower} → {self.upper}, {said}") from error

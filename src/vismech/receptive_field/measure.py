@@ -78,10 +78,12 @@ def layer_relevance(
     layers: Sequence[str],
     *,
     target: int | Int[Tensor, "b"] | None = None,
+    contrastive: bool = False,
 ) -> LayerRelevance:
     """Relevance of the predicted class (or ``target``) at every position of ``layers``, with their activations.
 
-    One pass that measures only the ratios above the earliest of the layers.
+    One pass that measures only the ratios above the earliest of the layers. ``contrastive`` as in
+    :meth:`SharingRatios.relevance`.
 
     Raises:
         UserError: as :func:`sharing_ratios`; a network whose head gives no map.
@@ -102,7 +104,7 @@ def layer_relevance(
         len(images), done.maps, plan.layers, plan.unmapped, head, plan.head.flat.map, "", logits, classes
     )
     activations = {layer: done.values[output[layer]] for layer in layers}
-    return LayerRelevance(activations, ratios.relevance(layers), logits, classes)
+    return LayerRelevance(activations, ratios.relevance(layers, contrastive=contrastive), logits, classes)
 
 
 def classes_of(logits: Float[Tensor, "b k"], target: int | Int[Tensor, " b"] | None) -> Int[Tensor, " b"]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def _unchanged(walk: Walk, node: fx.Node, given: Arguments) -> Role:
     (read,) = node.all_input_nodes
     match walk.roles[read]:
-        case Averaged() as role:
+        case Averaged() | MaxPooled() as role:  # what follows may still be fused with the pool
             return role
         case _:
             return Mapped(walk.close(read))
@@ -79,8 +79,8 @@ def _convolution(walk: Walk, node: fx.Node, given: Arguments) -> Role:
             before = pair(padding)
     read, pool = given["input"], None
     match walk.roles[read]:
-        case MaxPooled(term) if term.window.expansion is None:
-            walk.fused[read] = (
+        case MaxPooled(term, node_of_pool) if term.window.expansion is None:
+            walk.fused[read] = walk.fused[node_of_pool] = (
                 "a max pool is fused with the convolution that reads it: name the layer before or after it"
             )
             source, value, pool = term.source, term.value, term
@@ -152,7 +152,9 @@ def _values(walk: Walk, node: fx.Node, given: Arguments) -> Role:
     match walk.roles[node.all_input_nodes[0]]:
         case Open((summand,)):
             return Open((replace(summand, value=node),))
-        case MaxPooled() | Mapped() as role:
+        case MaxPooled(term):
+            return MaxPooled(term, node)
+        case Mapped() as role:
             return role
         case _:
             raise NoRule("it takes a value apart")

@@ -17,7 +17,15 @@ from vismech.receptive_field.windows import Pair, Window
 
 
 class NoRule(Exception):
-    """A call has no rule, for the reason given; it becomes a :class:`Beyond` and never leaves the walk."""
+    """A call has no rule, for the reason given; it becomes a :class:`Beyond` and never leaves the walk.
+
+    Args:
+        at: the call at fault, where it is not the one that is being given a role.
+    """
+
+    def __init__(self, reason: str = "", at: fx.Node | None = None) -> None:
+        super().__init__(reason)
+        self.at = at
 
 
 @dataclass(frozen=True)
@@ -55,18 +63,20 @@ class Padded:
 
 @dataclass(frozen=True)
 class MaxPooled:
-    """A max pool, to be fused with each convolution that reads it."""
+    """The max pool at node ``pool``, to be fused with each convolution that reads it."""
 
     term: Maximum
+    pool: fx.Node
 
 
 @dataclass(frozen=True)
 class Averaged:
-    """An average pool; over the whole map it may turn out to be the head's."""
+    """The average pool at node ``pool``; over the whole map it may turn out to be the head's."""
 
     map: int
     value: fx.Node
     window: Window
+    pool: fx.Node
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def _max_pool(walk: Walk, node: fx.Node, given: Arguments) -> Role:
         return F.max_pool2d_with_indices(x, kernel, stride, padding, dilation, ceil)
 
     window = Window(size(value), size(node), kernel, stride, before, dilation)
-    return MaxPooled(Maximum(source, window, read, pool, shift))
+    return MaxPooled(Maximum(source, window, read, pool, shift), node)
 
 
 @rule("adaptive_max_pool2d")
@@ -52,14 +52,15 @@ def _adaptive_max_pool(walk: Walk, node: fx.Node, given: Arguments) -> Role:
         return F.adaptive_max_pool2d_with_indices(x, size(node))
 
     read = given["self"]
-    return MaxPooled(Maximum(walk.close(read), adaptive(size(read), size(node)), read, pool))
+    return MaxPooled(Maximum(walk.close(read), adaptive(size(read), size(node)), read, pool), node)
 
 
 @rule("avg_pool2d")
 def _average_pool(walk: Walk, node: fx.Node, given: Arguments) -> Role:
     source, value, before = unpadded(walk, given["self"], pair(given["padding"]))
     kernel = pair(given["kernel_size"])
-    return Averaged(source, value, Window(size(value), size(node), kernel, pair(given["stride"] or kernel), before))
+    window = Window(size(value), size(node), kernel, pair(given["stride"] or kernel), before)
+    return Averaged(source, value, window, node)
 
 
 @rule("adaptive_avg_pool2d")
@@ -67,7 +68,7 @@ def _adaptive_average_pool(walk: Walk, node: fx.Node, given: Arguments) -> Role:
     read = given["self"]
     if size(read) == size(node):
         return Mapped(walk.close(read))
-    return Averaged(walk.close(read), read, adaptive(size(read), size(node)))
+    return Averaged(walk.close(read), read, adaptive(size(read), size(node)), node)
 
 
 @rule("mean")
@@ -78,7 +79,7 @@ def _mean(walk: Walk, node: fx.Node, given: Arguments) -> Role:
         raise NoRule("only the mean over rows and columns has one")
     if not given["keepdim"]:
         return Flat(walk.close(read), read, averaged=True)
-    return Averaged(walk.close(read), read, adaptive(size(read), (1, 1)))
+    return Averaged(walk.close(read), read, adaptive(size(read), (1, 1)), node)
 
 
 @rule(*_RESHAPES)
@@ -86,7 +87,7 @@ def _flatten(walk: Walk, node: fx.Node, given: Arguments) -> Role:
     """A map laid out in one vector, or the average over all of it."""
     read = given["self"]
     match walk.roles[read]:
-        case Averaged(number, value, window) as role if window.kernel == window.size_in and window.padding == (0, 0):
+        case Averaged(number, value, window, _) as role if window.kernel == window.size_in and window.padding == (0, 0):
             return Flat(number, value, averaged=True) if len(shape(node)) == 1 else role
     if len(shape(node)) != 1:
         raise NoRule("it takes a map apart")

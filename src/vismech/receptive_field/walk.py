@@ -32,6 +32,8 @@ ALTERNATIVE = (
     "take the maps of gradient × input or integrated gradients, which work for every network (attribution_maps)"
 )
 
+_POOLED = "it belongs to the head and has no positions"
+
 
 class Walk:
     """One pass over the nodes of a graph, in order.
@@ -88,11 +90,12 @@ class Walk:
             else:
                 self.roles[node] = (FLAT_RULES if flat else RULES)[name](self, node, arguments(node))
         except NoRule as detail:
-            module = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+            at = detail.at or node
+            module = list((at.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
             where = f" in module {module!r}" if module else ""
             why = f" ({detail})" if str(detail) else ""
             self.roles[node] = Beyond(
-                f"sharing ratios have no rule for {name!r}{where}{why}: {ALTERNATIVE}", refused=True
+                f"sharing ratios have no rule for {operation(at)!r}{where}{why}: {ALTERNATIVE}", refused=True
             )
 
     def close(self, node: fx.Node) -> int:
@@ -102,11 +105,13 @@ class Walk:
         match self.roles.get(node):
             case Mapped(number):
                 return number
+            case Averaged(pool=pool) | MaxPooled(pool=pool) if pool is not node:  # handed on by a dropout
+                return self.close(pool)
             case Open(summands):
                 branches = [summand.branch(summand) for summand in summands]
-            case MaxPooled(term):
+            case MaxPooled(term, _):
                 branches = [Branch([term])]
-            case Averaged(source, value, window):
+            case Averaged(source, value, window, _):
                 branches = [Branch([Average(source, window, value)])]
             case Strided(source, window):
                 branches = [Branch([Whole(source, window, node)])]
@@ -117,7 +122,7 @@ class Walk:
             case _:
                 raise NoRule("it reads a value that is no map")
         if any(branch.inside.sum(0).min() == 0 for branch in branches):
-            raise NoRule("some of its output positions lie wholly in the padding")
+            raise NoRule("some of its output positions lie wholly in the padding", at=node)
         self._closed[node] = len(self._maps)
         self._maps.append(MapPlan(node, size(node), branches))
         return self._closed[node]
@@ -127,8 +132,10 @@ class Walk:
         match self.roles.get(node):
             case Beyond(reason, _):
                 plan.unmapped[layer] = reason
-            case None | Flat() | Head() | Averaged() if node not in self._closed:
-                plan.unmapped[layer] = "it belongs to the head and has no positions"
+            case None | Flat() | Head():
+                plan.unmapped[layer] = _POOLED
+            case Averaged(pool=pool) if pool not in self._closed:
+                plan.unmapped[layer] = _POOLED
             case _ if node in self.fused:
                 plan.unmapped[layer] = self.fused[node]
             case _:

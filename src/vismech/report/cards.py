@@ -1,151 +1,161 @@
-"""Pictures of pointwise feature vectors by their effective receptive fields (METHOD §2, §6).
+"""Concept cards and localisations as pictures of their own (METHOD §6), whose pixels depend on their content only.
 
-A field is a signed map over the pixels of the image as the model sees it; only its positive part is shown.
+A card shows the image of the nearest vector with the concept lit on it, the crops of the nearest vectors, and in words
+and bars what is known of the concept.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float, UInt8
-from numpy import ndarray
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from vismech.errors import UserError
-from vismech.report.patches import LEAST_PIXELS, THUMBNAIL, as_picture, finite_map, lit, square_box
+from vismech.report.text import percent
 
-MASS = 0.8
-CONTEXT = 0.25
-CELLS = 16  # light is averaged over so many cells a side and smoothed: fields are speckled, and perforated by strides
-SMOOTHING = 2
-DIMMED = 0.45
-MAP_CELLS = 56
-LIT = 0.5  # share of a localisation that its bright region holds
-LINE = 16
+INK, FAINT, RULE, BAR, GROUND = "#1d2430", "#5b6573", "#e4e7eb", "#6f8fb5", "#ffffff"
+WIDTH, MARGIN, GAP = 1600, 48, 14
+TOP_SIDE, COLUMNS = 560, 5
+CROP_SIDE = (WIDTH - 3 * MARGIN - TOP_SIDE - (COLUMNS - 1) * GAP) // COLUMNS
+HEAD, CAPTION, BAR_LINE = 128, 58, 34
+CLASSES_SHOWN = 5
+PANEL_SIDE = 448
 
 
-class Square(NamedTuple):
-    """A square of whole pixels."""
+class CropView(NamedTuple):
+    """One of the nearest vectors: its crop, and two lines under it."""
 
-    left: int
-    top: int
-    side: int
+    picture: Image.Image
+    first: str
+    second: str
 
 
-def smallest_square(field: Float[ndarray, "height width"], mass: float = MASS) -> Square | None:
-    """The smallest square inside the image that holds the share ``mass`` of the field's positive part.
+class CardView(NamedTuple):
+    """Everything that a card's picture shows.
 
-    Of several of that size, the one that holds most. Where even the largest square holds less, the best of these; None
-    where nothing is positive.
-
-    Raises:
-        UserError: a field that is no finite map, a share outside (0, 1].
+    Attributes:
+        title: the concept.
+        layer: its layer.
+        traced: how its vectors were traced to pixels, in words.
+        top: the image of the nearest vector, lit; None without one.
+        top_caption: two lines under it.
+        crops: the nearest vectors, best first.
+        facts: name → value.
+        classes: class names and members, most frequent first; their sum counts all members.
+        empty: what stands where there is nothing to show.
     """
-    if not 0 < mass <= 1:
-        raise UserError(f"describe.mass={mass} must be above 0 and at most 1: it is a share of the receptive field")
-    positive = np.maximum(finite_map(field), 0)
-    height, width = positive.shape
-    table = np.zeros((height + 1, width + 1))
-    table[1:, 1:] = positive.cumsum(0).cumsum(1)
-    total = table[-1, -1]
-    if total <= 0:
-        return None
 
-    def held(side: int) -> Float[ndarray, "rows columns"]:
-        return table[side:, side:] - table[:-side, side:] - table[side:, :-side] + table[:-side, :-side]
-
-    # A square holds at least what any smaller one inside it does, so that the smallest can be found by halving.
-    low, high, enough = 1, min(height, width), mass * total * (1 - 1e-9)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if held(middle).max() >= enough else (middle + 1, high)
-    top, left = np.unravel_index(int(held(low).argmax()), held(low).shape)
-    return Square(int(left), int(top), low)
+    title: str
+    layer: str
+    traced: str
+    top: Image.Image | None
+    top_caption: tuple[str, str]
+    crops: Sequence[CropView]
+    facts: Mapping[str, str]
+    classes: Sequence[tuple[str, int]]
+    empty: str
 
 
-def field_patch(
-    image: Image.Image | UInt8[ndarray, "height width 3"],
-    field: Float[ndarray, "height width"],
-    mass: float = MASS,
-    context: float = CONTEXT,
-    size: int = THUMBNAIL,
-    least: int = LEAST_PIXELS,
-) -> Image.Image:
-    """The part of the image that a feature vector came from, bright in dimmed context: a thumbnail of ``size`` pixels.
-
-    The crop is :func:`smallest_square` with a margin of ``context`` sides all round, at least ``least`` pixels, moved
-    inside the image where it would reach over the edge. Bright is the smallest region that holds ``mass`` of what the
-    crop has, averaged over 16 × 16 cells and smoothed; outside, light fades with the field. Without a positive value
-    all is dimmed.
-
-    Raises:
-        UserError: no RGB image of 8 bits, a field of another size, not finite, a share or margin out of range.
-    """
-    picture = as_picture(image)
-    width, height = picture.size
-    if np.shape(field) != (height, width):
-        raise UserError(
-            f"the field has shape {np.shape(field)}, the image {(height, width)}: give both as the model sees them"
-        )
-    if not context >= 0:
-        raise UserError(f"describe.context={context} must not be negative: it is a margin in sides of the square")
-    square = smallest_square(field, mass) or Square(0, 0, max(height, width))
-    middle = (square.left + square.side / 2, square.top + square.side / 2)
-    box = square_box(middle, max(square.side * (1 + 2 * context), least), picture.size)
-    crop = picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    positive = Image.fromarray(np.maximum(np.asarray(field), 0).astype(np.float32))
-    cells = np.asarray(positive.resize((CELLS, CELLS), Image.Resampling.BOX, box=box), dtype=np.float64)
-    return lit(crop, _light(cells, mass, (size, size)), DIMMED)
-
-
-def _light(cells: Float[ndarray, "rows columns"], mass: float, size: tuple[int, int]) -> Float[ndarray, "height width"]:
-    """Light of ``size`` (width, height): 1 in the smallest region with ``mass`` of the smoothed cells, then less."""
-    for _ in range(SMOOTHING):
-        for axis in (0, 1):
-            padded = np.pad(cells, [(1, 1) if axis == each else (0, 0) for each in (0, 1)], mode="edge")
-            before, here, after = (padded.take(range(start, start + cells.shape[axis]), axis) for start in (0, 1, 2))
-            cells = (before + 2 * here + after) / 4
-    if cells.max() <= 0:
-        return np.zeros(size[::-1])
-    ordered = np.sort(cells, axis=None)[::-1]
-    level = ordered[np.searchsorted(ordered.cumsum(), mass * ordered.sum() * (1 - 1e-9))]
-    light = Image.fromarray((cells / level).clip(0, 1).astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(light, dtype=np.float64)
-
-
-def card_picture(patches: Sequence[bytes], captions: Sequence[str], title: str, columns: int = 5) -> Image.Image:
-    """A card of its own: a title over the PNG patches in rows, each with a caption below."""
-    width, height = THUMBNAIL + 8, THUMBNAIL + LINE + 8
-    rows = -(-len(patches) // columns)
-    card = Image.new("RGB", (columns * width + 8, rows * height + LINE + 8), "white")
-    draw, font = ImageDraw.Draw(card), ImageFont.load_default(size=12)
-    draw.text((8, 4), title, "black", font)
-    for index, (png, caption) in enumerate(zip(patches, captions, strict=True)):
-        row, column = divmod(index, columns)
-        left, top = 8 + column * width, LINE + 8 + row * height
-        card.paste(Image.open(io.BytesIO(png)), (left, top))
-        draw.text((left, top + THUMBNAIL), caption, "grey", font)
+def card_picture(view: CardView) -> Image.Image:
+    """The card, 1,600 pixels wide and as high as it needs."""
+    rows = max(-(-len(view.crops) // COLUMNS), 1)
+    right = 2 * MARGIN + TOP_SIDE
+    below = HEAD + rows * (CROP_SIDE + CAPTION) + 14
+    bottom = max(below + 40 + BAR_LINE * max(CLASSES_SHOWN, len(view.facts)), HEAD + TOP_SIDE + 74) + MARGIN - 14
+    card = Image.new("RGB", (WIDTH, bottom), GROUND)
+    pen = _Pen(card)
+    title_end = pen.text(MARGIN, 34, view.title, 40, bold=True, room=900)
+    pen.text(title_end + 18, 49, view.layer, 24, FAINT, room=WIDTH - MARGIN - title_end - 18)
+    pen.text(MARGIN, 88, view.traced, 17, FAINT, room=WIDTH - 2 * MARGIN)
+    if view.top is None:
+        pen.draw.rectangle((MARGIN, HEAD, MARGIN + TOP_SIDE - 1, HEAD + TOP_SIDE - 1), fill="#f4f5f6")
+        pen.text(MARGIN + 24, HEAD + 24, view.empty, 20, FAINT, room=TOP_SIDE - 48)
+    else:
+        card.paste(_square(view.top, TOP_SIDE), (MARGIN, HEAD))
+    pen.text(MARGIN, HEAD + TOP_SIDE + 8, view.top_caption[0], 19, bold=True, room=TOP_SIDE)
+    pen.text(MARGIN, HEAD + TOP_SIDE + 34, view.top_caption[1], 17, FAINT, room=TOP_SIDE)
+    for index, crop in enumerate(view.crops):
+        row, column = divmod(index, COLUMNS)
+        left, top = right + column * (CROP_SIDE + GAP), HEAD + row * (CROP_SIDE + CAPTION)
+        card.paste(_square(crop.picture, CROP_SIDE), (left, top))
+        pen.text(left, top + CROP_SIDE + 4, crop.first, 17, bold=True, room=CROP_SIDE)
+        pen.text(left, top + CROP_SIDE + 26, crop.second, 16, FAINT, room=CROP_SIDE)
+    middle = right + (WIDTH - MARGIN - right) * 53 // 100
+    _classes(pen, view.classes, right, below, middle - 40)
+    _facts(pen, view.facts, middle, below)
     return card
 
 
-def localization_picture(
-    image: Image.Image, maps: Mapping[str, Float[ndarray, "height width"]], title: str
-) -> Image.Image:
-    """The image, and for each map the image bright in the smallest region that holds half of its positive part."""
-    width, height = image.size
-    shown = {title: image}
-    for name, map in maps.items():
-        cells = min(MAP_CELLS, width), min(MAP_CELLS, height)
-        positive = Image.fromarray(np.maximum(finite_map(map), 0).astype(np.float32))
-        coarse = np.asarray(positive.resize(cells, Image.Resampling.BOX), dtype=np.float64)
-        shown[name] = lit(image, _light(coarse, LIT, image.size))
-    picture = Image.new("RGB", (len(shown) * (width + 8) + 8, height + LINE + 16), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
-    for index, (name, part) in enumerate(shown.items()):
-        left = 8 + index * (width + 8)
-        draw.text((left, 4), name, "black", font)
-        picture.paste(part, (left, LINE + 8))
+def localization_picture(panels: Mapping[str, Image.Image], title: str, caption: str) -> Image.Image:
+    """Pictures of one image side by side under a title, each under its name."""
+    width = 2 * MARGIN + len(panels) * PANEL_SIDE + (len(panels) - 1) * GAP
+    picture = Image.new("RGB", (width, 136 + PANEL_SIDE + MARGIN), GROUND)
+    pen = _Pen(picture)
+    pen.text(MARGIN, 26, title, 28, bold=True, room=width - 2 * MARGIN)
+    pen.text(MARGIN, 64, caption, 17, FAINT, room=width - 2 * MARGIN)
+    for index, (name, panel) in enumerate(panels.items()):
+        left = MARGIN + index * (PANEL_SIDE + GAP)
+        pen.text(left, 102, name, 18, room=PANEL_SIDE)
+        picture.paste(_square(panel, PANEL_SIDE), (left, 136))
     return picture
+
+
+def _classes(pen: _Pen, classes: Sequence[tuple[str, int]], left: int, top: int, end: int) -> None:
+    pen.text(left, top, "Classes of its members", 19, bold=True, room=end - left)
+    shown, total = classes[:CLASSES_SHOWN], sum(count for _, count in classes)
+    name_room, number_room = (end - left) * 42 // 100, 70
+    longest = end - left - name_room - number_room - 20
+    for index, (name, count) in enumerate(shown):
+        y = top + 36 + index * BAR_LINE
+        pen.text(left, y, name, 17, room=name_room)
+        length = max(2, longest * count // shown[0][1])
+        pen.draw.rectangle((left + name_room + 10, y + 3, left + name_room + 10 + length, y + 19), fill=BAR)
+        pen.text(left + name_room + 20 + length, y, f"{percent(count / total)}", 16, FAINT, room=number_room)
+    if not shown:
+        pen.text(left, top + 36, "no members", 17, FAINT, room=end - left)
+
+
+def _facts(pen: _Pen, facts: Mapping[str, str], left: int, top: int) -> None:
+    pen.text(left, top, "In numbers", 19, bold=True, room=WIDTH - MARGIN - left)
+    for index, (name, value) in enumerate(facts.items()):
+        y = top + 36 + index * BAR_LINE
+        pen.text(left, y, name, 17, FAINT, room=110)
+        pen.text(left + 118, y, value, 17, room=WIDTH - MARGIN - left - 118)
+
+
+class _Pen:
+    """Writes text that never leaves its room: what is too long ends in an ellipsis."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        self.draw = ImageDraw.Draw(picture)
+
+    def text(self, x: int, y: int, text: str, size: int, colour: str = INK, *, bold: bool = False, room: int) -> int:
+        """Write a line with its top left corner at (x, y); the x where it ends."""
+        font = _font(size, bold)
+        if font.getlength(text) > room:
+            kept = len(text)
+            while kept and font.getlength(text[:kept].rstrip() + "…") > room:
+                kept -= 1
+            text = text[:kept].rstrip() + "…"
+        self.draw.text((x, y), text, colour, font)
+        return x + round(font.getlength(text))
+
+
+@cache
+def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    layout = ImageFont.Layout.BASIC  # the other one is not built into every Pillow and sets text differently
+    return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size, layout_engine=layout)
+
+
+def _square(picture: Image.Image, side: int) -> Image.Image:
+    """The picture as large as fits a square, in its middle."""
+    scale = side / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    whole = Image.new("RGB", (side, side), GROUND)
+    part = picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+    whole.paste(part, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return whole

@@ -33,7 +33,8 @@ NEGATIVE = LinearSegmentedColormap.from_list("negative", ["#f6cdb7", "#a8320a"])
 GROUP_COLOURS = ("#d1940c", "#7d4aa5", "#1f8f86", "#8a8f98")
 MEAN_COLOUR = "#6f8fb5"
 THINNEST, THICKEST = 0.8, 7.0
-GUTTER, LEGEND = 104.0, 60.0
+GUTTER, LEGEND, SECOND_LINE = 104.0, 60.0, 30.0
+SIDE_EDGES: dict[str, tuple[str, Any]] = {"offset": (EDGE, "dashed"), "error": (INK, (0, (1, 1.6)))}
 # One pixel of the layout in points, at 100 pixels an inch.
 POINT = 0.72
 DASH = (9 * POINT, 5 * POINT)
@@ -70,7 +71,8 @@ def graph_figure(
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     drawing = plan.layout(graph)
-    size = ((drawing.width + GUTTER) / 100, (drawing.height + LEGEND) / 100)
+    legend = LEGEND + (SECOND_LINE if _has_errors(graph) else 0.0)
+    size = ((drawing.width + GUTTER) / 100, (drawing.height + legend) / 100)
     written = Figures(stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png"))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, dpi=100, facecolor="white")
@@ -80,7 +82,7 @@ def graph_figure(
         _links(axes, graph, drawing)
         _nodes(axes, graph, drawing, cards, images or {})
         _legend(axes, graph, drawing)
-        axes.set(xlim=(-GUTTER, drawing.width), ylim=(drawing.height + LEGEND, 0), aspect="auto")
+        axes.set(xlim=(-GUTTER, drawing.width), ylim=(drawing.height + legend, 0), aspect="auto")
         figure.savefig(written.svg, dpi=dpi, metadata={"Date": None, "Creator": None})
         figure.savefig(written.png, dpi=dpi, metadata={"Software": None})
     return written
@@ -122,7 +124,7 @@ def _nodes(
             elif node["kind"] == "concept":
                 _concept_node(axes, graph, node, box, cards.get(node["id"]), largest)
             else:
-                _plate(axes, box, dashed=True)
+                _plate(axes, box, *SIDE_EDGES[node["kind"]])
                 _text(axes, box.centre, box.y + box.height / 2, node["kind"], 11, FAINT, ha="center", va="center")
 
 
@@ -169,7 +171,7 @@ def _concept_node(
         _text(axes, box.x + box.width - 6, top + 5, number(bar.value, 2), 9.5, INK, ha="right", va="center")
 
 
-def _plate(axes: Axes, box: Box, dashed: bool = False) -> None:
+def _plate(axes: Axes, box: Box, colour: str = EDGE, line: Any = "solid") -> None:
     axes.add_patch(
         FancyBboxPatch(
             (box.x, box.y),
@@ -177,9 +179,9 @@ def _plate(axes: Axes, box: Box, dashed: bool = False) -> None:
             box.height,
             boxstyle="round,pad=0,rounding_size=5",
             facecolor=PLATE,
-            edgecolor=EDGE,
+            edgecolor=colour,
             linewidth=0.8,
-            linestyle="dashed" if dashed else "solid",
+            linestyle=line,
             zorder=3,
         )
     )
@@ -214,8 +216,19 @@ def _text(axes: Axes, x: float, y: float, text: str, size: float, colour: str, *
     axes.text(x, y, text, fontsize=size * POINT, color=colour, zorder=5, parse_math=False, **style)
 
 
+def _has_errors(graph: Mapping[str, Any]) -> bool:
+    return any(node["kind"] == "error" for node in graph["nodes"])
+
+
 def _legend(axes: Axes, graph: Mapping[str, Any], drawing: Layout) -> None:
     y, x = drawing.height + LEGEND / 2 + 6, 8.0
+    if _has_errors(graph):
+        told = {"offset": "the target's value at the start of the path", "error": "what the concepts miss of the layer"}
+        for (kind, meaning), left in zip(told.items(), (x, x + 444), strict=True):
+            box = Box(left, y + SECOND_LINE - plan.SIDE_HEIGHT / 2, plan.SIDE, plan.SIDE_HEIGHT)
+            _plate(axes, box, *SIDE_EDGES[kind])
+            _text(axes, box.centre, y + SECOND_LINE, kind, 11, FAINT, ha="center", va="center")
+            _text(axes, left + plan.SIDE + 12, y + SECOND_LINE, meaning, 12, INK, va="center")
     for strength in (0.1, 0.4, 0.7, 1.0):
         axes.plot([x, x + 34], [y, y], solid_capstyle="butt", **_stroke(strength))
         x += 40

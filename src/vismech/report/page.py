@@ -15,19 +15,21 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
+from vismech.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.layout import MEAN
 from vismech.report.patches import Card, Patch
-from vismech.report.text import COMPLETENESS, RECONSTRUCTION, number, shorten, tabulate
+from vismech.report.text import COMPLETENESS, RECONSTRUCTION, TRACED, number, percent, shorten, tabulate
 
+CLASSES_SHOWN = 3
 SCOPES = ("pair", "class", "dataset", "image")
 
 
 class ReportData(NamedTuple):
     """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key.
 
-    ``receptive_fields`` says whether the cards' patches are receptive fields or plain upsampled squares.
+    ``traced`` says how the cards' vectors were traced to pixels.
     """
 
     graph: Mapping[str, Any]
@@ -37,7 +39,7 @@ class ReportData(NamedTuple):
     reconstruction: pd.DataFrame
     facts: Mapping[str, str]
     notes: Sequence[str]
-    receptive_fields: bool = False
+    traced: Patches = Patches.receptive_field
 
 
 def render_page(report: ReportData) -> str:
@@ -56,7 +58,7 @@ def render_page(report: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, source=_source, shorten=shorten)
+    environment.filters.update(number=number, percent=percent, source=_source, shorten=shorten)
     drawing = plan.layout(graph)
     sprites = _Sprites()
     nodes = _nodes(report, drawing, sprites)
@@ -86,7 +88,7 @@ def render_page(report: ReportData) -> str:
         completeness=tabulate(report.completeness, COMPLETENESS),
         reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
         facts=report.facts,
-        receptive_fields=report.receptive_fields,
+        traced=TRACED[report.traced].page,
     )
 
 
@@ -167,6 +169,8 @@ def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[
                     "label": label,
                     "card": card,
                     "pictures": pictures,
+                    "top": sprites.add(card.top.png) if card and card.top else None,
+                    "classes": _classes(card) if card else [],
                     "photograph": photograph,
                     "thumbnails": list(zip(plan.thumbnails(box, len(pictures)), pictures, strict=False)),
                     "bars": plan.importance_bars(node, graph, largest) if node["kind"] == "concept" else [],
@@ -180,6 +184,12 @@ def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[
                 }
             )
     return views
+
+
+def _classes(card: Card) -> list[tuple[str, float]]:
+    """The first classes of a concept's members, and the share of them that each has."""
+    total = sum(count for _, count in card.classes)
+    return [(name, count / total) for name, count in card.classes[:CLASSES_SHOWN]]
 
 
 def _label(node: Mapping[str, Any]) -> str:

@@ -1,9 +1,4 @@
-"""Pictures of pointwise feature vectors by plain upsampling of the activation grid, and their PNG bytes.
-
-Symbols: an image has `height × width` pixels in the model's input geometry, a layer's grid has `h × w` positions;
-position (row, col) covers the rectangle of `height/h × width/w` pixels that nearest-neighbour upsampling of the grid
-gives it. That rectangle is not the effective receptive field, which is usually larger.
-"""
+"""Small pictures of concepts as the page and the figure take them: PNG bytes, and what is said of them."""
 
 from __future__ import annotations
 
@@ -18,8 +13,6 @@ from PIL import Image
 from vismech.errors import UserError
 
 THUMBNAIL = 96
-LEAST_PIXELS = 24
-DIMMED = 0.28
 GREY = np.array([0.299, 0.587, 0.114])
 
 
@@ -33,55 +26,31 @@ class Patch(NamedTuple):
 
 
 class Card(NamedTuple):
-    """What is shown of one concept: its nearest patches, the share of sampled vectors it holds (0–1), and a remark."""
+    """What is shown of one concept.
+
+    Attributes:
+        patches: its nearest vectors, best first.
+        share: its members among the sampled vectors, 0–1.
+        note: a remark, or nothing.
+        top: the image of the nearest vector, lit where the concept is; None without one.
+        facts: name → value in words, in order: tightness, entropy, place in the tree.
+        classes: the classes of its members and how many each has, most frequent first.
+    """
 
     patches: list[Patch]
-    size: float
+    share: float
     note: str
+    top: Patch | None
+    facts: dict[str, str]
+    classes: list[tuple[str, int]]
 
 
-def patch(
-    image: Image.Image | UInt8[ndarray, "height width 3"],
-    position: tuple[int, int],
-    grid: tuple[int, int],
-    context: float = 0.5,
-    size: int = THUMBNAIL,
-    least: int = LEAST_PIXELS,
-) -> Image.Image:
-    """The square of the image that a position covers, with a margin, as a thumbnail of `size × size` pixels.
-
-    The square has side `max(height/h, width/w) · (1 + 2·context)` pixels, at least `least` and at most the image's
-    shorter side, is centred on the position and is moved inside the image where it would reach over the edge.
-
-    Raises:
-        UserError: the image is not RGB of 8 bits, the position is outside the grid, or context is negative.
-    """
-    picture = as_picture(image)
-    (row, col), (h, w) = position, grid
-    if not (0 <= row < h and 0 <= col < w):
-        raise UserError(f"position {position} is outside the grid {grid}; rows and columns count from 0.")
-    if not context >= 0:
-        raise UserError(f"context must be 0 or more cells of margin, got {context}.")
-    width, height = picture.size
-    middle = ((col + 0.5) * width / w, (row + 0.5) * height / h)
-    box = square_box(middle, max(max(height / h, width / w) * (1 + 2 * context), least), picture.size)
-    return picture.resize((size, size), Image.Resampling.LANCZOS, box=box)
-
-
-def square_box(middle: tuple[float, float], side: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The square of ``side`` pixels around ``middle`` (x, y), at most the shorter side of the image of ``size`` (width,
-    height) and moved inside it: left, top, right, bottom.
-    """
-    side = min(side, *size)
-    left, top = (min(max(centre - side / 2, 0), length - side) for centre, length in zip(middle, size, strict=True))
-    return left, top, left + side, top + side
-
-
-def lit(picture: Image.Image, light: Float[ndarray, "height width"], dimmed: float = DIMMED) -> Image.Image:
+def lit(picture: Image.Image, light: Float[ndarray, "height width"], dimmed: float) -> Image.Image:
     """The picture in full colour where ``light`` is 1, grey and dimmed to ``dimmed`` where it is 0."""
-    pixels = np.asarray(picture, dtype=np.float64)
-    shade = dimmed * (pixels @ GREY)[..., None]
-    return Image.fromarray(np.rint(light[..., None] * pixels + (1 - light[..., None]) * shade).astype(np.uint8))
+    pixels = np.asarray(picture, dtype=np.float32)
+    light = light.astype(np.float32)[..., None]
+    shade = dimmed * (pixels @ GREY.astype(np.float32))[..., None]
+    return Image.fromarray(np.rint(light * pixels + (1 - light) * shade).astype(np.uint8))
 
 
 def finite_map(map: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
@@ -96,25 +65,6 @@ def finite_map(map: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
     if not np.isfinite(values).all():
         raise UserError(f"the map holds {int((~np.isfinite(values)).sum())} NaN or infinite values; mend its source.")
     return values
-
-
-def heat_overlay(
-    image: Image.Image | UInt8[ndarray, "height width 3"], map: Float[ndarray, "h w"], dimmed: float = DIMMED
-) -> Image.Image:
-    """The image lit by a map: in full colour where the map is largest, grey and dimmed to `dimmed` where it is zero.
-
-    The negative part is dropped (METHOD §6), the rest divided by its largest value and upsampled bilinearly; a map
-    without a positive value dims the whole image.
-
-    Raises:
-        UserError: the map is not two-dimensional or holds NaN or infinity.
-    """
-    picture = as_picture(image)
-    positive = np.maximum(finite_map(map), 0)
-    if positive.max() > 0:
-        positive = positive / positive.max()
-    layer = Image.fromarray(positive.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
-    return lit(picture, np.asarray(layer, dtype=np.float64), dimmed)
 
 
 def encode_png(image: Image.Image | UInt8[ndarray, "height width 3"]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from vismech.choices import Patches
 from vismech.errors import UserError
 
 # Column, heading, and how its cells are written; a table's other columns follow under their own names.
@@ -21,7 +22,12 @@ COMPLETENESS = (
     ("gap_median", "Gap, median", "percent"),
     ("gap_p95", "Gap, 95th percentile", "percent"),
     ("step_change", "Change with twice the steps", "percent"),
+    ("share_median", "Share of the change, median", "percent"),
     ("absent_targets", "Targets absent", "number"),
+    ("still_targets", "Targets that do not move", "number"),
+    ("uncrossed_targets", "Targets that never cross", "number"),
+    ("steps_mean", "Steps, mean", "number"),
+    ("steps_max", "Steps, most", "number"),
     ("images", "Images", "number"),
     ("targets", "Targets", "number"),
 )
@@ -39,6 +45,45 @@ RECONSTRUCTION = (
     ("accuracy_clean", "Top-1 as trained", "percent"),
     ("agreement_spliced", "Same answer", "percent"),
 )
+
+
+class Traced(NamedTuple):
+    """How vectors are traced to pixels: in a few words, after "nearest vectors" on a card, and in full on the page."""
+
+    short: str
+    card: str
+    page: str
+
+
+TRACED = {
+    Patches.receptive_field: Traced(
+        "by receptive fields",
+        "bright where they came from: effective receptive fields by sharing ratios",
+        "A patch is bright where the network looked for that feature vector, its effective receptive field by sharing "
+        "ratios, and dimmed around it; the whole image beside them is lit where the concept’s code, carried down "
+        "through these fields, is largest.",
+    ),
+    Patches.gradient_x_input: Traced(
+        "by gradient × input",
+        "bright where they came from: gradient × input of each vector",
+        "A patch is bright where that feature vector came from by gradient × input of its length, a coarser "
+        "answer than a receptive field, and dimmed around it; the whole image beside them is lit where the concept’s "
+        "code, carried down in the same way, is largest.",
+    ),
+    Patches.integrated_gradients: Traced(
+        "by integrated gradients",
+        "bright where they came from: integrated gradients of each vector",
+        "A patch is bright where that feature vector came from by integrated gradients of its length, and dimmed "
+        "around it; the whole image beside them is lit where the concept’s code, carried down in the same way, is "
+        "largest.",
+    ),
+    Patches.upsampling: Traced(
+        "by plain upsampling",
+        "as plain squares of their positions, which is not all that they saw",
+        "The patches are plain upsampled squares, not what the network saw at that position; the whole image beside "
+        "them is lit by the concept’s upsampled code.",
+    ),
+}
 
 
 class Table(NamedTuple):
@@ -65,6 +110,11 @@ def number(value: float, digits: int = 3) -> str:
     else:
         text = f"{value:.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
     return text.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share as whole per cent; less than one but not nothing is "<1 %"."""
+    return "<1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
 
 
 def shorten(text: str, width: float, size: float) -> str:

@@ -1,132 +1,208 @@
-"""The pictures on concept cards: each nearest vector by its effective receptive field, or by its position's square."""
+"""Concept cards: of which concepts, what they say, and the files and table that a run leaves of them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from typing import NamedTuple
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 
-import torch
+import numpy as np
+import pandas as pd
 from PIL import Image
 
-from vismech.config import Patches
-from vismech.errors import UserError
-from vismech.receptive_field import SharingRatios, sharing_ratios
-from vismech.report.cards import CONTEXT, field_patch
-from vismech.report.patches import encode_png, patch
-from vismech.stages.context import Context
-from vismech.store import Artifact, Spec, write_json
-from vismech.threads import one_thread
+from vismech.choices import Patches
+from vismech.description import TreePlace
+from vismech.lit.progress import track
+from vismech.report.cards import CROP_SIDE, TOP_SIDE, CardView, CropView, card_picture
+from vismech.report.crops import draw_crop, draw_light
+from vismech.report.patches import THUMBNAIL, Card, Patch, encode_png
+from vismech.report.text import TRACED, number
+from vismech.stages import trace as trace_stage
+from vismech.stages.context import Context, Plan
+from vismech.stages.describe import Description, Descriptions, Place
+from vismech.stages.fields import Pictures, fields_of, patches_for
 
-log = logging.getLogger(__name__)
-VERSION = 1
-
-
-class Place(NamedTuple):
-    """One pointwise feature vector: its image, layer and flat position."""
-
-    sample: str
-    layer: str
-    position: int
+LISTED = 5
+PNG_LEVEL = 3  # more than twice as fast as the usual 6, and 4 % larger
+NOTHING = "No vector lies near this concept."
 
 
-class Nearest(NamedTuple):
-    """The nearest vectors of a concept, their cosines, and its share of all vectors."""
+class Gallery:
+    """Some concepts of a run, ready to be drawn.
 
-    places: list[Place]
-    cosines: list[float]
-    share: float
-
-
-def nearest_vectors(layer: str, concept: int, described: Artifact, ids: list[str]) -> Nearest:
-    """What the description of ``layer`` says of a concept; ``ids`` are the samples of its vectors."""
-    images, positions = described.array("images.npy")[concept], described.array("positions.npy")[concept]
-    found = images >= 0
-    places = [
-        Place(ids[image], layer, position)
-        for image, position in zip(images[found].tolist(), positions[found].tolist(), strict=True)
-    ]
-    cosines = described.array("cosines.npy")[concept][found].tolist()
-    return Nearest(places, cosines, float(described.array("shares.npy")[concept]))
-
-
-class Pictures:
-    """The images as the model sees them, each read once."""
-
-    def __init__(self, ctx: Context) -> None:
-        self._index = {sample: index for index, sample in enumerate(ctx.data.ids)}
-        self._ctx = ctx
-        self.open = lru_cache(maxsize=512)(self._open)
-
-    def tensor(self, samples: Iterable[str]) -> torch.Tensor:
-        """Images as the network takes them, [B, 3, H, W]."""
-        ctx = self._ctx
-        return torch.stack([ctx.model.preprocess(ctx.data.load(self._index[sample])) for sample in samples])
-
-    def _open(self, sample: str) -> Image.Image:
-        return self._ctx.model.preprocess.geometry(self._ctx.data.load(self._index[sample]))
-
-
-class PatchesOf(NamedTuple):
-    """PNG bytes per place, and how they were made."""
-
-    png: dict[Place, bytes]
-    kind: Patches
-
-
-def patches_of(ctx: Context, places: Iterable[Place], pictures: Pictures) -> PatchesOf:
-    """Patches of all ``places``, kept in the store; one pass through the network for each image that is needed.
-
-    Where the network has no sharing ratios at these layers, they are upsampled squares and the log says why.
+    Attributes:
+        shown: (layer, concept) → what is known of it.
+        kind: how vectors are traced to pixels, the same for all.
     """
-    wanted, describe = sorted(set(places)), ctx.config.describe
-    how = {"patches": describe.patches, "mass": describe.mass, "context": describe.context}
-    inputs = {**ctx.source, **how, "places": [list(place) for place in wanted]}
-    spec = Spec("cards", VERSION, "", inputs)
-    with ctx.store.lock(spec):
-        if ctx.store.find(spec) is None:
-            made = _make(ctx, wanted, pictures)
-            with ctx.store.writer(spec) as folder:
-                write_json(folder / "kind.json", made.kind)
-                for index, place in enumerate(wanted):
-                    (folder / f"{index}.png").write_bytes(made.png[place])
-        artifact = ctx.store.open(spec)
-    png = {place: artifact.path(f"{index}.png").read_bytes() for index, place in enumerate(wanted)}
-    return PatchesOf(png, Patches(artifact.json("kind.json")))
+
+    def __init__(self, ctx: Context, plan: Plan, concepts: Iterable[tuple[str, int]]) -> None:
+        self.ctx, self.pictures = ctx, Pictures(ctx)
+        wanted: dict[str, set[int]] = {}
+        for layer, concept in concepts:
+            wanted.setdefault(layer, set()).add(concept)
+        self.shown: dict[tuple[str, int], Description] = {}
+        for layer, numbers in wanted.items():
+            described = Descriptions(ctx, layer, plan.descriptions[layer])
+            self.shown |= {(layer, concept): described.concept(concept) for concept in sorted(numbers)}
+        self.kind: Patches = patches_for(ctx, wanted)
+        self.importance, self._groups = importances(ctx, plan), _groups(ctx, plan)
+        self._fields = fields_of(ctx, plan, self.shown.values(), self.kind, self.pictures)
+
+    def card(self, layer: str, concept: int) -> Card:
+        """A concept as the page shows it."""
+        described = self.shown[layer, concept]
+        patches = [
+            Patch(encode_png(self._crop(place, THUMBNAIL)), self._where(place), cosine, place.sample)
+            for place, cosine in zip(described.places, described.cosines, strict=True)
+        ]
+        top = None
+        if patches:
+            picture = encode_png(self._top(described, 2 * THUMBNAIL))
+            caption = f"{patches[0].caption}: the whole image, lit where the concept is"
+            top = Patch(picture, caption, patches[0].cosine, patches[0].image)
+        return Card(
+            patches, described.share, "" if patches else NOTHING, top, facts(described), self._classes(described)
+        )
+
+    def picture(self, layer: str, concept: int) -> Image.Image:
+        """A concept as a picture of its own."""
+        described = self.shown[layer, concept]
+        crops = [
+            CropView(self._crop(place, CROP_SIDE), f"{cosine:.2f}".replace("-", "−"), self._class_of(place.sample))
+            for place, cosine in zip(described.places, described.cosines, strict=True)
+        ]
+        top = self._top(described, TOP_SIDE) if crops else None
+        caption = "", ""
+        if crops:
+            lit = self._fields.lights[layer, concept].max() > 0
+            where = "lit where the concept is" if lit else "the concept’s code is positive nowhere in it"
+            caption = self._class_of(described.places[0].sample), f"The image of its nearest vector, {where}"
+        known = {"Holds": f"{number(100 * described.share, 3)} % of the vectors ({described.members:,})"}
+        if layer in self.importance:
+            values = zip(self._groups, self.importance[layer][:, concept].tolist(), strict=True)
+            first = sorted(values, key=lambda each: -abs(each[1]))[:2]
+            known["Logits"] = ", ".join(f"{number(value, 2)} for {name}" for name, value in first)
+        return card_picture(
+            CardView(
+                f"Concept {concept}",
+                layer,
+                f"Its nearest feature vectors with their cosines, {TRACED[self.kind].card}",
+                top,
+                caption,
+                crops,
+                {**known, **facts(described)},
+                self._classes(described),
+                NOTHING,
+            )
+        )
+
+    def row(self, layer: str, concept: int) -> dict:
+        """A concept as a row of ``tables/concepts.csv``."""
+        described, tree = self.shown[layer, concept], self.shown[layer, concept].tree
+        values = self.importance[layer][:, concept].tolist() if layer in self.importance else []
+        classes = "; ".join(f"{name} {count}" for name, count in self._classes(described)[:LISTED])
+        return {
+            "layer": layer,
+            "concept": concept,
+            **{f"importance {name}": value for name, value in zip(self._groups, values, strict=False)},
+            "share": described.share,
+            "members": described.members,
+            "tightness": described.tightness,
+            "entropy_bits": described.entropy,
+            "classes": classes,
+            "tree_depth": tree and tree.depth,
+            "tree_path": tree and tree.path,
+            "tree_sibling": tree and _span(tree),
+            "samples": json.dumps([place.sample for place in described.places]),
+            "positions": json.dumps([place.position for place in described.places]),
+            "cosines": json.dumps([round(cosine, 6) for cosine in described.cosines]),
+            "traced": self.kind.value,
+        }
+
+    def _crop(self, place: Place, size: int) -> Image.Image:
+        return draw_crop(self.pictures.open(place.sample), self._fields.crops[place], size)
+
+    def _top(self, described: Description, side: int) -> Image.Image:
+        light = self._fields.lights[described.layer, described.concept]
+        return draw_light(self.pictures.open(described.places[0].sample), light, (side, side))
+
+    def _where(self, place: Place) -> str:
+        row, column = divmod(place.position, self.ctx.layout(place.layer).grid[1])
+        path = Path(place.sample)
+        name = path.stem if path.parent == Path() else f"{path.parent.name}/{path.stem}"
+        return f"{self._class_of(place.sample)} ({name}), row {row}, column {column}"
+
+    def _class_of(self, sample: str) -> str:
+        label = self.pictures.label(sample)
+        return self.ctx.data.classes.get(label) or self.ctx.class_name(label)
+
+    def _classes(self, described: Description) -> list[tuple[str, int]]:
+        names = {
+            label: self.ctx.data.classes.get(label) or self.ctx.class_name(label) for label, _ in described.classes
+        }
+        return [(names[label], count) for label, count in described.classes]
 
 
-def _make(ctx: Context, wanted: list[Place], pictures: Pictures) -> PatchesOf:
-    describe = ctx.config.describe
-    if describe.patches is Patches.receptive_field and wanted:
-        try:
-            # The pass keeps to one thread as the stages do, so that the number of threads leaves no trace.
-            with one_thread():
-                return PatchesOf(dict(_by_field(ctx, wanted, pictures)), Patches.receptive_field)
-        except UserError as error:
-            log.warning("the cards show the squares of positions, not receptive fields: %s", error)
-    context = 1.0 if describe.context is None else describe.context
-    png = {}
-    for place in wanted:
-        grid = ctx.layout(place.layer).grid
-        square = patch(pictures.open(place.sample), divmod(place.position, grid[1]), grid, context)
-        png[place] = encode_png(square)
-    return PatchesOf(png, Patches.upsampling)
+def facts(described: Description) -> dict[str, str]:
+    """Tightness, classes and place in the tree in words; what a concept without members lacks is left out."""
+    found = {}
+    if described.tightness is not None:
+        found["Tightness"] = f"{number(described.tightness, 3)} mean cosine of its members"
+    if described.entropy is not None:
+        count = len(described.classes)
+        found["Entropy"] = f"{number(described.entropy, 3)} bits over {count:,} class{'' if count == 1 else 'es'}"
+    tree = described.tree
+    if tree is not None and tree.sibling is not None:
+        found["Tree"] = f"{tree.depth} split{'' if tree.depth == 1 else 's'} deep, beside {_span(tree)}"
+    return found
 
 
-def _by_field(ctx: Context, wanted: list[Place], pictures: Pictures) -> Iterator[tuple[Place, bytes]]:
-    describe = ctx.config.describe
-    context = CONTEXT if describe.context is None else describe.context
-    by_sample: dict[str, dict[str, list[int]]] = {}
-    for place in wanted:
-        by_sample.setdefault(place.sample, {}).setdefault(place.layer, []).append(place.position)
-    layers = sorted({place.layer for place in wanted}, key=ctx.layers.index)
-    samples, size = list(by_sample), ctx.config.runtime.batch_size
-    for first in range(0, len(samples), size):
-        batch = samples[first : first + size]
-        ratios: SharingRatios = sharing_ratios(ctx.network, pictures.tensor(batch), layers=layers)
-        for image, sample in enumerate(batch):
-            for layer, fields in ratios.receptive_fields_of(by_sample[sample], image).items():
-                for position, field in zip(by_sample[sample][layer], fields.numpy(), strict=True):
-                    picture = field_patch(pictures.open(sample), field, describe.mass, context)
-                    yield Place(sample, layer, position), encode_png(picture)
+def _span(tree: TreePlace) -> str:
+    if tree.sibling is None:
+        return ""
+    first, last = tree.sibling
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def importances(ctx: Context, plan: Plan) -> dict[str, np.ndarray]:
+    """Layer → importance of each concept for each explained group [G, K]; nothing without traces to the class."""
+    if plan.logits is None or not plan.to_class:
+        return {}
+    who = trace_stage.read_explained(ctx, ctx.store.open(plan.logits))
+    return {layer: trace_stage.importance(ctx, ctx.store.open(spec), who) for layer, spec in plan.to_class.items()}
+
+
+def important_concepts(ctx: Context, plan: Plan) -> list[tuple[str, int]]:
+    """The ``describe.cards`` concepts of each layer of largest absolute importance for any group, or else share."""
+    measured = importances(ctx, plan)
+    chosen = []
+    for layer, spec in plan.descriptions.items():
+        if layer in measured:
+            score = np.abs(measured[layer]).max(0)
+        else:
+            score = np.asarray(ctx.store.open(spec).array("shares.npy"))
+        order = np.argsort(-score, kind="stable")[: ctx.config.describe.cards]
+        chosen += [(layer, concept) for concept in order.tolist()]
+    return chosen
+
+
+def write_cards(ctx: Context, plan: Plan, gallery: Gallery, folder: Path) -> pd.DataFrame:
+    """``cards/<layer>/<concept>.png`` of the important concepts, and a table with a row for each."""
+    rows, chosen = [], important_concepts(ctx, plan)
+    for layer, concept in track(chosen, "cards", len(chosen)):
+        file = Path("cards") / layer / f"{concept}.png"
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        gallery.picture(layer, concept).save(folder / file, compress_level=PNG_LEVEL)
+        rows.append({**gallery.row(layer, concept), "file": file.as_posix()})
+    return pd.DataFrame(rows)
+
+
+def _groups(ctx: Context, plan: Plan) -> list[str]:
+    """Names of the explained groups, with the class index where two classes share a name."""
+    if plan.logits is None or not plan.to_class:
+        return []
+    groups = trace_stage.read_explained(ctx, ctx.store.open(plan.logits)).groups
+    names = ["all images" if group.index is None else ctx.class_name(group.index) for group in groups]
+    shared = Counter(names)
+    return [f"{name} ({group.key})" if shared[name] > 1 else name for name, group in zip(names, groups, strict=True)]

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vismech.config import Config, Evaluation, Stage
+from vismech.choices import Evaluation, Stage
+from vismech.config import Config
 from vismech.data import ImageData
 from vismech.errors import UserError
 from vismech.lit.resources import model_of, resources_of

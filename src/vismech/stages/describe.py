@@ -1,22 +1,60 @@
-"""Stage describe: for each concept the nearest vectors over all images, and its share of them."""
+"""Stage describe: for each concept the nearest vectors over all images, its members, their classes, its place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from vismech.config import Stage
+from vismech.choices import Stage
+from vismech.description import Members, TreePlace, class_counts, class_entropy, members_of, tightness, tree_places
+from vismech.dictionaries import Dictionary
 from vismech.lit.progress import track
 from vismech.search import nearest
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job
+from vismech.stages.context import Context, Job, compact, read_images
 from vismech.store import Spec
 
-VERSION = 1
+VERSION = 2
 SHARD = 1 << 18
+
+
+class Place(NamedTuple):
+    """One pointwise feature vector: its image, layer and flat position."""
+
+    sample: str
+    layer: str
+    position: int
+
+
+class Description(NamedTuple):
+    """What is known of one concept.
+
+    Attributes:
+        layer: its layer.
+        concept: its number there.
+        places: the nearest vectors, best first, and
+        cosines: their cosines to it.
+        share: members among all vectors.
+        members: how many these are.
+        tightness: mean cosine between it and its members; None without members.
+        entropy: bits of the histogram of its members' classes; None without members.
+        classes: class index and members, most frequent first.
+        tree: its place in the tree of clusters; None for dictionaries without a tree.
+    """
+
+    layer: str
+    concept: int
+    places: list[Place]
+    cosines: list[float]
+    share: float
+    members: int
+    tightness: float | None
+    entropy: float | None
+    classes: list[tuple[int, int]]
+    tree: TreePlace | None
 
 
 def job(ctx: Context, layer: str, vectors: Spec, dictionary: Spec) -> Job:
@@ -27,21 +65,72 @@ def job(ctx: Context, layer: str, vectors: Spec, dictionary: Spec) -> Job:
 
 
 def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
-    """Arrays: ``images``, ``positions``, ``cosines`` of the nearest vectors [K, n] (−1: none), and ``shares`` [K]."""
+    """Arrays and facts of every concept of a layer.
+
+    ``images``, ``positions``, ``cosines`` of the nearest vectors [K, n] (-1: none), ``shares`` [K], ``classes``
+    (concept, class, members in each row), and ``concepts.json`` with what may be missing: members, tightness,
+    entropy, tree.
+    """
     count = ctx.config.describe.nearest
     for spec in specs.values():
         extracted = ctx.store.open(spec.parents["vectors"])
         vectors, positions = extracted.array("vectors.npy"), extracted.array("positions.npy")
         concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
-        found = _distinct_images(concepts.atoms, vectors, count, ctx.device)
+        found = _nearest(concepts, vectors, count, ctx.device)
         per_image = vectors.shape[1]
         absent = found.rows < 0
         images, places = np.divmod(np.maximum(found.rows, 0), per_image)
+        members = _members(concepts, vectors, ctx.device)
+        counts = np.bincount(members.concept[members.concept >= 0], minlength=concepts.k)
+        classes = class_counts(members.concept, read_images(extracted).labels.repeat(per_image))
+        facts = {
+            "members": counts.tolist(),
+            "tightness": tightness(members, concepts.k),
+            "entropy": class_entropy(classes, concepts.k),
+            "tree": _tree(concepts),
+        }
         with ctx.store.writer(spec) as folder:
             np.save(folder / "images.npy", np.where(absent, -1, images).astype(np.int32))
             np.save(folder / "positions.npy", np.where(absent, -1, positions[images, places]).astype(np.int32))
             np.save(folder / "cosines.npy", found.scores.astype(np.float32))
-            np.save(folder / "shares.npy", _shares(concepts.atoms, vectors))
+            np.save(folder / "shares.npy", (counts / len(members.concept)).astype(np.float32))
+            np.save(folder / "classes.npy", classes)
+            (folder / "concepts.json").write_bytes(compact(facts))
+
+
+class Descriptions:
+    """The descriptions of a layer, read once."""
+
+    def __init__(self, ctx: Context, layer: str, spec: Spec) -> None:
+        artifact = ctx.store.open(spec)
+        self.layer = layer
+        self.shares = np.asarray(artifact.array("shares.npy"))
+        self._ids = read_images(ctx.store.open(spec.parents["vectors"])).ids
+        names = ("images", "positions", "cosines", "classes")
+        self._arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in names}
+        self._facts = artifact.json("concepts.json")
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def concept(self, number: int) -> Description:
+        """What is known of one concept."""
+        images, positions, cosines = (self._arrays[name][number] for name in ("images", "positions", "cosines"))
+        found = images >= 0
+        chosen = zip(images[found].tolist(), positions[found].tolist(), strict=True)
+        own = self._arrays["classes"]
+        own = own[slice(*np.searchsorted(own[:, 0], [number, number + 1]))]
+        tree = self._facts["tree"][number] if self._facts["tree"] is not None else None
+        return Description(
+            self.layer,
+            number,
+            [Place(self._ids[image], self.layer, position) for image, position in chosen],
+            cosines[found].tolist(),
+            float(self.shares[number]),
+            *(self._facts[name][number] for name in ("members", "tightness", "entropy")),
+            classes=sorted(((label, count) for _, label, count in own.tolist()), key=lambda each: (-each[1], each[0])),
+            tree=None if tree is None else TreePlace(tree[0], tree[1], tree[2] and (tree[2][0], tree[2][1])),
+        )
 
 
 class _Found(NamedTuple):
@@ -49,18 +138,44 @@ class _Found(NamedTuple):
     scores: np.ndarray
 
 
-def _distinct_images(atoms: torch.Tensor, vectors: np.ndarray, count: int, device: str) -> _Found:
+def _shards(vectors: np.ndarray, shift: torch.Tensor | float, note: str) -> Iterator[np.ndarray]:
+    """The vectors [n, C] in shards, less ``shift``."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    starts = range(0, len(flat), SHARD)
+    for first in track(starts, note, len(starts)):
+        yield np.asarray(flat[first : first + SHARD]) - np.asarray(shift, dtype=np.float32)
+
+
+def _center(concepts: Dictionary) -> torch.Tensor | float:
+    """What a centred dictionary subtracts before it looks for its concepts."""
+    return 0.0 if concepts.mean_index is None else concepts.info["mean_norm"] * concepts.atoms[concepts.mean_index]
+
+
+def _clusters(concepts: Dictionary) -> torch.Tensor:
+    """The atoms without the mean concept: it is part of every vector, so that none is more its member than another."""
+    return concepts.atoms[: concepts.mean_index]
+
+
+def _nearest(concepts: Dictionary, vectors: np.ndarray, count: int, device: str) -> _Found:
+    """Nearest vectors in the space that the concepts were found in; the mean concept's in that of the vectors."""
+    found = _distinct_images(_clusters(concepts), vectors, _center(concepts), count, device)
+    if concepts.mean_index is None:
+        return found
+    mean = _distinct_images(concepts.atoms[concepts.mean_index :], vectors, 0.0, count, device)
+    return _Found(*(np.concatenate(parts) for parts in zip(found, mean, strict=True)))
+
+
+def _distinct_images(
+    atoms: torch.Tensor, vectors: np.ndarray, shift: torch.Tensor | float, count: int, device: str
+) -> _Found:
     """The ``count`` nearest vectors of each concept with at most one per image: a longer exact list, thinned."""
     per_image, total = vectors.shape[1], vectors.shape[0] * vectors.shape[1]
-    flat = vectors.reshape(total, -1)
     rows = np.full((len(atoms), count), -1, dtype=np.int64)
     scores = np.zeros((len(atoms), count))
     open_concepts = np.arange(len(atoms))
     depth = min(total, count * (1 if per_image == 1 else 8))
     while len(open_concepts):
-        starts = range(0, total, SHARD)
-        shards = (np.asarray(flat[first : first + SHARD]) for first in track(starts, "describe", len(starts)))
-        answer = nearest(atoms[open_concepts].numpy(), shards, depth, device=device)
+        answer = nearest(atoms[open_concepts].numpy(), _shards(vectors, shift, "describe"), depth, device=device)
         still = []
         for concept, found, values in zip(open_concepts, answer.rows, answer.scores, strict=True):
             hits = found[found >= 0]
@@ -75,12 +190,18 @@ def _distinct_images(atoms: torch.Tensor, vectors: np.ndarray, count: int, devic
     return _Found(rows, scores)
 
 
-def _shares(atoms: torch.Tensor, vectors: np.ndarray) -> np.ndarray:
-    """Share of the vectors whose nearest concept each one is, by cosine."""
-    counts = torch.zeros(len(atoms), dtype=torch.int64)
-    flat = vectors.reshape(-1, vectors.shape[-1])
-    for first in range(0, len(flat), SHARD):
-        block = torch.from_numpy(np.array(flat[first : first + SHARD]))
-        for part in block.split(1 << 14):
-            counts += torch.bincount((part @ atoms.T).argmax(1), minlength=len(atoms))
-    return (counts.double() / len(flat)).numpy().astype(np.float32)
+def _members(concepts: Dictionary, vectors: np.ndarray, device: str) -> Members:
+    parts = [
+        members_of(torch.from_numpy(shard), _clusters(concepts), device)
+        for shard in _shards(vectors, _center(concepts), "members")
+    ]
+    return Members(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def _tree(concepts: Dictionary) -> list[TreePlace | None] | None:
+    """Places as lists, None for the mean concept; None for dictionaries that keep no tree."""
+    arrays = {name.removeprefix("tree_"): array for name, array in concepts.arrays.items() if name.startswith("tree_")}
+    if not arrays:
+        return None
+    places: list[TreePlace | None] = list(tree_places(arrays))
+    return places + [None] * (concepts.k - len(places))

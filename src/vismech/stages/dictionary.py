@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from vismech.config import Code, Stage
+from vismech.choices import Code, Stage
 from vismech.dictionaries import Dictionary, build
 from vismech.lit.progress import Meter
 from vismech.stages.context import Context, Job

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vismech.config import GraphConfig, Images, Scope
+from vismech.choices import Images, Scope
+from vismech.config import GraphConfig
 from vismech.errors import UserError
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from vismech.config import Positions, Stage
+from vismech.choices import Positions, Stage
 from vismech.lit.extract import ExtractLoop, extract_columns
 from vismech.lit.loop import run_loop
 from vismech.network import LOGITS

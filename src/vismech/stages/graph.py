@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from vismech.attribution.aggregation import group_means
-from vismech.config import Stage
+from vismech.attribution.influence import Inflow
+from vismech.choices import Along, Stage
 from vismech.graph import LayerConcepts, LayerEdges, build_graph, write_graphml
 from vismech.network import LOGITS
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job
-from vismech.store import Spec, plain, write_json
+from vismech.stages.explained import Explained
+from vismech.store import Artifact, Spec, plain, write_json
 
-VERSION = 1
+VERSION = 2
 
 
 def job(ctx: Context, logits: Spec, to_class: Mapping[str, Spec], pairs: Mapping[tuple[str, str], Spec]) -> Job:
@@ -48,11 +50,8 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         for lower, upper in zip(ctx.layers, [*ctx.layers[1:], LOGITS], strict=True):
             name = f"class {lower}" if upper == LOGITS else f"{lower}->{upper}"
             trace = ctx.store.open(spec.parents[name])
-            means = [
-                group_means(np.asarray(trace.array(f"{column}.npy")), who.group, len(who.groups))
-                for column in ("edges", "baseline")
-            ]
-            pairs.append(LayerEdges(lower, upper, trace.json("trace.json")["targets"], *means))
+            mean, size = _inflow(ctx, trace, who), _inflow(ctx, trace, who, np.abs)
+            pairs.append(LayerEdges(lower, upper, trace.json("trace.json")["targets"], mean, size))
         groups = [
             {
                 "key": group.key,
@@ -63,6 +62,17 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             for index, group in enumerate(who.groups)
         ]
         with ctx.store.writer(spec) as folder:
-            graph = build_graph(str(ctx.config.graph.scope.value), groups, layers, pairs)
+            wanted = ctx.config.graph
+            graph = build_graph(str(wanted.scope.value), groups, layers, pairs, wanted.prune)
             write_json(folder / "graph.json", graph)
             write_graphml(graph, folder / "graph.graphml")
+
+
+def _inflow(
+    ctx: Context, trace: Artifact, who: Explained, of: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> Inflow:
+    """Each group's mean of a trace's edges, or ``of`` them."""
+    with_error = ctx.config.attribute.along is Along.activation
+    columns = ("edges", "baseline", *(["error"] if with_error else []))
+    found = [group_means(of(trace.array(f"{column}.npy")), who.group, len(who.groups)) for column in columns]
+    return Inflow(*found)

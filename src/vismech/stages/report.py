@@ -10,31 +10,36 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vismech.config import Patches, Positions, Scope
+from vismech.choices import Positions, Scope
 from vismech.report.figures import graph_figure
 from vismech.report.page import ReportData, render_page
-from vismech.report.patches import Card, Patch, encode_png
+from vismech.report.patches import Patch, encode_png
 from vismech.stages import trace as trace_stage
-from vismech.stages.cards import Nearest, PatchesOf, Pictures, nearest_vectors, patches_of
+from vismech.stages.cards import Gallery
 from vismech.stages.context import Context, Plan, read_images
 from vismech.stages.explained import spread
+from vismech.stages.fields import Pictures
 
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
 
 
-def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], unreadable: list[str]) -> ReportData:
-    """Everything the page shows."""
+def graph_concepts(ctx: Context, plan: Plan) -> list[tuple[str, int]]:
+    """The concepts that the run's graph keeps, as (layer, concept)."""
+    if plan.graph is None:
+        return []
+    nodes = ctx.store.open(plan.graph).json("graph.json")["nodes"]
+    return [(node["layer"], node["concept"]) for node in nodes if node["kind"] == "concept"]
+
+
+def report_data(
+    ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], unreadable: list[str], gallery: Gallery
+) -> ReportData:
+    """Everything the page shows; ``gallery`` holds the graph's concepts."""
     assert plan.graph is not None and plan.logits is not None
-    graph = ctx.store.open(plan.graph).json("graph.json")
-    pictures = Pictures(ctx)
-    nearest = {}
-    for layer, spec in plan.descriptions.items():
-        described, images = ctx.store.open(spec), read_images(ctx.store.open(plan.vectors[layer]))
-        kept = [node for node in graph["nodes"] if node["kind"] == "concept" and node["layer"] == layer]
-        for node in kept:
-            nearest[node["id"]] = nearest_vectors(layer, node["concept"], described, images.ids)
-    patches = patches_of(ctx, (place for each in nearest.values() for place in each.places), pictures)
-    cards = {name: _card(ctx, each, patches) for name, each in nearest.items()}
+    graph, pictures = ctx.store.open(plan.graph).json("graph.json"), gallery.pictures
+    cards = {
+        node["id"]: gallery.card(node["layer"], node["concept"]) for node in graph["nodes"] if node["kind"] == "concept"
+    }
     logits = ctx.store.open(plan.logits)
     who, images = trace_stage.read_explained(ctx, logits), read_images(logits)
     chances = _softmax(np.asarray(logits.array("logits.npy")))
@@ -61,7 +66,7 @@ def report_data(ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], un
         reconstruction=extraction.reset_index(),
         facts=_facts(ctx, unreadable),
         notes=_notes(ctx, graph, unreadable),
-        receptive_fields=patches.kind is Patches.receptive_field,
+        traced=gallery.kind,
     )
 
 
@@ -80,20 +85,6 @@ def write_report(ctx: Context, data: ReportData, run: Path) -> list[Path]:
 
 def _photograph(pictures: Pictures, sample: str) -> bytes:
     return encode_png(pictures.open(sample).resize((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE), Image.Resampling.LANCZOS))
-
-
-def _card(ctx: Context, nearest: Nearest, patches: PatchesOf) -> Card:
-    shown = []
-    for place, cosine in zip(nearest.places, nearest.cosines, strict=True):
-        row, column = divmod(place.position, ctx.layout(place.layer).grid[1])
-        caption = f"{_stem(place.sample)}, row {row}, column {column}"
-        shown.append(Patch(patches.png[place], caption, cosine, place.sample))
-    return Card(shown, nearest.share, "no vector lies near this concept" if not shown else "")
-
-
-def _stem(sample: str) -> str:
-    path = Path(sample)
-    return path.stem if path.parent == Path() else f"{path.parent.name}/{path.stem}"
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -138,6 +129,14 @@ def _notes(ctx: Context, graph: Mapping[str, Any], unreadable: list[str]) -> lis
     elif any(group["images"] < 10 for group in groups) and ctx.config.graph.scope is not Scope["image"]:
         few = ", ".join(f"{group['name']} {group['images']}" for group in groups)
         notes.append(f"Few images stand behind this graph ({few}): its weights are means over so many.")
+    scores = list(graph.get("scores", {}).values())
+    if scores and scores[-1].get("replacement_score") is not None:
+        whole = scores[-1]
+        notes.append(
+            f"Replacement score {whole['replacement_score']:.0%}: so much of what ends in the earliest layer or in an "
+            f"error node ends in concepts. Completeness score {whole['completeness_score']:.0%}. "
+            f"{whole['untraced_share']:.0%} of the influence ends at concepts that the graph does not keep."
+        )
     if unreadable:
         named = ", ".join(unreadable[:5]) + (" …" if len(unreadable) > 5 else "")
         notes.append(f"{len(unreadable)} images could not be read and were left out: {named}.")

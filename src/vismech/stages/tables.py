@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from vismech.attribution.weights import SIDES
 from vismech.lit.trace import NOT_CHECKED
 from vismech.network import LOGITS
 from vismech.stages.context import Context, Plan
+from vismech.store import Artifact
 
 TAIL = ["metric", "value", "n", "ci_low", "ci_high", "units"]
 
@@ -34,9 +36,13 @@ def tidy(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame
 
 
 def completeness(ctx: Context, plan: Plan) -> pd.DataFrame:
-    """Completeness gap (median, 95th percentile) and change with twice the steps, per pair of layers.
+    """How far each pair of layers' edges can be believed; adjacent pairs and each layer's way to the class.
 
-    Adjacent pairs and each layer's way to the class; over present (image, target) pairs.
+    ``gap_median`` and ``gap_p95`` of the completeness gap, over (image, target) pairs that are present and change along
+    the path; a part of the path, left_ig or right_ig, has no gap but a ``share_median`` of the change, and counts the
+    targets that never make the share φ. ``step_change``: with twice the steps. ``absent_targets``, ``still_targets``
+    (present, but without a change) and ``uncrossed_targets`` are left out of what stands above them. With a tolerance,
+    ``steps_mean`` and ``steps_max`` of the images.
     """
     attribute = ctx.config.attribute
     keys = {"path": attribute.path.value, "rule": attribute.rule.value, "steps": attribute.steps}
@@ -44,18 +50,59 @@ def completeness(ctx: Context, plan: Plan) -> pd.DataFrame:
     order = {layer: index for index, layer in enumerate([*ctx.layers, LOGITS])}
     rows = []
     for (lower, upper), spec in sorted(specs.items(), key=lambda item: [order[name] for name in item[0]]):
-        trace = ctx.store.open(spec)
-        present = np.asarray(trace.array("present.npy"))
-        gap, change = np.asarray(trace.array("gap.npy"))[present], np.asarray(trace.array("change.npy"))[present]
-        change = change[change != NOT_CHECKED]
-        base = {"lower": lower, "upper": upper, **keys}
-        for metric, values, share in (("gap_median", gap, 0.5), ("gap_p95", gap, 0.95), ("step_change", change, 0.5)):
-            if len(values):
-                value = float(np.quantile(values, share))
-                rows.append({**base, "metric": metric, "value": value, "n": len(values), "units": "share"})
-        absent = int((~present).sum())
-        rows.append({**base, "metric": "absent_targets", "value": absent, "n": present.size, "units": "count"})
+        measured = _converged(ctx, ctx.store.open(spec))
+        rows += [{"lower": lower, "upper": upper, **keys, **one._asdict()} for one in measured if one.n]
     return tidy(rows, ["lower", "upper", *keys])
+
+
+class _Measured(NamedTuple):
+    metric: str
+    value: float
+    n: int
+    units: str
+
+
+def _converged(ctx: Context, trace: Artifact) -> Iterator[_Measured]:
+    attribute = ctx.config.attribute
+
+    def column(name: str) -> np.ndarray:
+        return np.asarray(trace.array(f"{name}.npy"))
+
+    present, moves, change = column("present"), column("moves"), column("change")
+    if attribute.path in SIDES:
+        whole = column("value") - column("baseline")
+        part = column("edges").sum(2) + column("error")
+        yield _quantile("share_median", part[moves] / whole[moves], 0.5)
+    else:
+        yield _quantile("gap_median", column("gap")[moves], 0.5)
+        yield _quantile("gap_p95", column("gap")[moves], 0.95)
+    yield _quantile("step_change", change[present & (change != NOT_CHECKED)], 0.5)
+    if attribute.tolerance is not None:
+        steps = column("steps")
+        yield _Measured("steps_mean", float(steps.mean()), len(steps), "count")
+        yield _Measured("steps_max", int(steps.max()), len(steps), "count")
+    yield _Measured("absent_targets", int((~present).sum()), present.size, "count")
+    yield _Measured("still_targets", int((present & ~moves).sum()), present.size, "count")
+    if attribute.path in SIDES:
+        yield _Measured("uncrossed_targets", int((moves & ~column("crosses")).sum()), present.size, "count")
+
+
+def _quantile(metric: str, values: np.ndarray, share: float) -> _Measured:
+    value = float(np.quantile(values, share)) if len(values) else 0.0
+    return _Measured(metric, value, len(values), "share")
+
+
+def graph_scores(graph: Mapping[str, Any]) -> pd.DataFrame:
+    """Scores of the whole graph, per group and for the mean over groups, and what is left of it after pruning."""
+    images = {group["key"]: group["images"] for group in graph["groups"]}
+    total, rows = sum(images.values()), []
+    for group, scores in graph["scores"].items():
+        base = {"group": group, "n": images.get(group, total), "units": "share"}
+        rows += [{**base, "metric": name, "value": value} for name, value in scores.items() if value is not None]
+    whole = list(graph["scores"])[-1]
+    for name in ("nodes", "links"):
+        rows.append({"group": whole, "metric": name, "value": len(graph[name]), "n": total, "units": "count"})
+    return tidy(rows, ["group"])
 
 
 def timings(measured: Sequence[Timing]) -> pd.DataFrame:

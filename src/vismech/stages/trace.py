@@ -8,7 +8,11 @@ import numpy as np
 import torch
 
 from vismech.attribution.aggregation import Selection, group_means, select_concepts
-from vismech.config import Stage
+from vismech.attribution.weights import SIDES
+from vismech.choices import Baseline, Stage
+from vismech.config import Config
+from vismech.errors import UserError
+from vismech.lit.baselines import Start, draw_baselines
 from vismech.lit.loop import run_loop
 from vismech.lit.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.network import LOGITS
@@ -18,26 +22,43 @@ from vismech.stages.context import Context, Job, compact, read_images
 from vismech.stages.explained import Explained, explained
 from vismech.store import Artifact, Spec, plain
 
-VERSION = 1
+VERSION = 2
+
+
+def path_inputs(config: Config, upper: str) -> dict:
+    """The part of a key that says how edges into ``upper`` are attributed: what matters for the chosen options.
+
+    The mode is left out for the reason that batch sizes are: it changes last bits only.
+    """
+    attribute = config.attribute
+    names = ["path", "baseline", "along", "rule", "steps", "check_images"]
+    names += ["phi"] if attribute.path in SIDES else []
+    names += {Baseline.image: ["baseline_image"], Baseline.images: ["baselines"]}.get(attribute.baseline, [])
+    names += ["curve"] if attribute.curve else []
+    names += ["tolerance", "max_steps"] if attribute.tolerance is not None else []
+    names += ["output" if upper == LOGITS else "readout"]
+    inputs = {name: plain(getattr(attribute, name)) for name in names}
+    return {**inputs, "seed": config.seed} if attribute.baseline is Baseline.images else inputs
 
 
 def _inputs(ctx: Context, lower: str, upper: str) -> dict:
-    attribute, graph = plain(ctx.config.attribute), ctx.config.graph
-    del attribute["readout"]  # says nothing about a logit; concept_job adds it
+    graph = ctx.config.graph
     images = {"scope": graph.scope, "classes": graph.classes, "image": graph.image}
     images |= {"images": graph.images, "images_per_class": graph.images_per_class}
     coding = dictionary_stage.coding_inputs(ctx)
-    return {"lower": lower, "upper": upper, **attribute, **coding, "explained": plain(images)}
+    return {"lower": lower, "upper": upper, **path_inputs(ctx.config, upper), **coding, "explained": plain(images)}
 
 
-def _job(inputs: dict, **parents: Spec) -> Job:
+def _job(ctx: Context, inputs: dict, **parents: Spec) -> Job:
+    if ctx.config.attribute.baseline is Baseline.mean:
+        parents["vectors"] = parents["dictionary"].parents["vectors"]
     spec = Spec(Stage.trace.value, VERSION, f"{inputs['lower']}->{inputs['upper']}", inputs, parents)
     return Job(Stage.trace, {spec.unit: spec}, compute)
 
 
 def class_job(ctx: Context, lower: str, logits: Spec, dictionary: Spec) -> Job:
     """From a layer's concepts straight to the class logit: the importance of each concept for the class."""
-    return _job(_inputs(ctx, lower, LOGITS), logits=logits, dictionary=dictionary)
+    return _job(ctx, _inputs(ctx, lower, LOGITS), logits=logits, dictionary=dictionary)
 
 
 def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: Spec, importance: Spec) -> Job:
@@ -52,9 +73,8 @@ def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: 
         importance: the upper layer's trace to the class, which chooses the targets.
     """
     graph = ctx.config.graph
-    choice = {"readout": ctx.config.attribute.readout.value, "important": graph.important, "shared": graph.shared}
-    inputs = {**_inputs(ctx, lower, upper), **choice}
-    return _job(inputs, logits=logits, dictionary=dictionary, importance=importance)
+    inputs = {**_inputs(ctx, lower, upper), "important": graph.important, "shared": graph.shared}
+    return _job(ctx, inputs, logits=logits, dictionary=dictionary, importance=importance)
 
 
 def read_explained(ctx: Context, logits: Artifact) -> Explained:
@@ -85,9 +105,13 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         if upper != LOGITS:
             above_trace = ctx.store.open(spec.parents["importance"])
             targets = selection(ctx, above_trace, who).concepts
+            if not targets:
+                raise UserError(
+                    f"no concept of {upper} has an edge to the class along attribute.path={ctx.config.attribute.path}, "
+                    "so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
+                )
             above = _upper(ctx, upper, targets, above_trace, spec.parents["importance"])
-        place = {sample: index for index, sample in enumerate(ctx.data.ids)}
-        indices = [place[images.ids[row]] for row in who.rows]
+        indices = _places(ctx, [images.ids[row] for row in who.rows])
         with ctx.store.writer(spec, resume=True) as folder:
             rows = Rows(folder, trace_columns(len(targets) or 1, concepts.k), len(indices))
             loop = TraceLoop(
@@ -102,6 +126,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                 dictionary=concepts,
                 concepts=above,
                 classes=who.classes.astype(np.int64),
+                start=_start(ctx, spec, images.ids),
             )
             run_loop(loop)
             rows.finish()
@@ -118,6 +143,41 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
 
 
 def _upper(ctx: Context, upper: str, targets: list[int], trace: Artifact, spec: Spec) -> UpperConcepts:
-    atoms = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"])).atoms
+    concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
     places = np.asarray(trace.array("anchors.npy"))[:, targets]
-    return UpperConcepts(ctx.layout(upper), atoms[torch.tensor(targets)], places)
+    return UpperConcepts(ctx.layout(upper), concepts, tuple(targets), places)
+
+
+def _places(ctx: Context, samples: list[str]) -> list[int]:
+    """Places of sample ids in the data."""
+    place = {sample: index for index, sample in enumerate(ctx.data.ids)}
+    return [place[sample] for sample in samples]
+
+
+def _start(ctx: Context, spec: Spec, readable: list[str]) -> Start:
+    attribute, samples, mean = ctx.config.attribute, [], None
+    if attribute.baseline is Baseline.mean:
+        vectors = ctx.store.open(spec.parents["vectors"]).array("vectors.npy")
+        mean = torch.from_numpy(vectors.mean((0, 1), dtype=np.float64).astype(np.float32))
+    elif attribute.baseline is Baseline.images:
+        samples = draw_baselines(readable, ctx.config.seed, attribute.baselines)
+    elif attribute.baseline is Baseline.image:
+        assert attribute.baseline_image is not None
+        samples = [attribute.baseline_image]
+    return Start(attribute.baseline, mean, tuple(_places(ctx, samples)))
+
+
+def check_baseline(ctx: Context) -> None:
+    """Refuse baselines that the data cannot give, before anything is computed.
+
+    Raises:
+        UserError: an unknown sample id, or fewer images than baselines.
+    """
+    attribute, ids = ctx.config.attribute, ctx.data.ids
+    if attribute.baseline is Baseline.image and attribute.baseline_image not in ids:
+        raise UserError(
+            f"attribute.baseline_image={attribute.baseline_image} is not a sample id of this data; "
+            f"the first is {ids[0]!r}"
+        )
+    if attribute.baseline is Baseline.images:
+        draw_baselines(ids, ctx.config.seed, attribute.baselines)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vismech.config import Evaluation, Stage
+from vismech.choices import Evaluation, Stage
 from vismech.evaluation.reconstruction import Moments, Reconstruction
 from vismech.evaluation.statistics import wilson
 from vismech.lit.loop import run_loop

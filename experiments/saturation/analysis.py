@@ -1,0 +1,93 @@
+"""Expected and found, the shipped table and its figures: ``python experiments/saturation/analysis.py RUN [RUN …]``.
+
+Prints the table of Miglani et al. for every source, and writes ``saturation.csv`` (the runs' tables, with the run's
+name), ``differences.png`` (left, right and idg against ig) and each run's curves along the path into ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from vismech.report.saturation import paths_figure
+
+HERE = Path(__file__).parent
+SHORT = {
+    "saturation_pixels": "Lite0",
+    "saturation_concepts_cifar_resnet20": "ResNet-20",
+    "saturation_concepts_efficientnet_lite0": "Lite0",
+}
+COLUMNS = {
+    "alpha_star": "left_ig",
+    "norm_ratio": "right_ig",
+    "sum_ratio": "right_ig",
+    "cosine_left_right": "right_ig",
+    "cosine_left_full": "left_ig",
+    "cosine_right_full": "right_ig",
+    "completeness": "ig",
+}
+PATHS = ("left_ig", "ig", "right_ig", "idg")
+
+
+def name_of(run: Path) -> str:
+    """The preset of a run."""
+    return yaml.safe_load((run / ".hydra/config.yaml").read_text())["name"]
+
+
+def compare(run: Path) -> bool:
+    """Print every expected metric with its bounds and the value found; True when all hold."""
+    found, fine = json.loads((run / "metrics.json").read_text()), True
+    for metric, (low, high) in json.loads((HERE / "expected.json").read_text())[name_of(run)].items():
+        value = found.get(metric)
+        holds = value is not None and low <= value <= high
+        fine &= holds
+        shown = "missing" if value is None else f"{value:.3f}"
+        print(f"{'ok  ' if holds else 'FAIL'}  {metric:<70} {shown:>8}  [{low:g}, {high:g}]")
+    return fine
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print the table of the paper for every source, then what left, right and idg are worth against ig."""
+    sources: dict[str, dict] = {}
+    for row in table.to_dict("records"):
+        source = f"{row['run']}: {row['lower']} → {row['upper']}"
+        sources.setdefault(source, {})[row["path"], row["metric"]] = row
+    for source, part in sources.items():
+        print(f"\n{source}")
+        print("  " + ", ".join(f"{name} {part[path, name]['value']:.3f}" for name, path in COLUMNS.items()))
+        for metric in ("abpc", "sensitivity"):
+            there = [path for path in PATHS if (path, metric) in part]
+            print(f"  {metric}: " + ", ".join(f"{path} {part[path, metric]['value']:.3f}" for path in there))
+            for path in there:
+                if row := part.get((path, f"{metric}_minus_ig")):
+                    interval = f"[{row['ci_low']:+.4f}, {row['ci_high']:+.4f}]"
+                    print(f"    {path} − ig: {row['value']:+.4f} {interval}, n = {row['n']:.0f}")
+
+
+def main() -> None:
+    """Compare, print and draw; exit status 1 when an expected bound does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args()
+    fine = all([compare(run) for run in options.runs])
+    tables = [pd.read_csv(run / "tables/saturation.csv").assign(run=name_of(run)) for run in options.runs]
+    table = pd.concat(tables).reindex(columns=["run", *tables[0].columns[:-1]])
+    show(table)
+    options.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out / "saturation.csv", index=False)
+    paths_figure(table.assign(lower=table.run.map(SHORT) + " " + table.lower), options.out / "differences.png")
+    for run in options.runs:
+        name = name_of(run).removeprefix("saturation_")
+        shutil.copyfile(run / "figures/saturation_curves.png", options.out / f"curves_{name}.png")
+    sys.exit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""What a field of the configuration may be, where it is one of a few names."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ModelSource(StrEnum):
+    """Where an architecture and its weights come from."""
+
+    torchvision = "torchvision"
+    timm = "timm"
+    efficientnet_lite = "efficientnet_lite"
+    cifar_resnet = "cifar_resnet"
+    custom = "custom"
+
+
+class DataSource(StrEnum):
+    """How the folder below ``data.root`` is laid out."""
+
+    imagefolder = "imagefolder"
+    imagenet = "imagenet"
+    cifar10 = "cifar10"
+    samples = "samples"
+
+
+class Fingerprint(StrEnum):
+    """What the data's fingerprint is made of: ids, labels and sizes, or every byte too."""
+
+    listing = "listing"
+    content = "content"
+
+
+class Unreadable(StrEnum):
+    """What an unreadable image does."""
+
+    fail = "fail"
+    skip = "skip"
+
+
+class Positions(StrEnum):
+    """Which positions of a layer become pointwise feature vectors."""
+
+    all = "all"
+    uniform = "uniform"
+    relevance = "relevance"
+    contrastive = "contrastive"
+    gradient = "gradient"
+
+
+class Patches(StrEnum):
+    """How a vector is traced to pixels: sharing ratios, a gradient of its unit, or its position's own square."""
+
+    receptive_field = "receptive_field"
+    gradient_x_input = "gradient_x_input"
+    integrated_gradients = "integrated_gradients"
+    upsampling = "upsampling"
+
+
+class Method(StrEnum):
+    """How concept vectors are found."""
+
+    bisecting = "bisecting"
+
+
+class Code(StrEnum):
+    """How vectors are written in concepts."""
+
+    lasso = "lasso"
+    lasso_nonnegative = "lasso_nonnegative"
+    omp = "omp"
+
+
+class PathWeight(StrEnum):
+    """The weight under the path integral."""
+
+    ig = "ig"
+    left_ig = "left_ig"
+    right_ig = "right_ig"
+    idg = "idg"
+
+
+class Along(StrEnum):
+    """What the path leads to: what the concepts rebuild (the paper's), or the activation itself, with an error node."""
+
+    reconstruction = "reconstruction"
+    activation = "activation"
+
+
+class Baseline(StrEnum):
+    """Where the path starts."""
+
+    zero = "zero"
+    mean = "mean"
+    blank = "blank"
+    image = "image"
+    images = "images"
+
+
+class Mode(StrEnum):
+    """How derivatives along the path are taken."""
+
+    auto = "auto"
+    reverse = "reverse"
+    forward = "forward"
+
+
+class SourceKind(StrEnum):
+    """The units that an activation is written in."""
+
+    concepts = "concepts"
+    channels = "channels"
+    positions = "positions"
+    pixels = "pixels"
+
+
+class Rule(StrEnum):
+    """The quadrature rule of the path integral."""
+
+    riemann_left = "riemann_left"
+    riemann_right = "riemann_right"
+    midpoint = "midpoint"
+    trapezoid = "trapezoid"
+    simpson = "simpson"
+    gauss_legendre = "gauss_legendre"
+
+
+class ReadOut(StrEnum):
+    """How a concept's value in an image is read: projection at its strongest position, summed over positions, or its
+    code at that position."""
+
+    max = "max"
+    sum = "sum"
+    code = "code"
+
+
+class Output(StrEnum):
+    """What is explained of a class."""
+
+    logit = "logit"
+    probability = "probability"
+
+
+Scope = StrEnum("Scope", ["class", "pair", "dataset", "image"])
+"""What a graph explains."""
+
+
+class Images(StrEnum):
+    """Which images stand for a class: those predicted as it, or those labelled so."""
+
+    predicted = "predicted"
+    labelled = "labelled"
+
+
+class Evaluation(StrEnum):
+    """What is measured; each fills its own rows of the run's tables."""
+
+    reconstruction = "reconstruction"
+    localization = "localization"
+    saturation = "saturation"
+    attribution = "attribution"
+
+
+class Stage(StrEnum):
+    """The steps of a run, in order."""
+
+    extract = "extract"
+    dictionary = "dictionary"
+    describe = "describe"
+    trace = "trace"
+    graph = "graph"
+    evaluate = "evaluate"
+    report = "report"
+
+
+class LoggerKind(StrEnum):
+    """Where metrics, tables and figures go besides the run's folder."""
+
+    wandb = "wandb"
+    csv = "csv"
+    none = "none"
+
+
+class WandbMode(StrEnum):
+    """Whether W&B uploads (`online`), keeps its files for later (`offline`, needs no account), or does nothing."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"

@@ -1,0 +1,197 @@
+"""Where concepts come from in pixels, kept in the store: the crops of their nearest vectors, and their localisation.
+
+Four ways (``describe.patches``): sharing ratios, gradient × input or integrated gradients of a vector's unit, and plain
+upsampling as the ablation. Sharing ratios have no rule for some layers; gradient × input stands in for them there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vismech.choices import Patches
+from vismech.errors import UserError
+from vismech.lit.progress import track
+from vismech.localization import attributed_maps, localization_maps, upsampled_maps
+from vismech.network import Network
+from vismech.receptive_field import SharingRatios, attribution_maps, sharing_ratios
+from vismech.receptive_field.runner import runner_of
+from vismech.report.crops import CONTEXT, SQUARE_CONTEXT, Crop, field_crop, map_light, position_crop
+from vismech.stages import dictionary as dictionary_stage
+from vismech.stages.context import Context, Plan
+from vismech.stages.describe import Description, Place
+from vismech.store import Spec
+from vismech.threads import one_thread
+
+log = logging.getLogger(__name__)
+VERSION = 2
+# Images in one pass: not a setting, because their number shows in the last bits of the results.
+BATCH = 8
+
+
+class Fields(NamedTuple):
+    """The crop of each vector, and for each (layer, concept) the light on the image of its nearest vector."""
+
+    crops: dict[Place, Crop]
+    lights: dict[tuple[str, int], np.ndarray]
+
+
+class Pictures:
+    """The images as the model sees them, each read once."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._index = {sample: index for index, sample in enumerate(ctx.data.ids)}
+        self._ctx = ctx
+        self.open = lru_cache(maxsize=512)(self._open)
+
+    def tensor(self, samples: Iterable[str]) -> Tensor:
+        """Images as the network takes them, [B, 3, H, W]."""
+        ctx = self._ctx
+        return torch.stack([ctx.model.preprocess(ctx.data.load(self._index[sample])) for sample in samples])
+
+    def label(self, sample: str) -> int:
+        """The class that the data gives an image."""
+        return self._ctx.data.samples[self._index[sample]].label
+
+    def _open(self, sample: str) -> Image.Image:
+        return self._ctx.model.preprocess.geometry(self._ctx.data.load(self._index[sample]))
+
+
+def patches_for(ctx: Context, layers: Iterable[str]) -> Patches:
+    """How vectors of ``layers`` are traced to pixels: as configured, or by gradient × input where that cannot be."""
+    wanted = ctx.config.describe.patches
+    if wanted is not Patches.receptive_field:
+        return wanted
+    try:
+        plan = runner_of(ctx.network).plan
+        for layer in layers:
+            plan.map_of(layer)
+    except UserError as error:
+        log.warning("the cards show gradient × input, not receptive fields: %s", error)
+        return Patches.gradient_x_input
+    return wanted
+
+
+def concept_maps(network: Network, images: Tensor, layer: str, codes: Tensor, kind: Patches) -> Tensor:
+    """Localisation maps [B, H, W] of a concept with ``codes`` [B, h, w] in one of the four ways."""
+    if kind is Patches.upsampling:
+        return upsampled_maps(codes, (int(images.shape[2]), int(images.shape[3])))
+    if kind is Patches.receptive_field:
+        return localization_maps(sharing_ratios(network, images, layers=[layer]), layer, codes)
+    return attributed_maps(network, images, layer, codes, kind.value)
+
+
+def fields_of(ctx: Context, plan: Plan, described: Iterable[Description], kind: Patches, pictures: Pictures) -> Fields:
+    """Crops and localisations of ``described``, kept in the store; one pass for each image that is needed."""
+    described = [each for each in described if each.places]
+    places = sorted({place for each in described for place in each.places})
+    tops = sorted({(each.places[0].sample, each.layer, each.concept) for each in described})
+    how = {"patches": kind, "mass": ctx.config.describe.mass, "context": ctx.config.describe.context}
+    inputs = {**ctx.source, **how, **dictionary_stage.coding_inputs(ctx)}
+    inputs |= {"places": [list(place) for place in places], "tops": [list(top) for top in tops]}
+    layers = sorted({layer for _, layer, _ in tops}, key=ctx.layers.index)
+    spec = Spec("cards", VERSION, "", inputs, {layer: plan.dictionaries[layer] for layer in layers})
+    with ctx.store.lock(spec):
+        if ctx.store.find(spec) is None:
+            # One thread as in the stages, so that the number of threads leaves no trace.
+            with one_thread():
+                made = _Tracer(ctx, plan, kind, layers, pictures).trace(places, tops)
+            with ctx.store.writer(spec) as folder:
+                crops = [made.crops[place] for place in places]
+                np.save(folder / "boxes.npy", np.array([crop.box for crop in crops]).reshape(-1, 4))
+                np.save(folder / "crops.npy", np.array([crop.light for crop in crops], dtype=np.float32))
+                maps = [made.lights[layer, concept] for _, layer, concept in tops]
+                np.save(folder / "lights.npy", np.array(maps, dtype=np.float32))
+        artifact = ctx.store.open(spec)
+    boxes, crops, lights = (np.asarray(artifact.array(f"{name}.npy")) for name in ("boxes", "crops", "lights"))
+    return Fields(
+        {place: Crop(tuple(box), light) for place, box, light in zip(places, boxes.tolist(), crops, strict=True)},
+        {(layer, concept): light for (_, layer, concept), light in zip(tops, lights, strict=True)},
+    )
+
+
+class _Tracer:
+    def __init__(self, ctx: Context, plan: Plan, kind: Patches, layers: list[str], pictures: Pictures) -> None:
+        self.ctx, self.kind, self.layers, self.pictures = ctx, kind, layers, pictures
+        self.dictionaries = {
+            layer: dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer])) for layer in layers
+        }
+        self.made = Fields({}, {})
+
+    def trace(self, places: list[Place], tops: list[tuple[str, str, int]]) -> Fields:
+        wanted: dict[str, dict[str, list[int]]] = {}
+        for place in places:
+            wanted.setdefault(place.sample, {}).setdefault(place.layer, []).append(place.position)
+        concepts: dict[str, dict[str, list[int]]] = {}
+        for sample, layer, concept in tops:
+            concepts.setdefault(sample, {}).setdefault(layer, []).append(concept)
+        samples = list(wanted)
+        starts = range(0, len(samples), BATCH)
+        for first in track(starts, "cards", len(starts)):
+            batch = samples[first : first + BATCH]
+            images = self.pictures.tensor(batch)
+            ratios = None
+            if self.kind is Patches.receptive_field:
+                ratios = sharing_ratios(self.ctx.network, images, layers=self.layers)
+            for index, sample in enumerate(batch):
+                self._crops(sample, wanted[sample], images, index, ratios)
+            for layer in self.layers:
+                here = {
+                    n: concepts[sample][layer] for n, sample in enumerate(batch) if layer in concepts.get(sample, ())
+                }
+                self._lights(layer, here, images, ratios)
+        return self.made
+
+    def _crops(
+        self, sample: str, wanted: Mapping[str, list[int]], images: Tensor, index: int, ratios: SharingRatios | None
+    ) -> None:
+        describe = self.ctx.config.describe
+        if self.kind is Patches.upsampling:
+            context = SQUARE_CONTEXT if describe.context is None else describe.context
+            for layer, positions in wanted.items():
+                grid = self.ctx.layout(layer).grid
+                for position in positions:
+                    crop = position_crop(divmod(position, grid[1]), grid, self.pictures.open(sample).size, context)
+                    self.made.crops[Place(sample, layer, position)] = crop
+            return
+        if ratios is not None:
+            fields = ratios.receptive_fields_of(wanted, index)
+        else:
+            image, method = images[index : index + 1], self.kind.value
+            fields = {
+                layer: attribution_maps(self.ctx.network, image, layer, positions, method=method)
+                for layer, positions in wanted.items()
+            }
+        context = CONTEXT if describe.context is None else describe.context
+        for layer, positions in wanted.items():
+            for position, field in zip(positions, fields[layer].numpy(), strict=True):
+                self.made.crops[Place(sample, layer, position)] = field_crop(field, describe.mass, context)
+
+    def _lights(
+        self, layer: str, concepts: Mapping[int, list[int]], images: Tensor, ratios: SharingRatios | None
+    ) -> None:
+        """Lights of concepts on the images by index; a sweep takes one concept of every image."""
+        if not concepts:
+            return
+        network, layout = self.ctx.network, self.ctx.layout(layer)
+        with torch.no_grad():
+            vectors = layout.vectors(network.activations(images, [layer])[layer])
+            codes = {n: self.dictionaries[layer].encode(vectors[n])[:, own].clone() for n, own in concepts.items()}
+        for turn in range(max(map(len, concepts.values()))):
+            here = [n for n, own in concepts.items() if turn < len(own)]
+            seeds = images.new_zeros(len(images), *layout.grid)
+            for n in here:
+                seeds[n] = codes[n][:, turn].view(layout.grid)
+            if ratios is None:
+                maps = concept_maps(network, images[here], layer, seeds[here], self.kind)
+            else:
+                maps = localization_maps(ratios, layer, seeds)[here]
+            for n, found in zip(here, maps.numpy(), strict=True):
+                self.made.lights[layer, concepts[n][turn]] = map_light(found)

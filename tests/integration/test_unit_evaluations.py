@@ -1,0 +1,145 @@
+"""Saturation and attribution metrics in a run: tables, figures, and numbers that do not depend on the batches."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from integration.conftest import tiny_config
+from vismech.attribution.engine import attribute
+from vismech.attribution.sources import UnitSource
+from vismech.attribution.targets import LogitTargets
+from vismech.choices import Baseline, Evaluation, SourceKind
+from vismech.errors import UserError
+from vismech.evaluation.saturation import WEIGHTS
+from vismech.lit.attribution import METHODS, AttributionLoop
+from vismech.lit.trace import settings_of
+from vismech.network import LOGITS, PIXELS
+from vismech.pipeline import open_context
+from vismech.run import run
+
+UNITS = [(PIXELS, LOGITS), ("layer1", "layer3"), ("layer3", LOGITS)]
+TAIL = ["metric", "value", "n", "ci_low", "ci_high", "units"]
+
+
+def config_of(pictures, folder, batch_size=4):
+    config = tiny_config(pictures, folder / "store")
+    config.extract.layers, config.dictionary.k = ["layer1", "layer3"], 8
+    config.attribute.steps, config.graph.images_per_class, config.graph.important = 4, 5, 2
+    config.evaluate.kinds = [Evaluation.saturation, Evaluation.attribution]
+    config.evaluate.sources, config.evaluate.images = [SourceKind.pixels, SourceKind.concepts], None
+    config.evaluate.sensitivity_images, config.runtime.batch_size = 2, batch_size
+    config.describe.cards, config.report.page = 0, False
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("units")
+    return folder, run(config_of(pictures, folder), folder / "run")
+
+
+def artifacts(folder, measure):
+    """unit → folder of the artifact."""
+    found = {}
+    for manifest in (folder / "store" / "evaluate").glob("*/manifest.json"):
+        content = json.loads(manifest.read_text())
+        if content["inputs"]["measure"] == measure:
+            found[content["unit"]] = manifest.parent
+    return found
+
+
+def test_tables_hold_every_source_under_the_contract(finished):
+    folder, result = finished
+    saturation = pd.read_csv(folder / "run/tables/saturation.csv")
+    assert list(saturation) == ["lower", "upper", "path", "phi", *TAIL]
+    assert list(dict.fromkeys(zip(saturation["lower"], saturation["upper"], strict=True))) == UNITS
+    assert set(saturation["phi"]) == {0.9}
+    here = saturation[(saturation["lower"] == PIXELS) & (saturation["metric"] == "sensitivity")]
+    assert set(here["n"]) <= {1, 2}
+    attribution = pd.read_csv(folder / "run/tables/attribution.csv")
+    assert list(attribution) == ["source", "target", "path", *TAIL]
+    assert set(attribution["metric"]) == set(AttributionLoop.scores)
+    assert set(attribution["path"]) == set(METHODS)
+    for table in (saturation, attribution):
+        intervals = table.dropna(subset=["ci_low"])
+        assert ((intervals["ci_low"] <= intervals["value"]) & (intervals["value"] <= intervals["ci_high"])).all()
+    row = saturation[(saturation["lower"] == "layer1") & (saturation["metric"] == "abpc_minus_ig")].iloc[0]
+    assert result.metrics[f"saturation/layer1->layer3/{row['path']}/abpc_minus_ig"] == pytest.approx(row["value"])
+
+
+def test_figures_are_drawn_and_named(finished):
+    _, result = finished
+    names = {path.name for path in result.written}
+    assert {f"saturation_{name}.png" for name in ("curves", "ratios", "paths", "maps")} <= names
+    for path in result.written:
+        with Image.open(path) as picture:
+            assert picture.width >= 1400
+
+
+def test_numbers_of_an_image_follow_from_its_own_pixels(finished, pictures):
+    folder, _ = finished
+    config = config_of(pictures, folder)
+    ctx = open_context(config)
+    found = artifacts(folder, "saturation")[f"{PIXELS}->{LOGITS}"]
+    row = 3
+    sample = json.loads((found / "images.json").read_text())["ids"][row]
+    index = json.loads((found / "units.json").read_text())["classes"][row]
+    image = ctx.model.preprocess(ctx.data.load(ctx.data.ids.index(sample)))[None]
+    layout, segment = ctx.layout(PIXELS), ctx.network.segment(PIXELS, LOGITS)
+    settings = settings_of(config)
+    settings = type(settings)(settings.rule, settings.steps, WEIGHTS, settings.phi)
+    source = UnitSource(SourceKind.pixels, layout.vectors(image))
+    told = attribute(segment, layout, source, image, LogitTargets(torch.tensor([index])), settings)
+
+    def logit(kept):
+        with torch.no_grad():
+            return float(segment(image * kept.view(32, 32))[0, index])
+
+    full, blank = logit(torch.ones(1024)), logit(torch.zeros(1024))
+    for column, weight in enumerate(WEIGHTS):
+        if not np.load(found / "abpc_defined.npy")[row, 0, column]:
+            continue
+        signed = told.edges[weight].units[0, 0] * np.sign(full - blank)
+        order, total = signed.argsort(descending=True, stable=True), 0.0
+        for tenth in range(1, 10):
+            count, shares = round(tenth * 1024 / 10), []
+            for removed in (order[1024 - count :], order[:count]):
+                kept = torch.ones(1024)
+                kept[removed] = 0
+                shares.append(min(1.0, max(0.0, (logit(kept) - blank) / (full - blank))))
+            total += max(0.0, shares[0] - shares[1])
+        assert np.load(found / "abpc.npy")[row, 0, column] == pytest.approx(total / 10, abs=1e-3)
+    assert np.load(found / "crossing.npy")[row, 0] == pytest.approx(float(told.crossing))
+
+
+def test_other_batches_give_the_same_numbers(finished, pictures, tmp_path):
+    folder, _ = finished
+    other = config_of(pictures, tmp_path, batch_size=5)
+    other.evaluate.sources = [SourceKind.concepts]
+    run(other, tmp_path / "run")
+    for measure in ("saturation", "attribution"):
+        first, second = artifacts(folder, measure), artifacts(tmp_path, measure)
+        assert len(second) == 2
+        for unit, path in second.items():
+            for array in path.glob("*.npy"):
+                assert np.load(array) == pytest.approx(np.load(first[unit] / array.name), rel=1e-3, abs=1e-4), (
+                    array.name
+                )
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_computed(pictures, tmp_path):
+    config = config_of(pictures, tmp_path)
+    config.evaluate.sources = [SourceKind.channels]
+    with pytest.raises(UserError, match=r"evaluate.sources=\['channels'\]: give concepts, pixels or both"):
+        run(config, tmp_path / "run")
+    config.evaluate.sources, config.attribute.baseline = [SourceKind.concepts], Baseline.images
+    config.attribute.baselines = 2
+    with pytest.raises(UserError, match="measures straight paths from zero"):
+        run(config, tmp_path / "run")
+    assert not list((tmp_path / "store").glob("*/*/manifest.json"))
