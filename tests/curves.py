@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vismech.attribution.engine import Attribution, Settings, attribute
 from vismech.attribution.paths import STRAIGHT, Path
-from vismech.attribution.sources import ConceptSource, Source, UnitSource
+from vismech.attribution.sources import ConceptSource, Edges, Source, UnitSource
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets
 from vismech.choices import Along, ReadOut, SourceKind
 from vismech.pfv import Axes, Layout
@@ -96,3 +97,18 @@ def value_of(segment: nn.Module, targets: Targets, image: int, target: int):
         return targets(segment(LOWER.activation(vectors[None], vectors[None])), owner)[0, target]
 
     return value
+
+
+def whole(edges: Edges) -> Tensor:
+    return edges.units.sum(2) + edges.error
+
+
+def one_number(function, vectors: Tensor | None = None, **options) -> Attribution:
+    """Attribution of one function of the sum of an activation, which runs from 0 to 1 along the path."""
+    vectors = torch.full((1, 16, 6), 1 / 96, dtype=torch.float64) if vectors is None else vectors
+    one = UnitSource(SourceKind.channels, vectors)
+
+    def segment(x: Tensor) -> Tensor:
+        return function(x.flatten(1).sum(1, keepdim=True))
+
+    return attribute(segment, LOWER, one, clean(vectors), LogitTargets(torch.tensor([0])), Settings(**options))
