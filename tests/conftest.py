@@ -11,7 +11,10 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from vismech.memory import keep_freed_memory
+
 torch.set_num_threads(1)
+keep_freed_memory()
 # The same examples in every run: a failure on one machine can be repeated on another.
 settings.register_profile("vismech", deadline=None, derandomize=True, database=None)
 settings.load_profile("vismech")

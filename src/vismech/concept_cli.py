@@ -125,6 +125,7 @@ def _panels(
         return []
     import torch
 
+    from vismech.memory import keep_freed_memory
     from vismech.report.cards import localization_picture
     from vismech.report.crops import draw_light, map_light
     from vismech.report.text import TRACED
@@ -132,6 +133,7 @@ def _panels(
     from vismech.stages.fields import concept_maps
     from vismech.threads import one_thread
 
+    keep_freed_memory()
     inputs = torch.stack([ctx.model.preprocess(image) for image in loaded])
     dictionary = dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer]))
     layout = ctx.layout(layer)

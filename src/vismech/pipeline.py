@@ -28,6 +28,7 @@ from vismech.config import Config
 from vismech.data import open_data
 from vismech.errors import UserError
 from vismech.lit.trace import settings_of
+from vismech.memory import keep_freed_memory
 from vismech.network import LOGITS
 from vismech.stages import describe, dictionary, extract, graph, trace
 from vismech.stages.context import Context, Job, Plan
@@ -119,6 +120,7 @@ def run_plan(ctx: Context, plan: Plan, events: Events) -> None:
     Raises:
         UserError: what the user can mend; artifacts that were finished before are intact.
     """
+    keep_freed_memory()
     for job in plan.jobs:
         _run_job(ctx, job, events)
 

@@ -22,6 +22,7 @@ from vismech.errors import UserError
 from vismech.lit.batches import Batch, Images, PaddedBatches, distinct, loader
 from vismech.lit.progress import Progress
 from vismech.lit.resources import Resources, resources_of
+from vismech.memory import keep_freed_memory
 from vismech.rows import Rows
 from vismech.threads import one_thread
 
@@ -53,7 +54,8 @@ class ImageLoop(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Open the network, in the process that will use it."""
-        _quiet()  # again, where this is a process of its own
+        _quiet()  # both again, where this is a process of its own
+        keep_freed_memory()
         runtime = self.config.runtime
         self.resources = resources_of(self.config.model, runtime.channels_last)
         self.network_module = self.resources.model.module

@@ -111,7 +111,7 @@ def _classes(pen: _Pen, classes: Sequence[tuple[str, int]], left: int, top: int,
     for index, (name, count) in enumerate(shown):
         y = top + 36 + index * BAR_LINE
         pen.text(left, y, name, 17, room=name_room)
-        length = max(2, longest * count // shown[0][1])
+        length = max(2, longest * count // total)
         pen.draw.rectangle((left + name_room + 10, y + 3, left + name_room + 10 + length, y + 19), fill=BAR)
         pen.text(left + name_room + 20 + length, y, f"{percent(count / total)}", 16, FAINT, room=number_room)
     if not shown:

@@ -82,10 +82,10 @@ def field_crop(
 ) -> Crop:
     """The part of an image that a feature vector came from, bright in its context.
 
-    The box is :func:`smallest_square` with a margin of ``context`` sides all round, at least ``least`` pixels, moved
-    inside the image where it would reach over the edge. Bright is the smallest region that holds ``mass`` of what the
-    box has, averaged over 16 × 16 cells and smoothed; outside, light fades with the field. Without a positive value
-    the whole image is dimmed.
+    The box is :func:`smallest_square` with a margin of ``context`` sides all round, at least ``least`` pixels (or a
+    quarter of a small image), moved inside the image where it would reach over the edge. Bright is the smallest region
+    that holds ``mass`` of what the box has, averaged over 16 × 16 cells and smoothed; outside, light fades with the
+    field. Without a positive value the whole image is dimmed.
 
     Raises:
         UserError: a field that is no finite map, a share or margin out of range.
@@ -94,7 +94,7 @@ def field_crop(
     height, width = np.shape(field) if np.ndim(field) == 2 else (0, 0)
     square = smallest_square(field, mass) or Square(0, 0, max(height, width))
     middle = (square.left + square.side / 2, square.top + square.side / 2)
-    box = _box(middle, max(square.side * (1 + 2 * context), least), (width, height))
+    box = _box(middle, max(square.side * (1 + 2 * context), min(least, min(width, height) / 4)), (width, height))
     positive = Image.fromarray(np.maximum(np.asarray(field), 0).astype(np.float32))
     cells = np.asarray(positive.resize((CELLS, CELLS), Image.Resampling.BOX, box=box), dtype=np.float64)
     return Crop(box, _light(cells, mass))
@@ -110,7 +110,8 @@ def position_crop(
     """The square that a position covers when its grid is laid over an image of ``size`` (width, height), all bright.
 
     That square is not what the position saw, which is usually larger. Its side is ``max(height/h, width/w)`` with a
-    margin of ``context`` sides, at least ``least`` pixels; it is moved inside the image.
+    margin of ``context`` sides, at least ``least`` pixels (or a quarter of a small image); it is moved inside the
+    image.
 
     Raises:
         UserError: the position is outside the grid, or context is negative.
@@ -120,7 +121,7 @@ def position_crop(
         raise UserError(f"position {position} is outside the grid {grid}; rows and columns count from 0.")
     _check_context(context)
     middle = ((column + 0.5) * width / w, (row + 0.5) * height / h)
-    box = _box(middle, max(max(height / h, width / w) * (1 + 2 * context), least), size)
+    box = _box(middle, max(max(height / h, width / w) * (1 + 2 * context), min(least, min(size) / 4)), size)
     return Crop(box, np.ones((CELLS, CELLS)))
 
 

@@ -31,7 +31,7 @@ from vismech.store import Spec
 from vismech.threads import one_thread
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 # Images in one pass: not a setting, because their number shows in the last bits of the results.
 BATCH = 8
 
