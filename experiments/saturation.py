@@ -1,7 +1,7 @@
-"""Expected and found, the shipped table and its figures: ``python experiments/saturation/analysis.py RUN [RUN …]``.
+"""What saturation runs say: expected and found, the table of Miglani et al., and the files that an experiment ships.
 
-Prints the table of Miglani et al. for every source, and writes ``saturation.csv`` (the runs' tables, with the run's
-name), ``differences.png`` (left, right and idg against ig) and each run's curves along the path into ``--out``.
+Writes ``saturation.csv`` (the runs' tables, with the run's name), ``differences.png`` (left, right and idg against ig)
+and each run's curves along the path into the experiment's folder, or ``--out``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import yaml
 
 from vismech.report.saturation import paths_figure
 
-HERE = Path(__file__).parent
 SHORT = {
     "saturation_pixels": "Lite0",
     "saturation_concepts_cifar_resnet20": "ResNet-20",
@@ -40,10 +39,10 @@ def name_of(run: Path) -> str:
     return yaml.safe_load((run / ".hydra/config.yaml").read_text())["name"]
 
 
-def compare(run: Path) -> bool:
+def compare(run: Path, expected: Path) -> bool:
     """Print every expected metric with its bounds and the value found; True when all hold."""
     found, fine = json.loads((run / "metrics.json").read_text()), True
-    for metric, (low, high) in json.loads((HERE / "expected.json").read_text())[name_of(run)].items():
+    for metric, (low, high) in json.loads(expected.read_text())[name_of(run)].items():
         value = found.get(metric)
         holds = value is not None and low <= value <= high
         fine &= holds
@@ -70,13 +69,13 @@ def show(table: pd.DataFrame) -> None:
                     print(f"    {path} − ig: {row['value']:+.4f} {interval}, n = {row['n']:.0f}")
 
 
-def main() -> None:
+def main(folder: Path) -> None:
     """Compare, print and draw; exit status 1 when an expected bound does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=Path, default=folder)
     options = parser.parse_args()
-    fine = all([compare(run) for run in options.runs])
+    fine = all([compare(run, folder / "expected.json") for run in options.runs])
     tables = [pd.read_csv(run / "tables/saturation.csv").assign(run=name_of(run)) for run in options.runs]
     table = pd.concat(tables).reindex(columns=["run", *tables[0].columns[:-1]])
     show(table)
@@ -87,7 +86,3 @@ def main() -> None:
         name = name_of(run).removeprefix("saturation_")
         shutil.copyfile(run / "figures/saturation_curves.png", options.out / f"curves_{name}.png")
     sys.exit(0 if fine else 1)
-
-
-if __name__ == "__main__":
-    main()
