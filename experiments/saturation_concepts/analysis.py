@@ -1,4 +1,4 @@
-"""Expected and found, table and figures of edges between concepts: ``python experiments/saturation_concepts/analysis.py RUN``."""
+"""Expected and found, table and figures: ``python experiments/saturation_concepts/analysis.py RUN [RUN …]``."""
 
 import sys
 from pathlib import Path

@@ -85,6 +85,7 @@ def test_differences_are_those_of_the_mean_recoveries(first) -> None:
         assert difference == pytest.approx(value["recovery"][tuple(mine)] - value["recovery"][index], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_workers(first, config, tmp_path) -> None:
     config.runtime.workers = 2
     run(config, tmp_path / "run")

@@ -84,7 +84,18 @@ def pictures_of(config: Config, samples: list[str]) -> Tensor:
     return torch.stack([ctx.model.preprocess(ctx.data.load(ctx.data.ids.index(sample))) for sample in samples])
 
 
-@pytest.mark.parametrize("choice", [*choices()["attribute"], *OTHERS])
+QUICK = ("activation", "left_ig", "expected_gradients")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        choice
+        if choice in ("activation", "left_ig", "expected_gradients")
+        else pytest.param(choice, marks=pytest.mark.slow)
+        for choice in (*choices()["attribute"], *OTHERS)
+    ],
+)
 def test_every_choice_runs_and_the_order_of_batches_changes_no_byte(choice, plain, tmp_path, monkeypatch) -> None:
     asked = vars(AttributeConfig(**OTHERS[choice]) if choice in OTHERS else composed(f"attribute={choice}").attribute)
     differing = {name: value for name, value in asked.items() if value != getattr(AttributeConfig(), name)}
