@@ -7,14 +7,13 @@ and each run's curves along the path into the experiment's folder, or ``--out``.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
+from summary import compare, name_of
 from vismech.report.saturation import paths_figure
 
 SHORT = {
@@ -32,23 +31,6 @@ COLUMNS = {
     "completeness": "ig",
 }
 PATHS = ("left_ig", "ig", "right_ig", "idg")
-
-
-def name_of(run: Path) -> str:
-    """The preset of a run."""
-    return yaml.safe_load((run / ".hydra/config.yaml").read_text())["name"]
-
-
-def compare(run: Path, expected: Path) -> bool:
-    """Print every expected metric with its bounds and the value found; True when all hold."""
-    found, fine = json.loads((run / "metrics.json").read_text()), True
-    for metric, (low, high) in json.loads(expected.read_text())[name_of(run)].items():
-        value = found.get(metric)
-        holds = value is not None and low <= value <= high
-        fine &= holds
-        shown = "missing" if value is None else f"{value:.3f}"
-        print(f"{'ok  ' if holds else 'FAIL'}  {metric:<70} {shown:>8}  [{low:g}, {high:g}]")
-    return fine
 
 
 def show(table: pd.DataFrame) -> None:

@@ -7,16 +7,17 @@ Prints the recovery of every layer and map, and writes ``localization.csv`` (the
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
-import yaml
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+
+from summary import compare, name_of
 
 HERE = Path(__file__).parent
 FRACTION = 0.2
@@ -28,23 +29,6 @@ STYLE = {
     "random_pixels": ("#9a9a9a", "x", "random pixels"),
     "centre": ("#4d4d4d", "P", "central square"),
 }
-
-
-def name_of(run: Path) -> str:
-    """The preset of a run."""
-    return yaml.safe_load((run / ".hydra/config.yaml").read_text())["name"]
-
-
-def compare(run: Path) -> bool:
-    """Print every expected metric with its bounds and the value found; True when all hold."""
-    found, fine = json.loads((run / "metrics.json").read_text()), True
-    for metric, (low, high) in json.loads((HERE / "expected.json").read_text())[name_of(run)].items():
-        value = found.get(metric)
-        holds = value is not None and low <= value <= high
-        fine &= holds
-        shown = "missing" if value is None else f"{value:.3f}"
-        print(f"{'ok  ' if holds else 'FAIL'}  {metric:<80} {shown:>8}  [{low:g}, {high:g}]")
-    return fine
 
 
 def show(table: pd.DataFrame) -> None:
@@ -102,7 +86,7 @@ def main() -> None:
     show(table)
     figure(table, options.out / "localization.png")
     print()
-    sys.exit(0 if all([compare(run) for run in options.runs]) else 1)
+    sys.exit(0 if all([compare(run, HERE / "expected.json") for run in options.runs]) else 1)
 
 
 if __name__ == "__main__":

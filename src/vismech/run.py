@@ -92,7 +92,7 @@ def _describe(
         frames[measured.table] = frame if before is None else pd.concat([before, frame], ignore_index=True)
         if measured.figures is not None:
             written += measured.figures(ctx, plan, folder / "figures")
-    reported = plan.graph is not None and not _only(ctx.config, Stage.graph)
+    reported = plan.graph is not None and not _only(ctx.config, Stage.evaluate)
     gallery = None
     if plan.descriptions and (reported or ctx.config.describe.cards):
         shown = important_concepts(ctx, plan) + (graph_concepts(ctx, plan) if reported else [])
