@@ -61,6 +61,25 @@ class Method(StrEnum):
     """How concept vectors are found."""
 
     bisecting = "bisecting"
+    kmeans = "kmeans"
+    nmf = "nmf"
+    semi_nmf = "semi_nmf"
+    dictionary_learning = "dictionary_learning"
+    sae = "sae"
+    pca = "pca"
+    channels = "channels"
+    rotation = "rotation"
+    random = "random"
+    random_pfv = "random_pfv"
+
+
+class SaeActivation(StrEnum):
+    """What makes a sparse autoencoder's latents sparse."""
+
+    relu = "relu"
+    topk = "topk"
+    batchtopk = "batchtopk"
+    jumprelu = "jumprelu"
 
 
 class Code(StrEnum):
@@ -69,6 +88,15 @@ class Code(StrEnum):
     lasso = "lasso"
     lasso_nonnegative = "lasso_nonnegative"
     omp = "omp"
+    simultaneous_omp = "simultaneous_omp"
+    encoder = "encoder"
+
+
+class MeanRule(StrEnum):
+    """What the mean concept of a centred dictionary is in an evaluation: ranked like any other, or always kept."""
+
+    ranked = "ranked"
+    kept = "kept"
 
 
 class PathWeight(StrEnum):

@@ -140,7 +140,7 @@ def _panels(
     with one_thread():
         with torch.no_grad():
             vectors = layout.vectors(ctx.network.activations(inputs, [layer])[layer])
-            codes = dictionary.encode(vectors.flatten(0, 1))[:, concept].reshape(len(loaded), *layout.grid)
+            codes = dictionary.encode(vectors)[..., concept].reshape(len(loaded), *layout.grid)
         kinds = list(dict.fromkeys([gallery.kind, Patches.upsampling]))
         maps = {kind: concept_maps(ctx.network, inputs, layer, codes, kind) for kind in kinds}
     pictures = []

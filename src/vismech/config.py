@@ -17,6 +17,7 @@ from vismech.choices import (
     Fingerprint,
     Images,
     LoggerKind,
+    MeanRule,
     Method,
     Mode,
     ModelSource,
@@ -26,6 +27,7 @@ from vismech.choices import (
     Positions,
     ReadOut,
     Rule,
+    SaeActivation,
     Scope,
     SourceKind,
     Stage,
@@ -97,23 +99,57 @@ class ExtractConfig:
 
 
 @dataclass
+class SaeConfig:
+    """How a sparse autoencoder is trained (dictionary.method=sae)."""
+
+    activation: SaeActivation = SaeActivation.topk
+    """relu (L1), topk, batchtopk or jumprelu (L0)."""
+    l0_per_channel: float = 0.25
+    """Active latents per vector of topk and batchtopk, as a fraction of the channels."""
+    sparsity: float = 0.01
+    """Weight of the penalty of relu (L1 of the codes) and jumprelu (L0), vectors scaled to unit mean square."""
+    steps: int = 20_000
+    """Optimiser steps."""
+    batch_size: int = 1024
+    """Vectors per step."""
+    learning_rate: float = 1e-3
+    """Largest learning rate of Adam."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises from zero."""
+    decay: float = 0.2
+    """Share of the steps, at the end, over which it falls to zero."""
+
+
+@dataclass
 class DictionaryConfig:
     """How each layer's concepts are found and how vectors are written in them."""
 
     method: Method = Method.bisecting
-    """bisecting: bisecting spherical k-means."""
+    """bisecting or (flat) kmeans: spherical k-means; nmf, semi_nmf (of vectors with negative values),
+    dictionary_learning: matrix factorisations; sae: sparse autoencoder; pca, channels, rotation (of the channels),
+    random (unit vectors), random_pfv (vectors of the layer): controls. pca, channels and rotation have at most as many
+    concepts as channels."""
     k: int | None = None
     """Number of concepts per layer; null: k_per_channel times the channels."""
     k_per_channel: int = 8
     """Concepts per channel, the paper's 8 (used when k is null)."""
     center: bool = False
-    """Subtract the mean vector first and keep it as an explicit mean concept."""
+    """Subtract the mean vector first and keep it as an explicit mean concept (sae: its learnt pre-bias)."""
+    mean_rule: MeanRule = MeanRule.kept
+    """What the mean concept is when concepts are inserted and deleted: ranked like any other, or always kept."""
     code: Code = Code.lasso
-    """lasso (signed), lasso_nonnegative, or omp (orthogonal matching pursuit)."""
+    """lasso (signed), lasso_nonnegative, omp (orthogonal matching pursuit), simultaneous_omp (one set of concepts per
+    image), or encoder (the method's own: sae, nmf, semi_nmf, and the bases)."""
     penalty: float = 0.02
     """The lasso's λ as a fraction of the mean norm of the training vectors."""
     l0_per_channel: float = 0.5
     """Concepts per vector for omp, as a fraction of the channels."""
+    concepts_per_image: int = 16
+    """Concepts per image for simultaneous_omp."""
+    iterations: int = 200
+    """Iterations of kmeans, nmf, semi_nmf and dictionary_learning."""
+    sae: SaeConfig = field(default_factory=SaeConfig)
+    """How a sparse autoencoder is trained."""
     min_size: int = 2
     """A cluster smaller than this is not split."""
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.choices import Output, ReadOut
+from vismech.choices import Code, Output, ReadOut
 from vismech.dictionaries.base import Dictionary
 from vismech.pfv import Layout
 
@@ -113,14 +113,22 @@ class ConceptTargets:
 def codes_of(vectors: Float[Tensor, "r t c"], dictionary: Dictionary, concepts: Sequence[int]) -> Float[Tensor, "r t"]:
     """Code of concept j at its own vector, differentiable: both lasso and matching pursuit solve least squares on their
     active atoms A, so that with A held ``∂u_A/∂x = (V_A V_Aᵀ)⁻¹ V_A``; a concept outside A has no slope.
+
+    Raises:
+        UserError: for other codes, whose slopes are others.
     """
+    if dictionary.coding.code in (Code.encoder, Code.simultaneous_omp):
+        raise UserError(
+            f"attribute.readout=code has no slope for dictionary.code={dictionary.coding.code}: give readout=max or "
+            "sum, or a lasso or omp code"
+        )
     return _Codes.apply(vectors, dictionary, tuple(concepts))  # type: ignore[return-value]
 
 
 class _Codes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, dictionary: Dictionary, concepts: tuple[int, ...]) -> Tensor:
-        codes = dictionary.encode(vectors.detach().flatten(0, 1)).unflatten(0, vectors.shape[:2])
+        codes = dictionary.encode(vectors.detach())
         each = torch.tensor(concepts, device=codes.device)
         own = codes.gather(2, each.expand(len(codes), -1)[..., None])[..., 0]
         if dictionary.mean_index is not None:  # its code is a constant

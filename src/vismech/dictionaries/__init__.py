@@ -3,7 +3,6 @@
 Legend: n vectors, k concepts, c channels.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +10,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vismech.coding import Code, Coding
-from vismech.dictionaries.base import Dictionary, Fitted
-from vismech.dictionaries.bisecting import fit_bisecting
+from vismech.dictionaries.base import Dictionary, Fitted, load
 from vismech.errors import UserError
 
 __all__ = ["METHODS", "Dictionary", "Fitted", "build"]
 
 # fit(vectors, k, *, seed, center, device, **options) -> Fitted. When `center` is true the vectors come with their mean
-# already subtracted; a method that needs non-negative vectors refuses then.
-METHODS: dict[str, Callable[..., Fitted]] = {"bisecting": fit_bisecting}
+# already subtracted; a method that needs non-negative vectors refuses then. Named, not imported: a method is loaded
+# when it is used.
+METHODS: dict[str, str] = {
+    "bisecting": "vismech.dictionaries.bisecting:fit_bisecting",
+    "kmeans": "vismech.dictionaries.kmeans:fit_kmeans",
+    "nmf": "vismech.dictionaries.factorization:fit_nmf",
+    "semi_nmf": "vismech.dictionaries.factorization:fit_semi_nmf",
+    "dictionary_learning": "vismech.dictionaries.factorization:fit_dictionary_learning",
+    "sae": "vismech.lit.sae:fit_sae",
+    "pca": "vismech.dictionaries.bases:fit_pca",
+    "channels": "vismech.dictionaries.bases:fit_channels",
+    "rotation": "vismech.dictionaries.bases:fit_rotation",
+    "random": "vismech.dictionaries.bases:fit_random",
+    "random_pfv": "vismech.dictionaries.bases:fit_random_pfv",
+}
 
 
 def build(
@@ -37,7 +48,7 @@ def build(
     """Fit a dictionary of k concepts (and the mean concept, if centred) to pointwise feature vectors.
 
     The lasso's penalty is `λ = penalty_fraction × mean ‖x‖` over these vectors as they are, centred or not (METHOD
-    §4). Matching pursuit uses `l0` concepts, by default half the channels but at most k.
+    §4). Matching pursuit uses `l0` concepts (of an image: simultaneous), by default half the channels but at most k.
 
     Raises:
         UserError: for an unknown method, no vectors, values that are not finite, or a mean to centre by that is zero.
@@ -55,13 +66,16 @@ def build(
     if center and mean_norm == 0:
         raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
     data = vectors - mean.float() if center else vectors
-    atoms, arrays, info = METHODS[method](data, k, seed=seed, center=center, device=device, **options)
-    info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **info}
+    fitted: Fitted = load(METHODS[method])(data, k, seed=seed, center=center, device=device, **options)
+    atoms = fitted.atoms
+    info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
     info["vector_norm"] = mean_norm_of_vectors
     if center:
+        mean = mean if fitted.shift is None else mean + fitted.shift.to(mean)
+        mean_norm = mean.norm().item()
         atoms = torch.cat([atoms, (mean / mean_norm).float()[None].to(atoms)])
         info["mean_norm"] = mean_norm
-    if code is Code.omp:
+    if code in (Code.omp, Code.simultaneous_omp):
         l0 = min(atoms.shape[1] // 2, len(atoms) - center) if l0 is None else l0
     coding = Coding(code, penalty_fraction * mean_norm_of_vectors, l0)
-    return Dictionary(atoms, coding, len(atoms) - 1 if center else None, info, arrays)
+    return Dictionary(atoms, coding, len(atoms) - 1 if center else None, info, fitted.arrays, fitted.encoder or {})

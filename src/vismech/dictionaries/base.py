@@ -4,7 +4,9 @@ Legend: n vectors, k atoms (concept vectors), c channels.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +22,22 @@ from vismech.errors import UserError
 
 
 class Fitted(NamedTuple):
-    """What a method returns: unit atoms, arrays to keep (the tree of a clustering) and facts for the record."""
+    """What a method returns.
+
+    Attributes:
+        atoms: unit concept vectors.
+        arrays: what else to keep, such as the tree of a clustering.
+        info: facts for the record.
+        encoder: arrays of the method's own encoder, if it has one with parameters.
+        shift: what the method adds to every reconstruction, learnt beyond the mean that it was given; it becomes a part
+            of the mean concept (a sparse autoencoder's pre-bias). Only of centred dictionaries.
+    """
 
     atoms: Float[Tensor, "k c"]
     arrays: dict[str, np.ndarray]
     info: dict[str, Any]
+    encoder: dict[str, Tensor] | None = None
+    shift: Float[Tensor, " c"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +46,7 @@ class Dictionary:
 
     In a centred dictionary the last atom is the **mean concept**, the dataset mean m divided by its norm. Its code is
     the constant ‖m‖ (`info["mean_norm"]`) and the other codes are those of x − m, so decoding stays one product.
+    `encoder` holds the arrays of the method's own encoder, which `code=encoder` asks for.
     """
 
     atoms: Float[Tensor, "k c"]
@@ -40,6 +54,7 @@ class Dictionary:
     mean_index: int | None = None
     info: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    encoder: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
         if not bool(self.atoms.isfinite().all()):
@@ -60,31 +75,51 @@ class Dictionary:
         """Number of channels."""
         return self.atoms.shape[1]
 
-    def encode(self, vectors: Float[Tensor, "n c"]) -> Float[Tensor, "n k"]:
-        """Return the codes u of each vector, exact zeros where a concept is absent."""
-        if self.mean_index is None:
-            return encode(vectors, self.atoms, self.coding)
-        mean_norm, concepts = self.info["mean_norm"], self.atoms[:-1]
-        codes = encode(vectors - mean_norm * self.atoms[-1], concepts, self.coding)
-        return torch.cat([codes, codes.new_full((len(codes), 1), mean_norm)], dim=1)
+    @property
+    def concepts(self) -> Float[Tensor, "q c"]:
+        """The atoms without the mean concept."""
+        return self.atoms if self.mean_index is None else self.atoms[:-1]
 
-    def decode(self, codes: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
+    def encode(self, vectors: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n k"]:
+        """Return the codes u of each vector, exact zeros where a concept is absent.
+
+        Where leading dimensions tell images apart, simultaneous matching pursuit chooses its concepts for each of them;
+        every other code is that of the vector alone.
+
+        Raises:
+            UserError: `code=encoder` of a method that has no encoder of its own.
+        """
+        mean_norm = self.info["mean_norm"] if self.mean_index is not None else 0.0
+        centred = vectors if self.mean_index is None else vectors - mean_norm * self.atoms[-1]
+        if self.coding.code is Code.encoder:
+            codes = own_encoder(self.info.get("method", ""))(centred, self.concepts, self.encoder, self.info)
+        else:
+            codes = encode(centred, self.concepts, self.coding)
+        if self.mean_index is None:
+            return codes
+        return torch.cat([codes, codes.new_full((*codes.shape[:-1], 1), mean_norm)], dim=-1)
+
+    def decode(self, codes: Float[Tensor, "*b n k"]) -> Float[Tensor, "*b n c"]:
         """Return the reconstruction u V."""
         return codes @ self.atoms
 
     def to(self, device: str | torch.device) -> "Dictionary":
         """Return the same dictionary with its atoms on a device."""
-        return replace(self, atoms=self.atoms.to(device))
+        encoder = {name: array.to(device) for name, array in self.encoder.items()}
+        return replace(self, atoms=self.atoms.to(device), encoder=encoder)
 
     def coded(self, code: Code, penalty_fraction: float, l0: int | None) -> "Dictionary":
         """Return the same atoms under another coding; λ is a fraction of the training vectors' mean norm."""
         return replace(self, coding=Coding(code, penalty_fraction * self.info["vector_norm"], l0))
 
     def save(self, folder: Path) -> None:
-        """Write `atoms.safetensors`, `arrays.safetensors` and `dictionary.json`: same content, same bytes."""
+        """Write `atoms`, `arrays`, any `encoder.safetensors`, and `dictionary.json`: same content, same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         save_arrays({"atoms": _contiguous(self.atoms.detach().cpu().numpy())}, folder / "atoms.safetensors")
         save_arrays({name: _contiguous(array) for name, array in self.arrays.items()}, folder / "arrays.safetensors")
+        if self.encoder:
+            encoder = {name: _contiguous(array.detach().cpu().numpy()) for name, array in self.encoder.items()}
+            save_arrays(encoder, folder / "encoder.safetensors")
         coding = {**vars(self.coding), "code": self.coding.code.value}
         record = {"coding": coding, "mean_index": self.mean_index, "info": self.info}
         text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
@@ -103,7 +138,43 @@ class Dictionary:
         record = json.loads(path.read_text(encoding="utf-8"))
         coding = Coding(**{**record["coding"], "code": Code(record["coding"]["code"])})
         atoms = torch.from_numpy(load_arrays(folder / "atoms.safetensors")["atoms"])
-        return cls(atoms, coding, record["mean_index"], record["info"], load_arrays(folder / "arrays.safetensors"))
+        arrays, own = load_arrays(folder / "arrays.safetensors"), folder / "encoder.safetensors"
+        encoder = {name: torch.from_numpy(array) for name, array in (load_arrays(own) if own.is_file() else {}).items()}
+        return cls(atoms, coding, record["mean_index"], record["info"], arrays, encoder)
+
+
+Encoder = Callable[[Tensor, Tensor, dict[str, Tensor], dict[str, Any]], Tensor]
+"""A method's own encoder: (vectors − mean [*b, n, c], concepts [k, c], its arrays, the record) → codes [*b, n, k]."""
+
+# Named, not imported: a method is loaded when it is used.
+ENCODERS: dict[str, str] = {
+    "sae": "vismech.dictionaries.sae:encode_sae",
+    "nmf": "vismech.dictionaries.factorization:encode_nonnegative",
+    "semi_nmf": "vismech.dictionaries.factorization:encode_nonnegative",
+    "pca": "vismech.dictionaries.bases:encode_projection",
+    "channels": "vismech.dictionaries.bases:encode_projection",
+    "rotation": "vismech.dictionaries.bases:encode_projection",
+}
+
+
+def own_encoder(method: str) -> Encoder:
+    """The encoder that belongs to a method.
+
+    Raises:
+        UserError: for a method without one.
+    """
+    if method not in ENCODERS:
+        raise UserError(
+            f"code encoder: {method or 'this dictionary'} has no encoder of its own (those with one: "
+            f"{', '.join(ENCODERS)}): choose lasso, lasso_nonnegative, omp or simultaneous_omp."
+        )
+    return load(ENCODERS[method])
+
+
+def load(name: str) -> Any:
+    """The object called `package.module:name`."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

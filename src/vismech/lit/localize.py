@@ -62,7 +62,7 @@ class LocalizeLoop(ImageLoop):
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
         vectors = self.layout.vectors(self.network.activations(images, [self.layer])[self.layer])
-        codes = self.dictionary.encode(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
+        codes = self.dictionary.encode(vectors)
         concepts = strongest_concepts(codes, self.config.evaluate.concepts_per_image, self.dictionary.mean_index)
         ratios = None
         if Region.receptive_fields in self.regions:

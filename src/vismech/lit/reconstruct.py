@@ -36,10 +36,9 @@ class ReconstructLoop(ImageLoop):
         """See :meth:`ImageLoop.step`."""
         clean = self.network.activations(images, [self.layer])[self.layer]
         vectors = self.layout.vectors(clean)
-        codes = self.dictionary.encode(vectors.flatten(0, 1))
-        rebuilt = self.dictionary.decode(codes).view_as(vectors)
+        codes = self.dictionary.encode(vectors)
+        rebuilt = self.dictionary.decode(codes)
         logits = [self.segment(activation) for activation in (clean, self.layout.activation(rebuilt, clean))]
-        codes = codes.unflatten(0, vectors.shape[:2])
         parts = [moments(*each)._asdict() for each in zip(vectors, codes, rebuilt, strict=True)]
         columns = {name: torch.stack([part[name] for part in parts]) for name in parts[0] if name != "count"}
         return {"evaluate": {**columns, "predicted": torch.stack([value.argmax(1) for value in logits], 1)}}

@@ -154,7 +154,7 @@ class TraceLoop(ImageLoop):
         return Coded(clean, vectors, self._codes(vectors))
 
     def _codes(self, vectors: Float[Tensor, "b p c"]) -> Float[Tensor, "b p k"]:
-        return self.dictionary.encode(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
+        return self.dictionary.encode(vectors)
 
     def _open(self, place: int) -> Tensor:
         assert self.resources is not None

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 
-from vismech.choices import Code, Stage
+from vismech.choices import Code, Method, SaeActivation, Stage
+from vismech.config import Config
 from vismech.dictionaries import Dictionary, build
 from vismech.lit.progress import Meter
 from vismech.stages.context import Context, Job
-from vismech.store import Artifact, Spec
+from vismech.store import Artifact, Spec, plain
 
 VERSION = 1
+# At most one concept for each channel.
+BASES = (Method.pca, Method.channels, Method.rotation)
+ITERATIVE = (Method.kmeans, Method.nmf, Method.semi_nmf, Method.dictionary_learning)
+# The field that says how much a code may hold.
+AMOUNT = {
+    Code.lasso: "penalty",
+    Code.lasso_nonnegative: "penalty",
+    Code.omp: "l0_per_channel",
+    Code.simultaneous_omp: "concepts_per_image",
+    Code.encoder: None,
+}
 
 
 def size(ctx: Context, layer: str) -> int:
     """Number of concepts of a layer."""
-    wanted = ctx.config.dictionary
-    return wanted.k if wanted.k is not None else wanted.k_per_channel * ctx.layout(layer).channels
+    wanted, channels = ctx.config.dictionary, ctx.layout(layer).channels
+    k = wanted.k if wanted.k is not None else wanted.k_per_channel * channels
+    return min(k, channels) if wanted.method in BASES else k
+
+
+def fit_inputs(config: Config) -> dict[str, Any]:
+    """The options that matter to the configured method, by the names of its function's arguments."""
+    wanted = config.dictionary
+    if wanted.method is Method.bisecting:
+        return {"min_size": wanted.min_size}
+    if wanted.method in ITERATIVE:
+        return {"iterations": wanted.iterations}
+    return plain(asdict(wanted.sae)) if wanted.method is Method.sae else {}
 
 
 def job(ctx: Context, layer: str, vectors: Spec) -> Job:
@@ -30,8 +55,8 @@ def job(ctx: Context, layer: str, vectors: Spec) -> Job:
         "method": wanted.method.value,
         "k": size(ctx, layer),
         "center": wanted.center,
-        "min_size": wanted.min_size,
         "seed": ctx.config.seed,
+        **fit_inputs(ctx.config),
     }
     spec = Spec(Stage.dictionary.value, VERSION, layer, inputs, {"vectors": vectors})
     return Job(Stage.dictionary, {layer: spec}, compute)
@@ -43,8 +68,12 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
     for layer, spec in specs.items():
         vectors = ctx.store.open(spec.parents["vectors"]).array("vectors.npy")
         flat = torch.from_numpy(np.array(vectors.reshape(-1, vectors.shape[-1])))
-        meter = Meter(f"dictionary {layer}", size(ctx, layer) - 1)
-        with ctx.store.writer(spec) as folder, closing(meter):
+        with ctx.store.writer(spec, resume=wanted.method is Method.sae) as folder, ExitStack() as stack:
+            extra: dict[str, Any] = {}
+            if wanted.method is Method.bisecting:
+                extra["on_split"] = stack.enter_context(closing(_meter(ctx, layer))).advance
+            if wanted.method is Method.sae:
+                extra |= {"folder": folder, "title": f"dictionary {layer}"}
             build(
                 wanted.method.value,
                 flat,
@@ -52,16 +81,20 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                 ctx.config.seed,
                 center=wanted.center,
                 device=ctx.device,
-                min_size=wanted.min_size,
-                on_split=meter.advance,
+                **fit_inputs(ctx.config),
+                **extra,
             ).save(folder)
+
+
+def _meter(ctx: Context, layer: str) -> Meter:
+    return Meter(f"dictionary {layer}", size(ctx, layer) - 1)
 
 
 def coding_inputs(ctx: Context) -> dict:
     """The part of a key that says how vectors are coded."""
     wanted = ctx.config.dictionary
-    amount = {"l0_per_channel": wanted.l0_per_channel} if wanted.code is Code.omp else {"penalty": wanted.penalty}
-    return {"code": wanted.code.value, **amount}
+    name = AMOUNT[wanted.code]
+    return {"code": wanted.code.value, **({name: getattr(wanted, name)} if name else {})}
 
 
 def table_keys(ctx: Context) -> dict:
@@ -71,9 +104,18 @@ def table_keys(ctx: Context) -> dict:
         "dictionary": wanted.method.value,
         "code": wanted.code.value,
         "center": wanted.center,
-        "mean_rule": "kept" if wanted.center else "none",
-        "budget": wanted.l0_per_channel if wanted.code is Code.omp else wanted.penalty,
+        "mean_rule": wanted.mean_rule.value if wanted.center else "none",
+        "budget": budget(ctx),
     }
+
+
+def budget(ctx: Context) -> float | int | None:
+    """How much a vector's code may hold, in the unit of its code: λ, L0 per channel, or concepts per image."""
+    wanted = ctx.config.dictionary
+    if wanted.code is Code.encoder:
+        topk = wanted.method is Method.sae and wanted.sae.activation in (SaeActivation.topk, SaeActivation.batchtopk)
+        return wanted.sae.l0_per_channel if topk else None
+    return getattr(wanted, AMOUNT[wanted.code])
 
 
 def read(ctx: Context, artifact: Artifact) -> Dictionary:
@@ -85,4 +127,7 @@ def read(ctx: Context, artifact: Artifact) -> Dictionary:
     for name in artifact.manifest["files"]:
         artifact.path(name)
     dictionary = Dictionary.load(artifact.folder)
-    return dictionary.coded(wanted.code, wanted.penalty, max(1, round(wanted.l0_per_channel * dictionary.c)))
+    l0 = max(1, round(wanted.l0_per_channel * dictionary.c))
+    if wanted.code is Code.simultaneous_omp:
+        l0 = wanted.concepts_per_image
+    return dictionary.coded(wanted.code, wanted.penalty, l0)
