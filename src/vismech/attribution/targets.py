@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vismech.choices import Code, Output, ReadOut
 from vismech.dictionaries.base import Dictionary
+from vismech.errors import UserError
 from vismech.pfv import Layout
 
 
