@@ -210,3 +210,30 @@ def test_values_that_cannot_work_are_refused():
         bisecting_kmeans(torch.tensor([[1.0, float("inf")], [1.0, 2.0]]), 1, seed=0)
     with pytest.raises(UserError, match=r"k=0.*at least 1"):
         bisecting_kmeans(relu_vectors(5, 3, 0), 0, seed=0)
+
+
+def test_raw_vectors_are_clustered_by_distance():
+    vectors = relu_vectors(4000, 24, 10) * torch.logspace(-1, 1, 4000)[:, None]
+    result = bisecting_kmeans(vectors, 60, seed=0, unit=False)
+    oracle = BisectingKMeans(60, bisecting_strategy="biggest_inertia", random_state=0).fit(vectors.numpy())
+
+    def sse(labels):
+        groups = (vectors[labels == j].double() for j in range(60))
+        return sum((group - group.mean(0)).square().sum().item() for group in groups)
+
+    assert sse(result.labels) <= 1.02 * sse(torch.from_numpy(oracle.labels_))
+    assert result.sse == pytest.approx(sse(result.labels), rel=1e-5)
+    for j in (0, 30, 59):
+        mean = vectors[result.labels == j].double().mean(0)
+        torch.testing.assert_close(result.atoms[j].double(), mean / mean.norm(), rtol=0, atol=1e-5)
+
+
+def test_raw_vectors_of_one_direction_and_two_lengths_are_two_clusters():
+    vectors = torch.tensor([[3.0, 4.0]]) * torch.tensor([1.0, 1, 1, 5, 5])[:, None]
+    result = bisecting_kmeans(vectors, 2, seed=0, unit=False)
+    assert result.labels.tolist() in ([0, 0, 0, 1, 1], [1, 1, 1, 0, 0]) and result.sse == 0
+    torch.testing.assert_close(result.atoms, torch.tensor([[0.6, 0.8], [0.6, 0.8]]))
+    with pytest.raises(UserError, match="2 concepts were asked of 1 distinct directions"):
+        bisecting_kmeans(vectors, 2, seed=0)
+    with pytest.raises(UserError, match="3 concepts were asked of 2 distinct values"):
+        bisecting_kmeans(vectors, 3, seed=0, unit=False)

@@ -8,8 +8,20 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, orthogonal_mp
 
 import vismech.lasso as lasso_module
-from vismech.coding import Code, Coding, encode, lasso, orthogonal_matching_pursuit
+from vismech.coding import (
+    Code,
+    Coding,
+    encode,
+    lasso,
+    least_squares,
+    orthogonal_matching_pursuit,
+    simultaneous_orthogonal_matching_pursuit,
+)
 from vismech.errors import UserError
+
+CODES = [code for code in Code if code is not Code.encoder]
+# Simultaneous pursuit looks at all vectors of an image.
+OF_THE_VECTOR_ALONE = [code for code in CODES if code is not Code.simultaneous_omp]
 
 
 def crowded_atoms(k, c, seed):
@@ -108,7 +120,7 @@ def test_lasso_satisfies_the_optimality_conditions(seed, k, c, penalty, nonnegat
     assert not nonnegative or codes.min() >= 0
 
 
-@pytest.mark.parametrize("code", list(Code))
+@pytest.mark.parametrize("code", OF_THE_VECTOR_ALONE)
 def test_a_code_does_not_depend_on_the_rows_beside_it(code, monkeypatch):
     monkeypatch.setattr(lasso_module, "CPU_NUMBERS", 6000)
     atoms, vectors = crowded_atoms(64, 16, 2), relu_vectors(150, 16, 2)
@@ -121,7 +133,7 @@ def test_a_code_does_not_depend_on_the_rows_beside_it(code, monkeypatch):
     torch.testing.assert_close(alone, together[:20], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("code", list(Code))
+@pytest.mark.parametrize("code", CODES)
 def test_threads_and_gradient_modes_change_nothing(code, monkeypatch):
     monkeypatch.setattr(lasso_module, "CPU_NUMBERS", 6000)
     atoms, vectors = crowded_atoms(64, 16, 2), relu_vectors(150, 16, 2)
@@ -140,7 +152,7 @@ def test_threads_and_gradient_modes_change_nothing(code, monkeypatch):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("code", list(Code))
+@pytest.mark.parametrize("code", CODES)
 def test_zeros_are_exact_and_a_zero_vector_has_no_code(code):
     atoms = crowded_atoms(30, 8, 3)
     vectors = torch.cat([relu_vectors(6, 8, 3), torch.zeros(1, 8)])
@@ -214,6 +226,83 @@ def test_matching_pursuit_stops_when_nothing_is_left():
     assert codes.tolist() == [[0, 2, 0, -3, 0, 0]]
     crowded = crowded_atoms(30, 8, 9)
     assert orthogonal_matching_pursuit(-2 * crowded[5:6], crowded, 4).nonzero().tolist() == [[0, 5]]
+
+
+def pursue_together(vectors, atoms, l0):
+    """Slow twin: the atom of most energy in the residuals of an image, then all of them fitted anew."""
+    vectors, atoms = vectors.double().numpy(), atoms.double().numpy()
+    chosen, codes, residual = [], np.zeros((len(vectors), len(atoms))), vectors
+    for _ in range(l0):
+        chosen.append(int(np.argmax(((residual @ atoms.T) ** 2).sum(0))))
+        fit = np.linalg.lstsq(atoms[chosen].T, vectors.T, rcond=None)[0].T
+        residual = vectors - fit @ atoms[chosen]
+    codes[:, chosen] = fit
+    return codes
+
+
+@pytest.mark.parametrize("l0", [1, 4, 7])
+@pytest.mark.parametrize("n", [3, 40])
+def test_simultaneous_pursuit_equals_its_slow_twin(n, l0):
+    atoms, images = crowded_atoms(40, 8, 10), relu_vectors(4 * n, 8, 10).view(4, n, 8)
+    codes = simultaneous_orthogonal_matching_pursuit(images, atoms, min(l0, n))
+    expected = np.stack([pursue_together(image, atoms, min(l0, n)) for image in images])
+    np.testing.assert_array_equal((codes != 0).any(1).numpy(), (expected != 0).any(1))
+    np.testing.assert_allclose(codes.numpy(), expected, atol=2e-4)
+
+
+def test_simultaneous_pursuit_of_single_vectors_is_matching_pursuit():
+    atoms, vectors = crowded_atoms(60, 12, 11), relu_vectors(30, 12, 11)
+    together = simultaneous_orthogonal_matching_pursuit(vectors[:, None], atoms, 5)[:, 0]
+    torch.testing.assert_close(together, orthogonal_matching_pursuit(vectors, atoms, 5), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_leading_dimensions_tell_images_apart(code, monkeypatch):
+    atoms, images = crowded_atoms(40, 8, 12), relu_vectors(60 * 6, 8, 12).view(5, 12, 6, 8)
+    how = Coding(code, penalty=0.1, l0=3)
+    expected = torch.stack([torch.stack([encode(image, atoms, how) for image in row]) for row in images])
+    torch.testing.assert_close(encode(images, atoms, how), expected, rtol=0, atol=1e-5)
+    monkeypatch.setattr(lasso_module, "CPU_NUMBERS", 16)
+    torch.testing.assert_close(encode(images, atoms, how), expected, rtol=0, atol=1e-5)
+
+
+def test_simultaneous_pursuit_stops_when_an_image_is_explained():
+    atoms, images = crowded_atoms(30, 8, 13), relu_vectors(2 * 20, 8, 13).view(2, 20, 8)
+    images[1] = torch.outer(torch.linspace(-1, 1, 20), atoms[4]) + torch.outer(torch.ones(20), atoms[9])
+    codes = simultaneous_orthogonal_matching_pursuit(images, atoms, 30)
+    assert (codes[0] != 0).any(0).sum() == 8
+    assert (codes[1] != 0).any(0).nonzero()[:, 0].tolist() == [4, 9]
+    torch.testing.assert_close(codes @ atoms, images, rtol=0, atol=1e-4)
+    assert not simultaneous_orthogonal_matching_pursuit(torch.zeros(2, 5, 8), atoms, 4).any()
+
+
+@pytest.mark.parametrize("l0", [0, 31])
+def test_simultaneous_pursuit_refuses_an_impossible_l0(l0):
+    with pytest.raises(UserError, match=f"l0 is {l0} for 30 atoms: use 1 … 30"):
+        simultaneous_orthogonal_matching_pursuit(relu_vectors(2, 8, 0)[None], crowded_atoms(30, 8, 0), l0)
+
+
+def test_least_squares_equals_numpys():
+    atoms, vectors = crowded_atoms(15, 12, 14).view(3, 5, 12), relu_vectors(30, 12, 14).view(3, 10, 12)
+    codes = least_squares(vectors, atoms)
+    for code, vector, atom in zip(codes, vectors, atoms, strict=True):
+        expected = np.linalg.lstsq(atom.double().T.numpy(), vector.double().T.numpy(), rcond=None)[0].T
+        np.testing.assert_allclose(code.numpy(), expected, atol=2e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), c=st.integers(1, 12), s=st.integers(1, 40), zeros=st.integers(0, 3))
+def test_least_squares_takes_any_atoms(seed, c, s, zeros):
+    """More atoms than channels, equal, opposite and all-zero ones: the best fit, by codes of ordinary size."""
+    atoms, vectors = crowded_atoms(s, c, seed), relu_vectors(6, c, seed)
+    atoms = torch.cat([atoms, atoms[:2], -atoms[:1], torch.zeros(zeros, c)])
+    codes = least_squares(vectors[None], atoms[None])[0]
+    best = np.linalg.lstsq(atoms.double().T.numpy(), vectors.double().T.numpy(), rcond=1e-9)[0].T
+    left, least = ((vectors.double() - u @ atoms.double()).norm() for u in (codes.double(), torch.from_numpy(best)))
+    scale = vectors.norm() + codes.norm()
+    assert left <= least + 1e-5 * scale
+    assert codes.norm() <= np.linalg.norm(best) * (1 + 1e-3) + 1e-4
+    assert not codes[:, len(atoms) - zeros :].any()
 
 
 @pytest.mark.parametrize("l0", [0, 9])

@@ -15,7 +15,7 @@ import vismech
 ROOT = Path(vismech.__file__).parent
 MATHS = ["network", "pfv", "receptive_field", "dictionaries", "coding", "attribution", "graph", "evaluation", "search"]
 FORBIDDEN = ("hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb", "vismech.stages", "vismech.lit")
-COMMANDS = {"vismech.cli", "vismech.concept_cli", "vismech.store_cli"}
+COMMANDS = {"vismech.cli", "vismech.compare_cli", "vismech.concept_cli", "vismech.store_cli"}
 MODULES = {
     ".".join(["vismech", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")

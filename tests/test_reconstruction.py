@@ -1,5 +1,6 @@
 """Reconstruction metrics: against their definitions and scikit-learn, whatever the batches."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 from vismech.errors import UserError
-from vismech.evaluation.reconstruction import Reconstruction, moments
+from vismech.evaluation.reconstruction import Reconstruction, loss_recovered, moments
 
 
 def sample(n, seed, offset=0.0):
@@ -83,3 +84,14 @@ def test_what_has_no_value_is_refused():
         accumulate([(x, u, y), (x, u[:, :3], y)])
     with pytest.raises(UserError, match="of 5 channels and 9 atoms: got 4 channels"):
         accumulate([(x[:, :4], u, y[:, :4])])
+
+
+def test_the_loss_recovered_is_one_for_the_clean_network_and_zero_for_the_ablated_one():
+    clean, ablated = np.random.default_rng(0).uniform(size=(2, 40)) + np.array([[0.0], [1.5]])
+    for spliced, expected in ((clean, 1.0), (ablated, 0.0), ((clean + ablated) / 2, 0.5)):
+        found = loss_recovered(np.stack([clean, spliced, ablated], 1))
+        assert found == pytest.approx((expected, 40, expected, expected))
+    worse = loss_recovered(np.stack([clean, ablated + np.linspace(0, 1, 40), ablated], 1))
+    assert worse is not None
+    assert worse.low < worse.value < worse.high < 0
+    assert loss_recovered(np.stack([ablated, clean, clean], 1)) is None

@@ -38,6 +38,14 @@ class Unreadable(StrEnum):
     skip = "skip"
 
 
+class DataHalf(StrEnum):
+    """Which half of the images a run has, by a hash of their ids."""
+
+    all = "all"
+    first = "first"
+    second = "second"
+
+
 class Positions(StrEnum):
     """Which positions of a layer become pointwise feature vectors."""
 
@@ -88,7 +96,10 @@ class Code(StrEnum):
     lasso = "lasso"
     lasso_nonnegative = "lasso_nonnegative"
     omp = "omp"
+    omp_nonnegative = "omp_nonnegative"
     simultaneous_omp = "simultaneous_omp"
+    coarse_to_fine = "coarse_to_fine"
+    coarse_to_fine_nonnegative = "coarse_to_fine_nonnegative"
     encoder = "encoder"
 
 
@@ -187,6 +198,32 @@ class Evaluation(StrEnum):
     localization = "localization"
     saturation = "saturation"
     attribution = "attribution"
+    insertion = "insertion"
+    transfer = "transfer"
+    interlayer = "interlayer"
+    planted = "planted"
+    stability = "stability"
+
+
+class Order(StrEnum):
+    """How the concepts of a layer are ordered by their effect on one concept of the next."""
+
+    random = "random"
+    magnitude = "magnitude"
+    u_x_gradient = "u_x_gradient"
+    gig = "gig"
+    left_ig = "left_ig"
+    idg = "idg"
+    leave_one_out = "leave_one_out"
+    activation_patching = "activation_patching"
+
+
+class Half(StrEnum):
+    """Which images are measured: those for choosing between methods, those for confirming the choice, or all."""
+
+    all = "all"
+    choosing = "choosing"
+    confirming = "confirming"
 
 
 class Stage(StrEnum):

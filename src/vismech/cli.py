@@ -153,6 +153,33 @@ def composition_error(error: BaseException) -> str | None:
     return no_key(unknown[1]) if unknown else _one_line(cause or error)
 
 
+def varied(config: Config, overrides: Sequence[str]) -> Config:
+    """A copy of ``config`` with some keys changed, written as on the command line (without groups).
+
+    Raises:
+        UserError: an unknown key, or a value that does not fit.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    known = {doc.key for doc in documentation()}
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals:
+            raise UserError(f"cannot read {override!r}: write key=value")
+        if key not in known:
+            keys = [each for each in known if each.startswith(f"{key}.")]
+            raise UserError(
+                f"{override} is a choice of files: write single keys such as {min(keys)}" if keys else no_key(key)
+            )
+    try:
+        found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), OmegaConf.from_dotlist([*overrides])))
+    except OmegaConfBaseException as error:
+        raise UserError(composition_error(error)) from error
+    assert isinstance(found, Config)
+    return found
+
+
 def no_key(key: str) -> str:
     """The sentence for a key or group that the configuration does not have."""
     if key.startswith("hydra."):

@@ -12,15 +12,18 @@ from vismech.choices import (
     Along,
     Baseline,
     Code,
+    DataHalf,
     DataSource,
     Evaluation,
     Fingerprint,
+    Half,
     Images,
     LoggerKind,
     MeanRule,
     Method,
     Mode,
     ModelSource,
+    Order,
     Output,
     Patches,
     PathWeight,
@@ -76,6 +79,8 @@ class DataConfig:
     """The folder that holds one folder per class."""
     limit: int | None = None
     """At most so many images, taken round robin over the classes."""
+    half: DataHalf = DataHalf.all
+    """Of these all, or the first or second half by a hash of the sample id: two runs on different images."""
     classes: list[int] = field(default_factory=list)
     """Class indices to keep; empty keeps all."""
     fingerprint: Fingerprint = Fingerprint.listing
@@ -108,11 +113,11 @@ class SaeConfig:
     """Active latents per vector of topk and batchtopk, as a fraction of the channels."""
     sparsity: float = 0.01
     """Weight of the penalty of relu (L1 of the codes) and jumprelu (L0), vectors scaled to unit mean square."""
-    steps: int = 20_000
+    steps: int = 6_000
     """Optimiser steps."""
-    batch_size: int = 1024
+    batch_size: int = 256
     """Vectors per step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-2
     """Largest learning rate of Adam."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises from zero."""
@@ -138,16 +143,21 @@ class DictionaryConfig:
     mean_rule: MeanRule = MeanRule.kept
     """What the mean concept is when concepts are inserted and deleted: ranked like any other, or always kept."""
     code: Code = Code.lasso
-    """lasso (signed), lasso_nonnegative, omp (orthogonal matching pursuit), simultaneous_omp (one set of concepts per
-    image), or encoder (the method's own: sae, nmf, semi_nmf, and the bases)."""
+    """lasso (signed), lasso_nonnegative, omp (orthogonal matching pursuit), omp_nonnegative, simultaneous_omp (one set
+    of concepts per image), coarse_to_fine (half of a vector's concepts from a few for the whole image, half for what
+    these miss), coarse_to_fine_nonnegative, or encoder (the method's own: sae, nmf, semi_nmf, and the bases)."""
     penalty: float = 0.02
     """The lasso's λ as a fraction of the mean norm of the training vectors."""
     l0_per_channel: float = 0.5
-    """Concepts per vector for omp, as a fraction of the channels."""
+    """Concepts per vector for omp and coarse_to_fine, as a fraction of the channels."""
     concepts_per_image: int = 16
-    """Concepts per image for simultaneous_omp."""
+    """Concepts per image for simultaneous_omp; for coarse_to_fine those of its first stage."""
+    fine_concepts: int | None = 48
+    """Concepts per image for the second stage of coarse_to_fine; null: any number."""
     iterations: int = 200
-    """Iterations of kmeans, nmf, semi_nmf and dictionary_learning."""
+    """Iterations of kmeans, nmf and semi_nmf; minibatches of dictionary_learning."""
+    unit: bool = True
+    """bisecting, kmeans: length-normalise vectors before clustering (cosine geometry); false: vectors as they are."""
     sae: SaeConfig = field(default_factory=SaeConfig)
     """How a sparse autoencoder is trained."""
     min_size: int = 2
@@ -245,17 +255,58 @@ class EvaluateConfig:
     kinds: list[Evaluation] = field(default_factory=lambda: [Evaluation.reconstruction])
     """Any of: reconstruction (R², relative error, L0, accuracy with the reconstruction spliced into the network),
     localization (what survives of a concept in the pixels that its localisation maps point at), saturation (where
-    along the path attributions come from), attribution (how well they tell what units do)."""
+    along the path attributions come from), attribution (how well they tell what units do), insertion (the class's
+    probability as concepts are inserted and deleted in the order of their attribution), transfer (the same in an order
+    that other images of the class gave), interlayer (a concept's value in the next layer as concepts are inserted and
+    deleted in the order of their effect on it), planted (edges of networks whose edges are known; alone and with
+    until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`)."""
     images: int | None = 500
     """At most so many images (spread evenly over the sample ids); null: all."""
+    root: str | None = None
+    """reconstruction, insertion, transfer, interlayer: another folder of images to measure, laid out as data.source
+    says; null: the images of data."""
+    correct_only: bool = False
+    """reconstruction, insertion, transfer, interlayer: only images that the network classifies as they are labelled."""
+    half: Half = Half.all
+    """reconstruction, insertion, transfer, interlayer: all images, or the half for choosing between methods, or the
+    half for confirming the choice; a hash of its sample id tells an image's half, whatever the seed."""
+    budgets: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
+    """insertion: also with so many concepts per image, those of the most energy, on which the image is coded anew."""
+    residual: bool = True
+    """insertion: also with what the concepts miss of the layer always there."""
+    random_images: int | None = 200
+    """insertion: images of these on which concepts are also taken in a random order, the negative control; null: all;
+    0: none."""
+    greedy_images: int = 0
+    """insertion: images of these on which concepts are also chosen one by one, each by what it does to the output."""
+    groups: dict[str, list[list[int]]] = field(default_factory=dict)
+    """transfer: name → ranges [first, last] of the predicted classes whose images share an order; empty: each class."""
     concepts_per_image: int = 2
     """localization: the concepts of each image with the most energy in positive codes."""
     fractions: list[float] = field(default_factory=lambda: [0.2])
     """localization: shares of the pixels that are kept, the rest being set to the mean colour."""
+    targets_per_image: int = 5
+    """interlayer: the concepts of each layer whose strongest positive projections in an image are the largest."""
+    orders: list[Order] = field(default_factory=lambda: list(Order))
+    """interlayer: random (the negative control), magnitude (of codes), u_x_gradient (at the end of the path), gig,
+    left_ig, idg, leave_one_out (what is lost without the concept), activation_patching (what the concept restores in
+    the run of another image)."""
     sources: list[SourceKind] = field(default_factory=lambda: [SourceKind.concepts])
     """saturation, attribution: concepts of each layer (to the next; the last to the class), pixels (to the class)."""
     sensitivity_images: int = 20
     """saturation, attribution: images of these whose max-sensitivity is measured: ten attributions each."""
+    networks: list[str] = field(default_factory=list)
+    """planted: names of vismech.evaluation.planted_networks; empty: all."""
+    seeds: int = 5
+    """planted: so many networks of each name."""
+    noise: list[float] = field(default_factory=lambda: [0.0, 0.1])
+    """planted: standard deviations of what is added to the pixels of images whose concepts have a strength of about
+    1."""
+    training_images: int = 128
+    """planted: images that dictionaries are learned from."""
+    against: list[str] = field(default_factory=lambda: ["seed=1"])
+    """stability: variants of the run, each one or several key=value with spaces between, of seed, data, extract,
+    dictionary, attribute and graph: "data.half=second", "dictionary.k_per_channel=4 seed=1"."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 
 from PIL import Image
 
-from vismech.choices import DataSource, Fingerprint
+from vismech.choices import DataHalf, DataSource, Fingerprint
 from vismech.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
@@ -67,7 +67,11 @@ class ImageData:
 
 
 def open_data(
-    source: DataSource, root: str | Path | None = None, limit: int | None = None, classes: Sequence[int] = ()
+    source: DataSource,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    classes: Sequence[int] = (),
+    half: DataHalf = DataHalf.all,
 ) -> ImageData:
     """List the images of ``source`` below ``root``.
 
@@ -77,6 +81,7 @@ def open_data(
         limit: at most so many images, taken round robin over the classes in the order of their names, so that a small
             number still holds many classes.
         classes: class indices to keep; empty keeps all.
+        half: of the images that are left, all or about half of them, chosen by a hash of the sample id.
 
     Raises:
         UserError: a missing or empty folder, a class folder that the source does not know, a class without images.
@@ -106,7 +111,14 @@ def open_data(
         raise UserError(f"data.classes={list(classes)}: there is no image of class {absent[0]} below {root}")
     rounds = chain.from_iterable(zip_longest(*by_class.values()))
     samples = [sample for sample in rounds if sample is not None][:limit]
-    return ImageData(root, sorted(samples, key=lambda sample: sample.id), found.classes)
+    kept = [sample for sample in samples if half is DataHalf.all or _half(sample.id) is half]
+    if not kept:
+        raise UserError(f"data.half={half.value}: none of the {len(samples)} images is in it: use more images")
+    return ImageData(root, sorted(kept, key=lambda sample: sample.id), found.classes)
+
+
+def _half(sample: str) -> DataHalf:
+    return (DataHalf.first, DataHalf.second)[hashlib.sha256(f"data.half:{sample}".encode()).digest()[0] % 2]
 
 
 def _folders(source: DataSource, root: Path) -> ImageData:

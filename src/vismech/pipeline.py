@@ -25,14 +25,14 @@ from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
 from vismech.choices import Baseline, Mode, ReadOut, Stage
 from vismech.config import Config
-from vismech.data import open_data
+from vismech.data import ImageData, open_data
 from vismech.errors import UserError
 from vismech.lit.trace import settings_of
 from vismech.memory import keep_freed_memory
 from vismech.network import LOGITS
 from vismech.stages import describe, dictionary, extract, graph, trace
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.evaluations import EVALUATIONS
+from vismech.stages.evaluations import EVALUATIONS, alone, measured
 from vismech.stages.explained import check_scope
 from vismech.stages.tables import Timing
 from vismech.store import PROVENANCE, Spec, Store, write_json
@@ -57,17 +57,21 @@ class Events:
 
 
 def open_context(config: Config) -> Context:
-    """The run's context; images are listed, the model is not opened yet."""
+    """The run's context; images are listed if anything needs them, the model is not opened yet."""
     data = config.data
-    return Context(config, Store(config.store.root), open_data(data.source, data.root, data.limit, data.classes))
+    if alone(config):
+        return Context(config, Store(config.store.root), ImageData(Path(), [], {}))
+    return Context(
+        config, Store(config.store.root), open_data(data.source, data.root, data.limit, data.classes, data.half)
+    )
 
 
 def make_plan(ctx: Context) -> Plan:
     """Every artifact that the configuration asks for, up to ``until``."""
-    last = ORDER.index(ctx.config.until or Stage.report)
+    stages = _stages(ctx.config)
 
     def wanted(stage: Stage) -> bool:
-        return ORDER.index(stage) <= last
+        return stage in stages
 
     jobs: list[Job] = []
 
@@ -75,13 +79,14 @@ def make_plan(ctx: Context) -> Plan:
         jobs.append(job)
         return dict(job.specs)
 
-    vectors = add(extract.job(ctx, logits=wanted(Stage.trace)))
+    needed = not alone(ctx.config)
+    vectors = add(extract.job(ctx, logits=wanted(Stage.trace))) if needed else {}
     logits = vectors.pop(LOGITS, None)
     dictionaries, descriptions, to_class, pairs = {}, {}, {}, {}
     if wanted(Stage.dictionary):
-        for layer in ctx.layers:
+        for layer in vectors:
             dictionaries |= add(dictionary.job(ctx, layer, vectors[layer]))
-    for layer in ctx.layers:
+    for layer in vectors:
         if wanted(Stage.describe):
             descriptions |= add(describe.job(ctx, layer, vectors[layer], dictionaries[layer]))
     graph_spec = None
@@ -96,13 +101,28 @@ def make_plan(ctx: Context) -> Plan:
             (pairs[lower, upper],) = add(job).values()
         if wanted(Stage.graph):
             (graph_spec,) = add(graph.job(ctx, logits, to_class, pairs)).values()
-    plan = Plan(jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {})
+    answers = None
+    if wanted(Stage.evaluate) and needed and ctx.config.evaluate.correct_only:
+        job = measured.answers_job(ctx)
+        (answers,) = job.specs.values()
+        if logits is None or logits.key != answers.key:
+            jobs.append(job)
+    plan = Plan(jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {}, answers)
     if wanted(Stage.evaluate):
         for kind in dict.fromkeys(ctx.config.evaluate.kinds):
             plan.evaluations[kind] = {}
             for job in EVALUATIONS[kind].jobs(ctx, plan):
                 plan.evaluations[kind] |= add(job)
     return plan
+
+
+def _stages(config: Config) -> set[Stage]:
+    """The stages up to ``until``; ``until=evaluate`` leaves out those that no evaluation reads."""
+    last = config.until or Stage.report
+    if last is not Stage.evaluate:
+        return set(ORDER[: ORDER.index(last) + 1])
+    read = (EVALUATIONS[kind].needs for kind in config.evaluate.kinds)
+    return {Stage.extract, Stage.evaluate}.union(*read)
 
 
 def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:
@@ -232,6 +252,8 @@ def check(config: Config) -> None:
         "graph.important": config.graph.important,
         "runtime.batch_size": config.runtime.batch_size,
         "runtime.path_batch_size": config.runtime.path_batch_size,
+        "evaluate.seeds": config.evaluate.seeds,
+        "evaluate.training_images": config.evaluate.training_images,
     }
     optional = {
         "data.limit": config.data.limit,

@@ -84,14 +84,28 @@ def _describe(
         frames["graph"] = tables.graph_scores(ctx.store.open(plan.graph).json("graph.json"))
         metrics |= tables.flat_metrics("graph/{group}", frames["graph"])
     written: list[Path] = []
+    cases: dict[str, list[pd.DataFrame]] = {}
+    curves: list[pd.DataFrame] = []
     for kind in plan.evaluations:
         measured = EVALUATIONS[kind]
         frame = measured.rows(ctx, plan)
         metrics |= tables.flat_metrics(measured.name, frame)
         before = frames.get(measured.table)
         frames[measured.table] = frame if before is None else pd.concat([before, frame], ignore_index=True)
+        if measured.cases is not None:
+            cases.setdefault(measured.table, []).append(measured.cases(ctx, plan))
+        if measured.curves is not None:
+            curves.append(measured.curves(ctx, plan))
         if measured.figures is not None:
             written += measured.figures(ctx, plan, folder / "figures")
+    if curves:
+        frames["curves"] = pd.concat(curves, ignore_index=True)
+    for name, parts in cases.items():
+        (folder / "cases").mkdir(exist_ok=True)
+        # No time in the header, so that the same numbers are the same bytes.
+        compression = {"method": "gzip", "mtime": 1}
+        together = pd.concat(parts, ignore_index=True)
+        together.to_csv(folder / "cases" / f"{name}.csv.gz", index=False, compression=compression)
     reported = plan.graph is not None and not _only(ctx.config, Stage.evaluate)
     gallery = None
     if plan.descriptions and (reported or ctx.config.describe.cards):

@@ -64,10 +64,10 @@ def _gpu_resources(ordinal: int) -> Any:
     return require_faiss().StandardGpuResources()
 
 
-def inner_product_index(channels: int, ordinal: int | None = None) -> Any:
-    """Return an empty exact inner-product index, on one GPU when an ordinal is given (never on all of them)."""
+def exact_index(channels: int, ordinal: int | None = None, *, inner_product: bool = True) -> Any:
+    """Return an empty exact index, of inner products or distances, on one GPU if an ordinal is given (never on all)."""
     faiss = require_faiss()
-    index = faiss.IndexFlatIP(channels)
+    index = faiss.IndexFlatIP(channels) if inner_product else faiss.IndexFlatL2(channels)
     return index if ordinal is None else faiss.index_cpu_to_gpu(_gpu_resources(ordinal), ordinal, index)
 
 
@@ -124,7 +124,7 @@ def _nearest_in_shard(
     queries: Float[ndarray, "q c"], shard: Float[ndarray, "n c"], k: int, ordinal: int | None
 ) -> Neighbours:
     """Return the k nearest rows of one shard, exact and with ties by row."""
-    index = inner_product_index(shard.shape[1], ordinal)
+    index = exact_index(shard.shape[1], ordinal)
     index.add(shard.astype(np.float32))
     k, wanted = min(k, len(shard)), min(k + 8, len(shard))
     while True:

@@ -10,7 +10,7 @@ import yaml
 
 def collect(sweep: Path) -> list[Path]:
     """Write ``<sweep>/<table>.csv`` from ``<sweep>/<job>/tables/<table>.csv``; jobs in the order of their numbers."""
-    jobs = sorted((path for path in sweep.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    jobs = numbered(sweep)
     frames: dict[str, list[pd.DataFrame]] = {}
     overrides = {job: _overrides(job) for job in jobs}
     varied = [
@@ -34,6 +34,11 @@ def collect(sweep: Path) -> list[Path]:
         pd.concat(parts, ignore_index=True).to_csv(sweep / name, index=False)
         written.append(sweep / name)
     return written
+
+
+def numbered(sweep: Path) -> list[Path]:
+    """The folders of a sweep's jobs, in the order of their numbers."""
+    return sorted((path for path in sweep.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def _overrides(job: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ METHODS: dict[str, str] = {
     "kmeans": "vismech.dictionaries.kmeans:fit_kmeans",
     "nmf": "vismech.dictionaries.factorization:fit_nmf",
     "semi_nmf": "vismech.dictionaries.factorization:fit_semi_nmf",
-    "dictionary_learning": "vismech.dictionaries.factorization:fit_dictionary_learning",
+    "dictionary_learning": "vismech.dictionaries.dictionary_learning:fit_dictionary_learning",
     "sae": "vismech.lit.sae:fit_sae",
     "pca": "vismech.dictionaries.bases:fit_pca",
     "channels": "vismech.dictionaries.bases:fit_channels",

@@ -108,9 +108,11 @@ class Dictionary:
         encoder = {name: array.to(device) for name, array in self.encoder.items()}
         return replace(self, atoms=self.atoms.to(device), encoder=encoder)
 
-    def coded(self, code: Code, penalty_fraction: float, l0: int | None) -> "Dictionary":
+    def coded(
+        self, code: Code, penalty_fraction: float, l0: int | None, coarse: int = 8, fine: int | None = None
+    ) -> "Dictionary":
         """Return the same atoms under another coding; λ is a fraction of the training vectors' mean norm."""
-        return replace(self, coding=Coding(code, penalty_fraction * self.info["vector_norm"], l0))
+        return replace(self, coding=Coding(code, penalty_fraction * self.info["vector_norm"], l0, coarse, fine))
 
     def save(self, folder: Path) -> None:
         """Write `atoms`, `arrays`, any `encoder.safetensors`, and `dictionary.json`: same content, same bytes."""

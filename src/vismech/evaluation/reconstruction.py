@@ -5,6 +5,7 @@ Legend: n vectors, c channels, k atoms; X the vectors, X̃ = U V their reconstru
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -130,3 +131,37 @@ class Reconstruction:
             dead=int((self._active == 0).sum()),
             dense=int((2 * self._active > self._count).sum()),
         )
+
+
+class Recovered(NamedTuple):
+    """A share of the loss, the number of images behind it and its interval over images."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+
+def loss_recovered(losses: Float[np.ndarray, "n 3"], draws: int = 2000, seed: int = 0) -> Recovered | None:
+    """``(ablated − spliced) / (ablated − clean)`` of mean cross-entropies over images, resampled for the interval.
+
+    The cross-entropy is against the image's label. Ablated is the layer set to the mean vector of the dictionary's
+    training vectors at every position: from zero, which is no activation of the network's, anything recovers much.
+    None where ablation does not raise the loss, so that there is nothing to recover.
+
+    Args:
+        losses: clean, spliced and ablated, per image.
+        draws: resamples; those in which ablation does not raise the loss are left out.
+        seed: of the resampling.
+    """
+
+    count, generator = len(losses), np.random.default_rng(seed)
+    resampled = [losses[generator.integers(count, size=count)].mean(0) for _ in range(draws)]
+    means = np.stack([losses.mean(0), *resampled]).astype(np.float64)
+    raised = means[:, 2] > means[:, 0]
+    if not raised[0]:
+        return None
+    clean, spliced, ablated = means[raised].T
+    shares = (ablated - spliced) / (ablated - clean)
+    low, high = np.quantile(shares[1:], [0.025, 0.975])
+    return Recovered(float(shares[0]), count, float(low), float(high))

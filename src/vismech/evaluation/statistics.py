@@ -51,3 +51,34 @@ def bootstrap(
     ]
     low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+class Difference(NamedTuple):
+    """A mean difference of paired cases and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def paired_difference(
+    first: Float[np.ndarray, " n"],
+    second: Float[np.ndarray, " n"],
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """Mean of ``first − second`` over the n cases that both have, with :func:`bootstrap`'s interval over these cases.
+
+    What two methods share of an image's difficulty cancels, so this is narrower than two intervals apart.
+
+    Args:
+        first: one number per case.
+        second: of the same cases in the same order.
+        level: coverage.
+        draws: resamples.
+        seed: of the resampling.
+    """
+    assert len(first) == len(second)
+    change = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    return Difference(float(change.mean()), *bootstrap(change, level, draws, seed))

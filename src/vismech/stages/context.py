@@ -13,7 +13,7 @@ import torch
 
 from vismech.choices import Evaluation, Stage
 from vismech.config import Config
-from vismech.data import ImageData
+from vismech.data import ImageData, open_data
 from vismech.errors import UserError
 from vismech.lit.resources import model_of, resources_of
 from vismech.models import Model
@@ -60,6 +60,19 @@ class Context:
         return {"model": self.model.identity, "data": self.data.fingerprint(data.fingerprint)}
 
     @cached_property
+    def measured(self) -> ImageData:
+        """The images that evaluations measure: those of ``evaluate.root``, or where there is none those of the run."""
+        root, data = self.config.evaluate.root, self.config.data
+        return self.data if root is None else open_data(data.source, root, None, data.classes)
+
+    @cached_property
+    def measured_source(self) -> dict[str, Any]:
+        """The part of an evaluation's key that names its images, where they are not those of its parents."""
+        if self.config.evaluate.root is None:
+            return {}
+        return {"data": self.measured.fingerprint(self.config.data.fingerprint)}
+
+    @cached_property
     def device(self) -> str:
         """Where a single process does what is no pass over images: the accelerator if one is configured and there."""
         runtime = self.config.runtime
@@ -102,6 +115,7 @@ class Plan:
         pairs: (lower, upper) → spec of the trace between adjacent layers.
         logits, graph: the predictions' and the graph's spec, where the run needs them.
         evaluations: what is measured → unit → spec.
+        answers: the logits of the measured images, where only correctly classified ones are measured.
     """
 
     jobs: list[Job]
@@ -113,6 +127,7 @@ class Plan:
     logits: Spec | None
     graph: Spec | None
     evaluations: dict[Evaluation, dict[str, Spec]]
+    answers: Spec | None = None
 
     def specs(self) -> Iterator[Spec]:
         """Every artifact of the run."""
@@ -120,9 +135,12 @@ class Plan:
             yield from job.specs.values()
 
 
-def write_images(ctx: Context, kept: list[int], indices: list[int] | None = None) -> dict[str, Any]:
+def write_images(
+    ctx: Context, kept: list[int], indices: list[int] | None = None, data: ImageData | None = None
+) -> dict[str, Any]:
     """The images of an artifact as JSON: ids and labels of the rows that were kept, and the ids that were not."""
-    chosen = [ctx.data.samples[index] for index in (indices if indices is not None else range(len(ctx.data)))]
+    data = data or ctx.data
+    chosen = [data.samples[index] for index in (indices if indices is not None else range(len(data)))]
     alive = set(kept)
     return {
         "ids": [chosen[row].id for row in kept],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vismech.choices import Code, Method, SaeActivation, Stage
+from vismech.coding import TWO_STAGES
 from vismech.config import Config
 from vismech.dictionaries import Dictionary, build
 from vismech.lit.progress import Meter
@@ -20,12 +21,16 @@ from vismech.store import Artifact, Spec, plain
 VERSION = 1
 # At most one concept for each channel.
 BASES = (Method.pca, Method.channels, Method.rotation)
+CLUSTERINGS = (Method.bisecting, Method.kmeans)
 ITERATIVE = (Method.kmeans, Method.nmf, Method.semi_nmf, Method.dictionary_learning)
 # The field that says how much a code may hold.
 AMOUNT = {
     Code.lasso: "penalty",
     Code.lasso_nonnegative: "penalty",
     Code.omp: "l0_per_channel",
+    Code.omp_nonnegative: "l0_per_channel",
+    Code.coarse_to_fine: "l0_per_channel",
+    Code.coarse_to_fine_nonnegative: "l0_per_channel",
     Code.simultaneous_omp: "concepts_per_image",
     Code.encoder: None,
 }
@@ -41,10 +46,12 @@ def size(ctx: Context, layer: str) -> int:
 def fit_inputs(config: Config) -> dict[str, Any]:
     """The options that matter to the configured method, by the names of its function's arguments."""
     wanted = config.dictionary
+    # Only where it is not the default, so that it changes no older key.
+    raw = {} if wanted.unit or wanted.method not in CLUSTERINGS else {"unit": False}
     if wanted.method is Method.bisecting:
-        return {"min_size": wanted.min_size}
+        return {"min_size": wanted.min_size, **raw}
     if wanted.method in ITERATIVE:
-        return {"iterations": wanted.iterations}
+        return {"iterations": wanted.iterations, **raw}
     return plain(asdict(wanted.sae)) if wanted.method is Method.sae else {}
 
 
@@ -93,8 +100,9 @@ def _meter(ctx: Context, layer: str) -> Meter:
 def coding_inputs(ctx: Context) -> dict:
     """The part of a key that says how vectors are coded."""
     wanted = ctx.config.dictionary
-    name = AMOUNT[wanted.code]
-    return {"code": wanted.code.value, **({name: getattr(wanted, name)} if name else {})}
+    names = [name] if (name := AMOUNT[wanted.code]) else []
+    names += ["concepts_per_image", "fine_concepts"] if wanted.code in TWO_STAGES else []
+    return {"code": wanted.code.value, **{name: getattr(wanted, name) for name in names}}
 
 
 def table_keys(ctx: Context) -> dict:
@@ -119,15 +127,16 @@ def budget(ctx: Context) -> float | int | None:
 
 
 def read(ctx: Context, artifact: Artifact) -> Dictionary:
-    """A layer's dictionary with the coding of the configuration put on it.
-
-    λ is the configured fraction of the mean norm of the dictionary's training vectors.
-    """
-    wanted = ctx.config.dictionary
+    """A layer's dictionary with the coding of the configuration put on it."""
     for name in artifact.manifest["files"]:
         artifact.path(name)
-    dictionary = Dictionary.load(artifact.folder)
+    return coded(ctx, Dictionary.load(artifact.folder))
+
+
+def coded(ctx: Context, dictionary: Dictionary) -> Dictionary:
+    """A dictionary under the configured coding; λ is a fraction of the mean norm of its training vectors."""
+    wanted = ctx.config.dictionary
     l0 = max(1, round(wanted.l0_per_channel * dictionary.c))
     if wanted.code is Code.simultaneous_omp:
         l0 = wanted.concepts_per_image
-    return dictionary.coded(wanted.code, wanted.penalty, l0)
+    return dictionary.coded(wanted.code, wanted.penalty, l0, wanted.concepts_per_image, wanted.fine_concepts)

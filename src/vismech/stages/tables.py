@@ -47,7 +47,7 @@ def completeness(ctx: Context, plan: Plan) -> pd.DataFrame:
     attribute = ctx.config.attribute
     keys = {"path": attribute.path.value, "rule": attribute.rule.value, "steps": attribute.steps}
     specs = {(layer, LOGITS): spec for layer, spec in plan.to_class.items()} | dict(plan.pairs)
-    order = {layer: index for index, layer in enumerate([*ctx.layers, LOGITS])}
+    order = {layer: index for index, layer in enumerate([*ctx.layers, LOGITS] if specs else [])}
     rows = []
     for (lower, upper), spec in sorted(specs.items(), key=lambda item: [order[name] for name in item[0]]):
         measured = _converged(ctx, ctx.store.open(spec))

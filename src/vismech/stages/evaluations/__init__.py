@@ -11,9 +11,20 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from vismech.choices import Evaluation
+from vismech.choices import Evaluation, Stage
+from vismech.config import Config
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.evaluations import attribution, localization, reconstruction, saturation
+from vismech.stages.evaluations import (
+    attribution,
+    insertion,
+    interlayer,
+    localization,
+    planted,
+    reconstruction,
+    saturation,
+    stability,
+    transfer,
+)
 
 
 class Kind(NamedTuple):
@@ -25,6 +36,11 @@ class Kind(NamedTuple):
         name: of one number in ``metrics.json``, with the columns that tell numbers apart in braces.
         rows: what the artifacts say, tidy and long.
         figures: draws what it has to show into a folder and returns the files, if it has anything to show.
+        alone: whether it makes its own networks and images, and needs nothing of the plan.
+        cases: the numbers behind the rows, image by image: the table's keys, then metric, image and value; written to
+            ``cases/<table>.csv.gz``, so that runs can be compared image by image.
+        curves: mean curves, written to ``tables/curves.csv``.
+        needs: the stages whose artifacts it reads, beside those of the extraction.
     """
 
     jobs: Callable[[Context, Plan], list[Job]]
@@ -32,17 +48,69 @@ class Kind(NamedTuple):
     name: str
     rows: Callable[[Context, Plan], pd.DataFrame]
     figures: Callable[[Context, Plan, Path], list[Path]] | None = None
+    alone: bool = False
+    cases: Callable[[Context, Plan], pd.DataFrame] | None = None
+    curves: Callable[[Context, Plan], pd.DataFrame] | None = None
+    needs: tuple[Stage, ...] = (Stage.dictionary,)
+
+
+TRACED = (Stage.dictionary, Stage.trace)
 
 
 EVALUATIONS = {
-    Evaluation.reconstruction: Kind(reconstruction.jobs, "extraction", "extraction/{layer}", reconstruction.rows),
+    Evaluation.reconstruction: Kind(
+        reconstruction.jobs, "extraction", "extraction/{layer}", reconstruction.rows, cases=reconstruction.cases
+    ),
     Evaluation.localization: Kind(
         localization.jobs, "localization", "localization/{layer}/{map}/{fraction:g}/{place}", localization.rows
     ),
     Evaluation.saturation: Kind(
-        saturation.jobs, "saturation", "saturation/{lower}->{upper}/{path}", saturation.rows, saturation.figures
+        saturation.jobs,
+        "saturation",
+        "saturation/{lower}->{upper}/{path}",
+        saturation.rows,
+        saturation.figures,
+        needs=TRACED,
     ),
     Evaluation.attribution: Kind(
-        attribution.jobs, "attribution", "attribution/{source}->{target}/{path}", attribution.rows
+        attribution.jobs, "attribution", "attribution/{source}->{target}/{path}", attribution.rows, needs=TRACED
+    ),
+    Evaluation.insertion: Kind(
+        insertion.jobs,
+        "extraction",
+        "extraction/{layer}/{variant}/{order}",
+        insertion.rows,
+        cases=insertion.cases,
+        curves=insertion.curve_table,
+    ),
+    Evaluation.transfer: Kind(
+        transfer.jobs, "extraction", "extraction/{layer}/{variant}/{order}", transfer.rows, cases=transfer.cases
+    ),
+    Evaluation.interlayer: Kind(
+        interlayer.jobs,
+        "interlayer",
+        "interlayer/{lower}->{upper}/{order}/{score}/{readout}",
+        interlayer.rows,
+        interlayer.figures,
+        cases=interlayer.cases,
+        curves=interlayer.curve_table,
+    ),
+    Evaluation.stability: Kind(
+        stability.jobs, "stability", "stability/{layer}/{against}", stability.rows, needs=TRACED
+    ),
+    Evaluation.planted: Kind(
+        planted.jobs,
+        "planted",
+        "planted/{network}/{dictionary}/{noise:g}/{method}",
+        planted.rows,
+        planted.figures,
+        alone=True,
+        needs=(),
     ),
 }
+
+
+def alone(config: Config) -> bool:
+    """Whether a run is for nothing but kinds that need neither model nor data."""
+    kinds = config.evaluate.kinds
+    return config.until is Stage.evaluate and bool(kinds) and all(EVALUATIONS[kind].alone for kind in kinds)

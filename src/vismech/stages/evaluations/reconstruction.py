@@ -2,88 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
 from vismech.choices import Evaluation, Stage
-from vismech.evaluation.reconstruction import Moments, Reconstruction
-from vismech.evaluation.statistics import wilson
+from vismech.evaluation.reconstruction import Moments, Reconstruction, loss_recovered
+from vismech.evaluation.statistics import bootstrap, wilson
 from vismech.lit.loop import run_loop
 from vismech.lit.reconstruct import ReconstructLoop, reconstruct_columns
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job, Plan, some_kept
-from vismech.stages.explained import spread
+from vismech.stages.context import Context, Job, Plan, read_images
+from vismech.stages.evaluations.insertion import KEYS, base_of, case_frame, finish, read_layers
+from vismech.stages.evaluations.measured import measured_indices, measured_inputs, measured_parents
 from vismech.stages.tables import TAIL, tidy
-from vismech.store import Spec, write_json
+from vismech.store import Artifact, Spec, write_json
 
-VERSION = 1
-UNITS = {"l0": "concepts per vector", "dead": "concepts", "dense": "concepts", "r2": "share", "relative_error": "share"}
+VERSION = 2
+UNITS = {
+    "l0": "concepts per vector",
+    "distinct_concepts": "concepts per image",
+    "dead": "concepts",
+    "dense": "concepts",
+    "r2": "share",
+    "relative_error": "share",
+    "loss_recovered": "share",
+}
 
 
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
-    """One layer each."""
-    inputs = {**dictionary_stage.coding_inputs(ctx), "images": ctx.config.evaluate.images}
+    """One job for all layers, so that images are read and passed once."""
+    inputs = {
+        "measure": Evaluation.reconstruction.value,
+        **dictionary_stage.coding_inputs(ctx),
+        **measured_inputs(ctx),
+        **({"mean_rule": ctx.config.dictionary.mean_rule.value} if ctx.config.dictionary.center else {}),
+    }
+    parents = measured_parents(plan)
     specs = {
-        layer: Spec(Stage.evaluate.value, VERSION, layer, inputs, {"dictionary": spec})
+        layer: Spec(Stage.evaluate.value, VERSION, layer, inputs, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, {layer: spec}, compute) for layer, spec in specs.items()]
+    return [Job(Stage.evaluate, specs, compute)] if specs else []
 
 
 def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
-    """``metrics.json``: R², relative error, L0, dead and dense concepts, accuracy clean and spliced."""
-    indices = spread(list(range(len(ctx.data))), ctx.config.evaluate.images)
-    for layer, spec in specs.items():
-        concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
-        with ctx.store.writer(spec, resume=True) as folder:
-            rows = Rows(folder, reconstruct_columns(concepts.c, concepts.k), len(indices))
-            loop = ReconstructLoop(
+    """The arrays of :func:`~vismech.lit.reconstruct.reconstruct_columns`, ``metrics.json`` and ``images.json``."""
+    indices = measured_indices(ctx, next(iter(specs.values())))
+    labels = np.array([ctx.measured.samples[index].label for index in indices])
+    with ExitStack() as stack:
+        folders = {layer: stack.enter_context(ctx.store.writer(spec, resume=True)) for layer, spec in specs.items()}
+        dictionaries = {layer: spec.parents["dictionary"] for layer, spec in specs.items()}
+        layers = read_layers(ctx, dictionaries)
+        means = {layer: _mean(ctx, spec.parents["vectors"]) for layer, spec in dictionaries.items()}
+        rows = {}
+        for layer, folder in folders.items():
+            dictionary = layers[layer].dictionary
+            rows[layer] = Rows(folder, reconstruct_columns(dictionary.c, dictionary.k), len(indices))
+        run_loop(
+            ReconstructLoop(
                 ctx.config,
-                ctx.data,
+                ctx.measured,
                 indices,
-                {"evaluate": rows},
-                f"evaluate {layer}",
-                layer=layer,
-                layout=ctx.layout(layer),
-                dictionary=concepts,
+                rows,
+                "reconstruction",
+                layers=layers,
+                means=means,
+                labels=labels,
             )
-            run_loop(loop)
-            kept = rows.finish()
-            some_kept(kept)
-            arrays = {name: np.load(folder / f"{name}.npy") for name in rows.columns}
-            positions, total = ctx.layout(layer).positions, Reconstruction(concepts.c)
-            for row in range(len(kept)):
-                sums = {name: torch.from_numpy(arrays[name][row]) for name in Moments._fields if name in arrays}
-                total.add(Moments(**sums, count=positions))
-            labels = np.array([ctx.data.samples[indices[row]].label for row in kept])
-            clean, spliced = arrays["predicted"].T
-            metrics = {
-                **total.result()._asdict(),
-                "accuracy_clean": float((clean == labels).mean()),
-                "accuracy_spliced": float((spliced == labels).mean()),
-                "agreement_spliced": float((clean == spliced).mean()),
-                "images": len(kept),
-                "positions": positions * len(kept),
-            }
-            write_json(folder / "metrics.json", metrics)
+        )
+        finish(ctx, folders, rows, indices)
+        for layer, folder in folders.items():
+            arrays = {name: np.load(folder / f"{name}.npy") for name in rows[layer].columns}
+            write_json(folder / "metrics.json", _metrics(arrays, ctx.layout(layer).positions))
+
+
+def _mean(ctx: Context, vectors: Spec) -> torch.Tensor:
+    array = ctx.store.open(vectors).array("vectors.npy")
+    return torch.from_numpy(array.mean((0, 1), dtype=np.float64).astype(np.float32))
+
+
+def _metrics(arrays: Mapping[str, np.ndarray], positions: int) -> dict[str, Any]:
+    """What is no mean over images, over all vectors together."""
+    total, images = Reconstruction(arrays["mean"].shape[1]), len(arrays["mean"])
+    for row in range(images):
+        sums = {name: torch.from_numpy(arrays[name][row]) for name in Moments._fields if name in arrays}
+        total.add(Moments(**sums, count=positions))
+    return {**total.result()._asdict(), "images": images, "positions": positions * images}
+
+
+class _Cases(NamedTuple):
+    """One metric image by image; a share is counted, so that it has Wilson's interval."""
+
+    metric: str
+    values: np.ndarray
+    share: bool
+
+
+def _cases(artifact: Artifact) -> Iterator[_Cases]:
+    labels, (clean, spliced) = read_images(artifact).labels, np.asarray(artifact.array("predicted.npy")).T
+    yield _Cases("accuracy_clean", clean == labels, True)
+    yield _Cases("accuracy_spliced", spliced == labels, True)
+    yield _Cases("agreement_spliced", clean == spliced, True)
+    yield _Cases("distinct_concepts", np.asarray(artifact.array("distinct.npy")).astype(np.float64), False)
+    for name, values in zip(("clean", "spliced", "ablated"), np.asarray(artifact.array("losses.npy")).T, strict=True):
+        yield _Cases(f"loss_{name}", values.astype(np.float64), False)
 
 
 def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
-    """Every layer, in the form of ``extraction.csv``."""
-    keys, found = dictionary_stage.table_keys(ctx), []
+    """Every layer, in the form of ``extraction.csv``; intervals resample images."""
+    found = []
     for layer, spec in plan.evaluations[Evaluation.reconstruction].items():
-        metrics = ctx.store.open(spec).json("metrics.json")
+        artifact = ctx.store.open(spec)
+        metrics = artifact.json("metrics.json")
         images, positions = metrics.pop("images"), metrics.pop("positions")
-        base = {"layer": layer, **keys, "k": plan.dictionaries[layer].inputs["k"], "variant": "reconstruction"}
-        for metric, value in metrics.items():
-            accuracy = metric.endswith(("_clean", "_spliced"))
-            count = images if accuracy else positions
-            low, high = wilson(value, images) if accuracy else (None, None)
-            units = "share of images" if accuracy else UNITS.get(metric, "count")
-            tail = dict(zip(TAIL, (metric, value, count, low, high, units), strict=True))
-            found.append({**base, "order": "none", **tail})
-    return tidy(found, ["layer", "dictionary", "k", "code", "center", "mean_rule", "variant", "order", "budget"])
+        tails: list[tuple[Any, ...]] = [
+            (metric, value, positions, None, None, UNITS[metric]) for metric, value in metrics.items()
+        ]
+        for metric, values, share in _cases(artifact):
+            mean = float(values.mean())
+            interval = wilson(mean, images) if share else bootstrap(values)
+            tails.append((metric, mean, images, *interval, "share of images" if share else UNITS.get(metric, "nats")))
+        losses = np.asarray(artifact.array("losses.npy")).astype(np.float64)
+        if (recovered := loss_recovered(losses)) is not None:
+            tails.append(("loss_recovered", *recovered, UNITS["loss_recovered"]))
+        base = {**base_of(ctx, plan, layer), "variant": "reconstruction", "order": "none"}
+        found += [{**base, **dict(zip(TAIL, tail, strict=True))} for tail in tails]
+    return tidy(found, KEYS)
+
+
+def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
+    """The numbers behind the means over images: the table's keys, then metric, image and value."""
+    found = []
+    for layer, spec in plan.evaluations[Evaluation.reconstruction].items():
+        artifact = ctx.store.open(spec)
+        base = {**base_of(ctx, plan, layer), "variant": "reconstruction", "order": "none"}
+        ids = np.array(read_images(artifact).ids)
+        found += [case_frame(base, one.metric, ids, one.values.astype(float)) for one in _cases(artifact)]
+    return pd.concat(found, ignore_index=True)

@@ -1,0 +1,231 @@
+"""Concept insertion and deletion image by image, for every layer in one pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vismech.attribution.engine import attribute
+from vismech.attribution.sources import ConceptSource
+from vismech.attribution.targets import LogitTargets
+from vismech.choices import MeanRule, Mode
+from vismech.dictionaries.base import Dictionary
+from vismech.errors import UserError
+from vismech.evaluation.insertion_deletion import (
+    FIRST,
+    GRID,
+    Curves,
+    Ends,
+    Read,
+    count_axis,
+    curves,
+    greedy_curves,
+    matched_codes,
+    random_order,
+    ranked_order,
+)
+from vismech.lit.loop import Columns, ImageLoop
+from vismech.lit.trace import settings_of
+from vismech.network import LOGITS
+from vismech.pfv import Layout
+from vismech.rows import Column
+
+# Convolutions of other numbers of rows round differently: the last rows are padded to a multiple.
+ROW_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's dictionary and how its activation is read."""
+
+    layout: Layout
+    dictionary: Dictionary
+
+
+class Coded(NamedTuple):
+    """A batch at one layer.
+
+    Attributes:
+        clean: activations.
+        vectors: X.
+        codes: u.
+        kept: what is always there: the mean concept's part, or zeros.
+        ranked: concepts that are ranked in each image: those with a non-zero code, without one that is kept.
+    """
+
+    clean: Tensor
+    vectors: Float[Tensor, "b p c"]
+    codes: Float[Tensor, "b p k"]
+    kept: Float[Tensor, "b p c"]
+    ranked: Bool[Tensor, "b k"]
+
+
+def gig_variants(budgets: Sequence[int], residual: bool) -> list[str]:
+    """The variants whose concepts are in the order of their GIG, in the order of an artifact's arrays."""
+    return ["plain", *(["residual"] if residual else []), *(f"matched_{budget}" for budget in budgets)]
+
+
+def insertion_columns(k: int, budgets: Sequence[int], residual: bool) -> dict[str, Column]:
+    """Arrays of one layer, per image.
+
+    ``share`` and ``count``: insertion and deletion of each of :func:`gig_variants` [V, 2, …]; ``random_share`` and
+    ``random_count`` the plain ones in a random order, for images that are ``drawn``; ``greedy`` [2, J] the greedy
+    oracle's count for images that are ``tried``; ``edges`` GIG to the predicted class's logit [K]; ``ranked`` [K];
+    ``predicted``; ``clean`` the class's probability; ``l0`` and ``distinct`` of the codes and of those of each budget
+    [1 + M].
+    """
+    many, axis = len(gig_variants(budgets, residual)), len(count_axis(budgets))
+    return {
+        "share": Column((many, 2, GRID)),
+        "count": Column((many, 2, axis)),
+        "random_share": Column((2, GRID)),
+        "random_count": Column((2, axis)),
+        "drawn": Column((), "bool"),
+        "greedy": Column((2, axis)),
+        "tried": Column((), "bool"),
+        "edges": Column((k,)),
+        "ranked": Column((k,), "bool"),
+        "predicted": Column((), "int32"),
+        "clean": Column(()),
+        "l0": Column((1 + len(budgets),)),
+        "distinct": Column((1 + len(budgets),), "int32"),
+    }
+
+
+class ConceptLoop(ImageLoop):
+    """A pass that codes every layer of ``layers`` and reads the predicted class's probability from parts of codes."""
+
+    def __init__(self, *args: Any, layers: dict[str, Layer], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.layers = layers
+
+    def on_predict_start(self) -> None:
+        """Move the dictionaries once and cut the segments."""
+        self.layers = {
+            name: replace(layer, dictionary=layer.dictionary.to(self.device)) for name, layer in self.layers.items()
+        }
+        self.segments = {name: self.network.segment(name, LOGITS) for name in self.layers}
+
+    def coded(self, name: str, clean: Tensor) -> Coded:
+        """Codes of a batch of activations; the mean concept is kept or ranked as ``dictionary.mean_rule`` says."""
+        layout, dictionary = self.layers[name].layout, self.layers[name].dictionary
+        vectors = layout.vectors(clean)
+        codes = dictionary.encode(vectors)
+        ranked, kept, mean = codes.any(1), torch.zeros_like(vectors), dictionary.mean_index
+        if mean is not None and self.config.dictionary.mean_rule is MeanRule.kept:
+            ranked[:, mean] = False
+            kept = codes[..., mean, None] * dictionary.atoms[mean]
+        return Coded(clean, vectors, codes, kept, ranked)
+
+    def reader(self, name: str, clean: Tensor, predicted: Int[Tensor, " b"], index: int, row: int) -> Read:
+        """The probability of one image's predicted class, from PFVs of the layer."""
+        layout, segment, size = self.layers[name].layout, self.segments[name], self.config.runtime.path_batch_size
+        image, label = clean[index : index + 1], predicted[index]
+
+        def read(vectors: Float[Tensor, "m p c"]) -> Float[Tensor, " m"]:
+            found = []
+            for some in vectors.split(size):
+                last = some[-1:].expand(-len(some) % ROW_MULTIPLE, -1, -1)
+                logits = segment(layout.activation(torch.cat([some, last]), image))
+                found.append(logits[: len(some)].softmax(1)[:, label])
+            values = torch.cat(found)
+            if not values.isfinite().all():
+                raise UserError(f"{name}, {self.sample_id(row)!r}: a probability is not finite with concepts deleted")
+            return values
+
+        return read
+
+
+class InsertionLoop(ConceptLoop):
+    """Writes :func:`insertion_columns` of every layer; random orders of some rows, the greedy oracle of a few."""
+
+    def __init__(self, *args: Any, random_rows: Sequence[int], greedy_rows: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.random_rows, self.greedy_rows = frozenset(random_rows), frozenset(greedy_rows)
+        self.settings = replace(settings_of(self.config), mode=Mode.reverse)
+
+    def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """See :meth:`ImageLoop.step`."""
+        wanted = [name for name in self.layers if name in self.rows]
+        found = self.network.activations(images, [*wanted, LOGITS])
+        clean, predicted = found[LOGITS].softmax(1).max(1)
+        common = {"predicted": predicted, "clean": clean}
+        return {name: common | self._layer(name, found[name], predicted, rows) for name in wanted}
+
+    def _layer(self, name: str, clean: Tensor, predicted: Int[Tensor, " b"], rows: list[int]) -> Columns:
+        coded = self.coded(name, clean)
+        edges = self._edges(name, coded, predicted, rows)
+        matched = []
+        for budget in self.config.evaluate.budgets:
+            some = self._matched(name, coded, budget)
+            matched.append((some, self._edges(name, some, predicted, rows)))
+        done: dict[int, Columns] = {}
+        for index, row in enumerate(rows):
+            if row not in done:  # the last batch is padded with its last row
+                read = self.reader(name, clean, predicted, index, row)
+                done[row] = self._image(name, [(coded, edges), *matched], read, index, row)
+        columns = {key: torch.stack([done[row][key] for row in rows]) for key in done[rows[0]]}
+        counts = [each for each, _ in [(coded, edges), *matched]]
+        columns["l0"] = torch.stack([(each.codes != 0).sum(2).float().mean(1) for each in counts], 1)
+        columns["distinct"] = torch.stack([each.ranked.sum(1) for each in counts], 1)
+        return {**columns, "edges": edges, "ranked": coded.ranked}
+
+    def _matched(self, name: str, coded: Coded, budget: int) -> Coded:
+        dictionary = self.layers[name].dictionary
+        codes = matched_codes(coded.vectors - coded.kept, coded.codes, dictionary.atoms, coded.ranked, budget)
+        ranked, mean = codes.any(1), dictionary.mean_index
+        if mean is not None and self.config.dictionary.mean_rule is MeanRule.kept:
+            codes[..., mean] = coded.codes[..., mean]
+        return coded._replace(codes=codes, ranked=ranked)
+
+    def _edges(self, name: str, coded: Coded, predicted: Int[Tensor, " b"], rows: list[int]) -> Float[Tensor, "b k"]:
+        layer, wanted = self.layers[name], self.config.attribute
+        source = ConceptSource(layer.dictionary.atoms, coded.codes, coded.vectors, wanted.along)
+        targets = LogitTargets(predicted, wanted.output)
+        try:
+            found = attribute(self.segments[name], layer.layout, source, coded.clean, targets, self.settings)  # type: ignore[arg-type]
+        except FloatingPointError as error:
+            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
+            raise UserError(f"{name} → {LOGITS}, {said}") from error
+        return found.edges[wanted.path].units[:, 0]
+
+    def _image(self, name: str, cases: list[tuple[Coded, Tensor]], read: Read, index: int, row: int) -> Columns:
+        """One image's curves; the first case is its own codes, the others those of each budget."""
+        evaluate, atoms = self.config.evaluate, self.layers[name].dictionary.atoms
+        axis, found = count_axis(evaluate.budgets), []
+        nothing = read(cases[0][0].kept[index, None])
+        rebuilt = [coded.codes[index] @ atoms for coded, _ in cases]
+        ends = [Ends(coded.kept[index], whole) for (coded, _), whole in zip(cases, rebuilt, strict=True)]
+        at_ends = [torch.cat([nothing, read(whole[None])]) for whole in rebuilt]
+        for (coded, edges), both, values in zip(cases, ends, at_ends, strict=True):
+            codes, order = coded.codes[index], ranked_order(edges[index], coded.ranked[index])
+            found.append(curves(codes, atoms, order, both, values, read, axis))
+            if evaluate.residual and len(found) == 1:
+                clean = coded.vectors[index]
+                both = Ends(both.nothing + (clean - both.whole), clean)
+                values = torch.cat([read(part[None]) for part in both])
+                found.append(curves(codes, atoms, order, both, values, read, axis))
+        codes, ranked = cases[0][0].codes[index], cases[0][0].ranked[index]
+        drawn, tried = row in self.random_rows, row in self.greedy_rows
+        blank = Curves(*(torch.zeros_like(part) for part in found[0]))
+        random, greedy = blank, blank.count
+        if drawn:
+            order = random_order(ranked, self.config.seed, name, self.sample_id(row))
+            random = curves(codes, atoms, order, ends[0], at_ends[0], read, axis)
+        if tried:
+            # Beyond the first 32 the oracle is out of proportion: there it holds its value.
+            shown = [min(count, FIRST[-1]) for count in axis]
+            greedy = greedy_curves(codes, atoms, ranked, ends[0], at_ends[0], read, shown)
+        return {
+            **{key: torch.stack([getattr(each, key) for each in found]) for key in Curves._fields},
+            **{f"random_{key}": value for key, value in random._asdict().items()},
+            "drawn": torch.tensor(drawn),
+            "greedy": greedy,
+            "tried": torch.tensor(tried),
+        }
