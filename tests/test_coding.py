@@ -8,20 +8,15 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, orthogonal_mp
 
 import vismech.lasso as lasso_module
-from vismech.coding import (
-    Code,
-    Coding,
-    encode,
-    lasso,
-    least_squares,
-    orthogonal_matching_pursuit,
-    simultaneous_orthogonal_matching_pursuit,
-)
+from vismech.coding import Code, Coding, encode
 from vismech.errors import UserError
+from vismech.lasso import lasso
+from vismech.pursuit import least_squares, orthogonal_matching_pursuit, simultaneous_orthogonal_matching_pursuit
 
 CODES = [code for code in Code if code is not Code.encoder]
-# Simultaneous pursuit looks at all vectors of an image.
-OF_THE_VECTOR_ALONE = [code for code in CODES if code is not Code.simultaneous_omp]
+# Pursuits that look at all vectors of an image.
+OF_AN_IMAGE = (Code.simultaneous_omp, Code.coarse_to_fine, Code.coarse_to_fine_nonnegative)
+OF_THE_VECTOR_ALONE = [code for code in CODES if code not in OF_AN_IMAGE]
 
 
 def crowded_atoms(k, c, seed):

@@ -13,7 +13,18 @@ import pytest
 import vismech
 
 ROOT = Path(vismech.__file__).parent
-MATHS = ["network", "pfv", "receptive_field", "dictionaries", "coding", "attribution", "graph", "evaluation", "search"]
+MATHS = [
+    "network",
+    "pfv",
+    "receptive_field",
+    "dictionaries",
+    "coding",
+    "pursuit",
+    "attribution",
+    "graph",
+    "evaluation",
+    "search",
+]
 FORBIDDEN = ("hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb", "vismech.stages", "vismech.lit")
 COMMANDS = {"vismech.cli", "vismech.compare_cli", "vismech.concept_cli", "vismech.store_cli"}
 MODULES = {

@@ -117,7 +117,7 @@ class SaeConfig:
     """Optimiser steps."""
     batch_size: int = 256
     """Vectors per step."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 4e-3
     """Largest learning rate of Adam."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises from zero."""

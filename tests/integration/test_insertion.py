@@ -80,7 +80,7 @@ def test_tables_and_cases_agree(finished):
         assert (here["value"], here["n"]) == (pytest.approx(row["mean"], abs=1e-6), row["size"])
     control = table[table["metric"] == "random_control"]
     assert len(control) == 2
-    low, high = control[["ci_low", "ci_high"]].to_numpy().T
+    low, high = np.asarray(control["ci_low"]), np.asarray(control["ci_high"])
     assert low.max() <= 0 <= high.min()
     drawings = pd.read_csv(folder / "run/tables/curves.csv")
     assert set(drawings["order"]) == {"gig", "random"}

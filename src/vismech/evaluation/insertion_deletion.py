@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.coding import least_squares
 from vismech.evaluation.statistics import Interval
+from vismech.pursuit import least_squares
 
 GRID = 33
 FIRST = (8, 32)

@@ -221,7 +221,7 @@ def fit_sae(
     sparsity: float = 0.01,
     steps: int = 6_000,
     batch_size: int = 256,
-    learning_rate: float = 1e-2,
+    learning_rate: float = 4e-3,
     warmup: float = 0.05,
     decay: float = 0.2,
     folder: Path | None = None,
