@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -29,6 +30,7 @@ from vismech.evaluation.insertion_deletion import (
     matched_codes,
     random_order,
     ranked_order,
+    values_at,
 )
 from vismech.lit.loop import Columns, ImageLoop
 from vismech.lit.trace import settings_of
@@ -74,7 +76,8 @@ def gig_variants(budgets: Sequence[int], residual: bool) -> list[str]:
 def insertion_columns(k: int, budgets: Sequence[int], residual: bool) -> dict[str, Column]:
     """Arrays of one layer, per image.
 
-    ``share`` and ``count``: insertion and deletion of each of :func:`gig_variants` [V, 2, …]; ``random_share`` and
+    ``share`` and ``count``: insertion and deletion of each of :func:`gig_variants` [V, 2, …], on the axis of shares
+    without those of budgets, whose share of m concepts is their count; ``random_share`` and
     ``random_count`` the plain ones in a random order, for images that are ``drawn``; ``greedy`` [2, J] the greedy
     oracle's count for images that are ``tried``; ``edges`` GIG to the predicted class's logit [K]; ``ranked`` [K];
     ``predicted``; ``clean`` the class's probability; ``l0`` and ``distinct`` of the codes and of those of each budget
@@ -82,7 +85,7 @@ def insertion_columns(k: int, budgets: Sequence[int], residual: bool) -> dict[st
     """
     many, axis = len(gig_variants(budgets, residual)), len(count_axis(budgets))
     return {
-        "share": Column((many, 2, GRID)),
+        "share": Column((many - len(budgets), 2, GRID)),
         "count": Column((many, 2, axis)),
         "random_share": Column((2, GRID)),
         "random_count": Column((2, axis)),
@@ -198,15 +201,19 @@ class InsertionLoop(ConceptLoop):
     def _image(self, name: str, cases: list[tuple[Coded, Tensor]], read: Read, index: int, row: int) -> Columns:
         """One image's curves; the first case is its own codes, the others those of each budget."""
         evaluate, atoms = self.config.evaluate, self.layers[name].dictionary.atoms
-        axis, found = count_axis(evaluate.budgets), []
+        axis, found, budgets = count_axis(evaluate.budgets), [], []
         nothing = read(cases[0][0].kept[index, None])
         rebuilt = [coded.codes[index] @ atoms for coded, _ in cases]
         ends = [Ends(coded.kept[index], whole) for (coded, _), whole in zip(cases, rebuilt, strict=True)]
         at_ends = [torch.cat([nothing, read(whole[None])]) for whole in rebuilt]
         for (coded, edges), both, values in zip(cases, ends, at_ends, strict=True):
             codes, order = coded.codes[index], ranked_order(edges[index], coded.ranked[index])
+            if len(found) > evaluate.residual:
+                (count,) = values_at(codes, atoms, order, both, values, read, [np.tile(axis, (2, 1))])
+                budgets.append(count)
+                continue
             found.append(curves(codes, atoms, order, both, values, read, axis))
-            if evaluate.residual and len(found) == 1:
+            if evaluate.residual:
                 clean = coded.vectors[index]
                 both = Ends(both.nothing + (clean - both.whole), clean)
                 values = torch.cat([read(part[None]) for part in both])
@@ -223,7 +230,8 @@ class InsertionLoop(ConceptLoop):
             shown = [min(count, FIRST[-1]) for count in axis]
             greedy = greedy_curves(codes, atoms, ranked, ends[0], at_ends[0], read, shown)
         return {
-            **{key: torch.stack([getattr(each, key) for each in found]) for key in Curves._fields},
+            "share": torch.stack([each.share for each in found]),
+            "count": torch.stack([*(each.count for each in found), *budgets]),
             **{f"random_{key}": value for key, value in random._asdict().items()},
             "drawn": torch.tensor(drawn),
             "greedy": greedy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -138,13 +138,16 @@ def metrics_of(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[Cases]
     arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in names}
     everyone = np.arange(len(arrays["clean"]))
     for column, variant in enumerate(gig_variants(budgets, inputs["residual"])):
-        own = [int(variant.removeprefix("matched_"))] if variant.startswith("matched_") else []
-        firsts = sorted({*FIRST, *own})
-        for metric, values in _areas(arrays["share"][:, column], arrays["count"][:, column], axis, firsts):
+        count = arrays["count"][:, column]
+        if variant.startswith("matched_"):
+            found = _matched_areas(count, axis, int(variant.removeprefix("matched_")))
+        else:
+            found = _areas(arrays["share"][:, column], count, axis)
+        for metric, values in found:
             yield Cases(variant, "gig", metric, everyone, values)
     drawn, tried = (np.flatnonzero(arrays[name]) for name in ("drawn", "tried"))
     if len(drawn):
-        for metric, values in _areas(arrays["random_share"][drawn], arrays["random_count"][drawn], axis, FIRST):
+        for metric, values in _areas(arrays["random_share"][drawn], arrays["random_count"][drawn], axis):
             yield Cases("plain", "random", metric, drawn, values)
     if len(tried):
         for first in FIRST:
@@ -155,15 +158,25 @@ def metrics_of(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[Cases]
     yield Cases("plain", "none", "probability_clean", everyone, arrays["clean"])
 
 
-def _areas(
-    share: np.ndarray, count: np.ndarray, axis: Sequence[int], firsts: Iterable[int]
-) -> Iterator[tuple[str, np.ndarray]]:
-    inserted, deleted = share_area(share.astype(np.float64)).T
+def _areas(share: np.ndarray, count: np.ndarray, axis: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
+    yield from _both(share_area(share.astype(np.float64)))
+    for first in FIRST:
+        yield f"auc_first_{first}", _first(count, axis, first)
+
+
+def _matched_areas(count: np.ndarray, axis: Sequence[int], budget: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Of exactly m concepts a share is a count over m, so that the area over all of them is that over the first m."""
+    yield from _both(count_area(count.astype(np.float64), axis, budget))
+    for first in FIRST:
+        if first < budget:
+            yield f"auc_first_{first}", _first(count, axis, first)
+
+
+def _both(areas: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    inserted, deleted = areas.T
     yield "c_insertion", inserted
     yield "c_deletion", deleted
     yield "auc_difference", inserted - deleted
-    for first in firsts:
-        yield f"auc_first_{first}", _first(count, axis, first)
 
 
 def _first(count: np.ndarray, axis: Sequence[int], first: int) -> np.ndarray:
@@ -245,7 +258,7 @@ def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
         drawn = np.flatnonzero(artifact.array("drawn.npy"))
         for axis, x in (("share", np.linspace(0, 1, GRID)), ("count", np.array(count_axis(budgets), dtype=float))):
             gig = np.asarray(artifact.array(f"{axis}.npy"))
-            drawings = {(name, "gig"): gig[:, column] for column, name in enumerate(_variants(spec))}
+            drawings = {(name, "gig"): gig[:, column] for column, name in enumerate(_variants(spec)[: gig.shape[1]])}
             if len(drawn):
                 drawings["plain", "random"] = np.asarray(artifact.array(f"random_{axis}.npy"))[drawn]
             for (variant, order), values in drawings.items():
