@@ -1,0 +1,158 @@
+"""Expected and found, the tables and the paper's figure: ``python experiments/fig4/analysis.py RUN_OR_SWEEP …``.
+
+Prints every metric, methods against blocks, then each method's paired lead over ``--against`` (mean over the images
+that both measured, 95 % bootstrap interval). Writes into ``--out``, under ``--name``: the runs' tables as one csv, the
+curves of the first block, the areas against the block's number, and with ``--image`` one image's three strongest
+concepts of the last block by two methods, side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from drawing import areas_figure, curves_figure, strongest_figure
+
+from summary import compare, name_of
+from vismech.evaluation.statistics import paired_difference
+from vismech.run_tables import open_runs
+
+HERE = Path(__file__).parent
+# What is printed, and compared in pairs: (variant, order, metric).
+SHOWN = [
+    ("plain", "gig", "auc_difference"),
+    ("plain", "gig", "auc_first_8"),
+    ("plain", "gig", "auc_first_32"),
+    ("matched_8", "gig", "auc_difference"),
+    ("matched_32", "gig", "auc_difference"),
+    ("plain", "gig", "transfer_first_8"),
+    ("plain", "gig", "transfer_first_32"),
+]
+FACTS = [
+    ("plain", "none", "l0"),
+    ("plain", "none", "distinct_concepts"),
+    ("plain", "none", "concepts_in_use"),
+    ("reconstruction", "none", "r2"),
+    ("reconstruction", "none", "agreement_spliced"),
+    ("reconstruction", "none", "loss_recovered"),
+    ("plain", "random", "auc_difference"),
+    ("plain", "random", "transfer_first_8"),
+]
+KEYS = ["method", "layer", "variant", "order", "metric"]
+
+
+def methods_of(runs: list[Path]) -> dict[Path, str]:
+    """Run → what tells it from the others: dictionary and code, then K, L0, half and seed where these differ."""
+    facts = []
+    for run in runs:
+        config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+        wanted = config["dictionary"]
+        own = wanted["sae"]["activation"] + " " if wanted["method"] == "sae" else ""
+        differing = {
+            "K": f"{wanted['k_per_channel']}C",
+            "fine": wanted["fine_concepts"] if "fine" in wanted["code"] else "",
+            "seed": config["seed"],
+            "half": config["evaluate"]["half"],
+        }
+        facts.append((f"{wanted['method']} {own}{wanted['code']}", differing))
+    several = {key for key in facts[0][1] if len({str(each[key]) for _, each in facts} - {""}) > 1}
+    return {
+        run: " ".join([name, *(f"{key}={each[key]}" for key in each if key in several and each[key] != "")])
+        for run, (name, each) in zip(runs, facts, strict=True)
+    }
+
+
+def read(methods: dict[Path, str], kind: str) -> pd.DataFrame:
+    """One kind of table of all runs, with the method as the first column."""
+    parts = [pd.read_csv(run / kind).assign(method=name) for run, name in methods.items()]
+    table = pd.concat(parts, ignore_index=True)
+    return table[["method", *table.columns.drop("method")]]
+
+
+def _of(table: pd.DataFrame, variant: str, order: str, metric: str) -> pd.DataFrame:
+    chosen = (table["variant"] == variant) & (table["order"] == order) & (table["metric"] == metric)
+    return pd.DataFrame(table[chosen])
+
+
+def show(table: pd.DataFrame, variant: str, order: str, metric: str) -> None:
+    """Print one metric, methods against layers."""
+    rows = _of(table, variant, order, metric)
+    if len(rows):
+        wide = rows.pivot(index="method", columns="layer", values="value")
+        wide = wide.loc[list(dict.fromkeys(table.method)), list(dict.fromkeys(table.layer))]
+        print(f"\n{metric}, {variant}, order {order}\n{wide.round(3).to_string()}")
+
+
+def leads(cases: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Each method's mean lead over another, image by image, with its interval: KEYS, lead, low, high, n."""
+    found = []
+    for variant, order, metric in SHOWN:
+        some = _of(cases, variant, order, metric)
+        for layer, part in some.groupby("layer", sort=False):
+            wide = part.pivot(index="image", columns="method", values="value")
+            if against not in wide:
+                continue
+            for method in wide.columns.drop(against):
+                both = wide[[method, against]].dropna().to_numpy()
+                lead = paired_difference(both[:, 0], both[:, 1])
+                found.append([method, layer, variant, order, metric, *lead, len(both)])
+    return pd.DataFrame(found, columns=[*KEYS, "lead", "low", "high", "n"])
+
+
+def show_leads(table: pd.DataFrame, against: str) -> None:
+    """Print the leads, those whose interval holds zero in brackets, and how often each method is ahead or behind."""
+    order = list(dict.fromkeys(table.layer))
+    for variant, _, metric in SHOWN:
+        part = _of(table, variant, "gig", metric)
+        if not len(part):
+            continue
+        holds = (part.low <= 0) & (part.high >= 0)
+        text = np.where(holds, part.lead.map("({:+.3f})".format), part.lead.map("{:+.3f}".format))
+        wide = part.assign(text=text).pivot(index="method", columns="layer", values="text")[order]
+        wide["ahead"] = part.assign(ahead=part.low > 0).groupby("method").ahead.sum()
+        wide["behind"] = part.assign(behind=part.high < 0).groupby("method").behind.sum()
+        print(f"\n{metric}, {variant}: lead over {against}\n{wide.to_string()}")
+
+
+def main() -> None:
+    """Exit status 1 when an expected bound does not hold."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_OR_SWEEP")
+    parser.add_argument("--against", default="sae topk encoder", help="the method that the others are compared with")
+    parser.add_argument("--image", help="sample id to draw the three strongest concepts of")
+    parser.add_argument("--layer", help="layer of that drawing; default: the last")
+    parser.add_argument("--pair", nargs=2, default=["sae topk encoder", "bisecting coarse_to_fine"], metavar="METHOD")
+    parser.add_argument("--name", help="what the files are called; default: the preset's name")
+    parser.add_argument("--out", type=Path, default=Path(), help="where to write")
+    options = parser.parse_args()
+    runs = [run.folder for run in open_runs(options.runs)]
+    methods, name = methods_of(runs), options.name or name_of(runs[0])
+    table, cases = read(methods, "tables/extraction.csv"), read(methods, "cases/extraction.csv.gz")
+    for wanted in [*FACTS, *SHOWN]:
+        show(table, *wanted)
+    control = table[table.metric == "random_control"]
+    held = int(((control.ci_low <= 0) & (control.ci_high >= 0)).sum())
+    print(f"\nrandom orders hold zero in their 99.9 % interval in {held} of {len(control)}")
+    lead = leads(cases, options.against)
+    show_leads(lead, options.against)
+    options.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out / f"{name}.csv", index=False, float_format="%.5g")
+    lead.assign(against=options.against).to_csv(options.out / f"{name}_leads.csv", index=False, float_format="%.5g")
+    curves_figure(read(methods, "tables/curves.csv"), options.out / f"{name}_curves.png")
+    areas_figure(table, options.out / f"{name}_areas.png")
+    if options.image:
+        two = {method: next(run for run, own in methods.items() if own == method) for method in options.pair}
+        strongest_figure(two, options.image, options.layer, options.out / f"{name}_strongest.png")
+    print()
+    sys.exit(0 if all([compare(run, HERE / "expected.json") for run in runs]) else 1)
+
+
+if __name__ == "__main__":
+    main()
