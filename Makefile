@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two threads per process suit a small machine; the results do not depend on it.
 export OMP_NUM_THREADS ?= 2
+# One process of tests per core, whole files together since they share what they set up; a thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: run test check format lint types slow coverage
 
@@ -13,19 +15,19 @@ run: $(VENV)/.run
 	$(BIN)/vismech experiment=quickstart
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or not slow or gpu"
+	$(PYTEST) -m "slow or not slow or gpu"
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov --cov-branch --cov-report=term
+	$(PYTEST) --cov --cov-branch --cov-report=term
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -86,7 +87,7 @@ def test_every_choice_composes_and_sets_what_it_says(group, choice) -> None:
 @pytest.mark.parametrize("choice", choices()["experiment"])
 def test_every_preset_opens_with_its_command_and_has_its_folder(choice) -> None:
     text = (conf_folder() / "experiment" / f"{choice}.yaml").read_text()
-    assert text.startswith(f"# @package _global_\n# vismech experiment={choice}")
+    assert re.match(rf"# @package _global_\n# vismech (-m )?experiment={choice}\b", text)
     # One folder may serve several sizes of a preset: then it has the name's first words.
     words = choice.split("_")
     names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
@@ -144,7 +145,7 @@ def test_the_help_names_every_key_and_choice() -> None:
     text = help_text()
     assert all(f"  {doc.key} (" in text for doc in documentation())
     assert all(choice in text for _, choice in CHOICES)
-    assert max(map(len, text.splitlines())) < 200
+    assert max(map(len, text.splitlines())) < 240
 
 
 def test_the_surface_changes_only_on_purpose() -> None:
