@@ -55,12 +55,18 @@ def methods_of(runs: list[Path]) -> dict[Path, str]:
         config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
         wanted = config["dictionary"]
         own = wanted["sae"]["activation"] + " " if wanted["method"] == "sae" else ""
+        fine = "fine" in wanted["code"]
         differing = {
             "K": f"{wanted['k_per_channel']}C",
-            "fine": wanted["fine_concepts"] if "fine" in wanted["code"] else "",
+            "L0": f"{wanted['l0_per_channel']:g}C" if fine or "omp" in wanted["code"] else "",
+            "coarse": wanted["concepts_per_image"] if fine else "",
+            "fine": wanted["fine_concepts"] if fine else "",
+            "unit": wanted["unit"] if wanted["method"] in ("bisecting", "kmeans") else "",
             "seed": config["seed"],
             "half": config["evaluate"]["half"],
         }
+        if wanted["center"] and wanted["method"] not in ("sae", "pca"):
+            own += "centred "
         facts.append((f"{wanted['method']} {own}{wanted['code']}", differing))
     several = {key for key in facts[0][1] if len({str(each[key]) for _, each in facts} - {""}) > 1}
     return {
@@ -91,7 +97,10 @@ def show(table: pd.DataFrame, variant: str, order: str, metric: str) -> None:
 
 
 def leads(cases: pd.DataFrame, against: str) -> pd.DataFrame:
-    """Each method's mean lead over another, image by image, with its interval: KEYS, lead, low, high, n."""
+    """Each method's mean lead over another, image by image, with its interval: KEYS, lead, low, high, n.
+
+    Transferred orders are shared by the images of a class, so that their intervals resample whole classes.
+    """
     found = []
     for variant, order, metric in SHOWN:
         some = _of(cases, variant, order, metric)
@@ -100,8 +109,9 @@ def leads(cases: pd.DataFrame, against: str) -> pd.DataFrame:
             if against not in wide:
                 continue
             for method in wide.columns.drop(against):
-                both = wide[[method, against]].dropna().to_numpy()
-                lead = paired_difference(both[:, 0], both[:, 1])
+                pairs = wide[[method, against]].dropna()
+                both, classes = pairs.to_numpy(), np.unique(pairs.index.str.split("/").str[0], return_inverse=True)[1]
+                lead = paired_difference(*both.T, clusters=classes if metric.startswith("transfer") else None)
                 found.append([method, layer, variant, order, metric, *lead, len(both)])
     return pd.DataFrame(found, columns=[*KEYS, "lead", "low", "high", "n"])
 
@@ -128,12 +138,17 @@ def main() -> None:
     parser.add_argument("--against", default="sae topk encoder", help="the method that the others are compared with")
     parser.add_argument("--image", help="sample id to draw the three strongest concepts of")
     parser.add_argument("--layer", help="layer of that drawing; default: the last")
-    parser.add_argument("--pair", nargs=2, default=["sae topk encoder", "bisecting coarse_to_fine"], metavar="METHOD")
+    parser.add_argument(
+        "--pair", nargs=2, default=["sae topk encoder", "bisecting centred coarse_to_fine"], metavar="METHOD"
+    )
     parser.add_argument("--name", help="what the files are called; default: the preset's name")
     parser.add_argument("--out", type=Path, default=Path(), help="where to write")
     options = parser.parse_args()
     runs = [run.folder for run in open_runs(options.runs)]
     methods, name = methods_of(runs), options.name or name_of(runs[0])
+    for wanted in [options.against, *(options.pair if options.image else [])]:
+        if wanted not in methods.values():
+            parser.error(f"there is no method {wanted!r} among {sorted(methods.values())}: name one of them")
     table, cases = read(methods, "tables/extraction.csv"), read(methods, "cases/extraction.csv.gz")
     for wanted in [*FACTS, *SHOWN]:
         show(table, *wanted)

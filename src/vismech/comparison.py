@@ -21,8 +21,14 @@ COLUMNS = (("layer",), ("lower", "upper"), ("source", "target"), ("network",))
 LOWER = frozenset(
     [
         *("deletion", "c_deletion", "mas_deletion"),  # what is left after deletion
-        *("relative_error", "infidelity", "infidelity_relative", "loss_increase"),
-        *("gap_median", "gap_p95", "step_change", "completeness"),  # attribution.csv's; graphs have completeness_score
+        *("relative_error", "infidelity", "infidelity_relative", "loss_increase", "loss_spliced"),
+        *(
+            "gap_median",
+            "gap_p95",
+            "step_change",
+            "completeness_gap",
+            "completeness",
+        ),  # attribution.csv's; graphs have completeness_score
         *("sensitivity", "max_sensitivity"),
         *("dead", "dense"),
     ]
@@ -35,10 +41,14 @@ NEUTRAL = frozenset(
         *("share_median", "steps_mean", "steps_max", "nodes", "links"),
         *("skipped", "absent", "still", "uncrossed", "at_once"),
         *("absent_targets", "still_targets", "uncrossed_targets"),
-        *("chance_cosine", "chance_overlap"),
+        *("chance_cosine", "chance_graph_overlap", "chance_importance_overlap"),
+        *("random_control", "gig_ahead", "gig_ahead_first_8", "loss_clean", "loss_ablated"),
+        *("concepts_in_use", "transfer_left_out"),
     ]
 )
-"""Metrics that describe and do not rank: sizes, what was left out, chance levels."""
+"""Metrics that describe and do not rank: sizes, what was left out, controls, chance levels."""
+APART = ("variant", "score", "readout")
+"""Keys whose different values measure different things: their numbers do not compete."""
 
 
 class Numbers(NamedTuple):
@@ -158,7 +168,7 @@ def judge(
 ) -> list[Row]:
     """The rows with ``mark`` (best, tied or empty), ``test`` (paired, overlap or empty) and the paired difference.
 
-    In each metric and column the largest number is best, or the smallest where the metric's direction is −1; numbers
+    In each metric and column, and for each value of APART's keys, the largest number is best, or the smallest where the metric's direction is −1; numbers
     equal to it are best too. Another ties with it when zero lies in the interval of their paired difference
     (:func:`~vismech.evaluation.statistics.paired_difference`, its own minus the best's) over the images that both runs
     kept values of, or, where one of them kept none, when their intervals overlap.
@@ -166,7 +176,8 @@ def judge(
     blank = dict.fromkeys(["mark", "test", "difference", "difference_low", "difference_high", "common_images"])
     judged = [{**row, **blank} for row in numbers.rows]
     cases = [run.cases(table) for run in runs]
-    for (metric, *_), part in numbers._replace(rows=judged).cells(columns).items():
+    apart = [*columns, *(key for key in APART if key in numbers.keys)]
+    for (metric, *_), part in numbers._replace(rows=judged).cells(apart).items():
         sign = directions.get(metric, direction(metric))
         if not sign or len(part) < 2:
             continue

@@ -15,6 +15,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from vismech.errors import UserError
+
 PROGRESS = ".progress.jsonl"
 
 
@@ -45,8 +47,13 @@ class Rows:
                 _preallocate(path, (images, *column.shape), np.dtype(column.dtype))
             with path.open("rb") as file:
                 np.lib.format.read_magic(file)
-                np.lib.format.read_array_header_1_0(file)
+                shape, _, kind = np.lib.format.read_array_header_1_0(file)
                 self._offsets[name] = file.tell()
+            if shape != (images, *column.shape) or kind != np.dtype(column.dtype):
+                raise UserError(
+                    f"{path} holds {kind} {shape} of an earlier try, but {column.dtype} {(images, *column.shape)} is "
+                    f"wanted: delete {folder}, which is unfinished"
+                )
         self._files: dict[str, int] = {}
 
     def done(self) -> dict[int, bool]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.choices import Code, Output, ReadOut
+from vismech.coding import TWO_STAGES
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
 from vismech.pfv import Layout
@@ -118,7 +119,7 @@ def codes_of(vectors: Float[Tensor, "r t c"], dictionary: Dictionary, concepts: 
     Raises:
         UserError: for other codes, whose slopes are others.
     """
-    if dictionary.coding.code in (Code.encoder, Code.simultaneous_omp):
+    if dictionary.coding.code in (Code.encoder, Code.simultaneous_omp, *TWO_STAGES):
         raise UserError(
             f"attribute.readout=code has no slope for dictionary.code={dictionary.coding.code}: give readout=max or "
             "sum, or a lasso or omp code"

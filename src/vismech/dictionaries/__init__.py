@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vismech.coding import Code, Coding
+from vismech.coding import PURSUITS, Code, Coding
 from vismech.dictionaries.base import Dictionary, Fitted, load
 from vismech.errors import UserError
 
@@ -75,7 +75,7 @@ def build(
         mean_norm = mean.norm().item()
         atoms = torch.cat([atoms, (mean / mean_norm).float()[None].to(atoms)])
         info["mean_norm"] = mean_norm
-    if code in (Code.omp, Code.simultaneous_omp):
+    if code in PURSUITS:
         l0 = min(atoms.shape[1] // 2, len(atoms) - center) if l0 is None else l0
     coding = Coding(code, penalty_fraction * mean_norm_of_vectors, l0)
     return Dictionary(atoms, coding, len(atoms) - 1 if center else None, info, fitted.arrays, fitted.encoder or {})

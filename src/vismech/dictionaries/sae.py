@@ -145,9 +145,10 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def global_threshold(self, batches: Iterable[Float[Tensor, "n c"]]) -> Float[Tensor, ""]:
-        """Mean over batches of the least positive code that batchtopk keeps (Bussmann et al. 2024)."""
+        """Mean over batches of the least positive code that batchtopk keeps (Bussmann et al. 2024); 0 where none is."""
         codes = (self.activate(self.latents(self.centre(batch))) for batch in batches)
-        return torch.stack([code[code > 0].min() for code in codes]).mean()
+        least = [code[code > 0].min() for code in codes if bool((code > 0).any())]
+        return torch.stack(least).mean() if least else torch.zeros(())
 
 
 def initial_directions(vectors: Float[Tensor, "n c"], k: int, generator: torch.Generator) -> Float[Tensor, "k c"]:

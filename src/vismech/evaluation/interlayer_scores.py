@@ -60,6 +60,7 @@ def scored(curves: dict[str, Float[np.ndarray, "n t o m"]], present: Bool[np.nda
     empty = ends[..., 0] if score == "recovery" else np.zeros_like(ends[..., 0])
     whole = ends[..., -1] - empty
     typical = np.median(np.abs(whole[present])) if present.any() else 0.0
-    measured = present & (np.abs(whole) > SMALL * typical)
+    # Where the whole is below the empty, a better order would score less: such targets are skipped too.
+    measured = present & (whole > SMALL * typical)
     divisor = np.where(measured, whole, np.nan)[..., None, None]
     return Scored(measured, **{name: (values - empty[..., None, None]) / divisor for name, values in curves.items()})

@@ -176,13 +176,13 @@ def true_effects(circuit: Circuit, codes: Float[Tensor, "n k h w"]) -> Float[Ten
     return torch.stack(effects, 2)
 
 
-def draw_codes(circuit: Circuit, count: int) -> Float[Tensor, "n k h w"]:
+def draw_codes(circuit: Circuit, count: int, purpose: str = "images") -> Float[Tensor, "n k h w"]:
     """Concept maps of the first layer: wherever a target is to occur, its sources at their places, and distractors.
 
     Each target has :data:`PLACES` occurrences per image, at random positions of its own; each source is there with its
-    chance and a strength of its own, distractors at random neighbours.
+    chance and a strength of its own, distractors at random neighbours. Another purpose draws other images.
     """
-    draw, sources, routes = circuit.generator("images"), circuit.sources, circuit.routes()
+    draw, sources, routes = circuit.generator(purpose), circuit.sources, circuit.routes()
     anchors = list(itertools.product(range(MARGIN, GRID - MARGIN), repeat=2))
     wired = {source for row in routes for source, offsets in enumerate(row) if offsets}
     codes = np.zeros((count, len(sources), GRID, GRID))

@@ -53,8 +53,8 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         "center": config.dictionary.center,
         "seed": config.seed,
         "training_images": evaluate.training_images,
-        **dictionary_stage.fit_inputs(config),
-        **dictionary_stage.coding_inputs(ctx),
+        "fit": dictionary_stage.fit_inputs(config),
+        "coding": dictionary_stage.coding_inputs(ctx),
     }
     found = []
     for name in evaluate.networks or NETWORKS:

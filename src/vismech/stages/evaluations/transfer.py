@@ -12,13 +12,14 @@ import pandas as pd
 from vismech.choices import Evaluation, MeanRule, Stage
 from vismech.errors import UserError
 from vismech.evaluation.insertion_deletion import FIRST, count_area, count_axis
+from vismech.evaluation.statistics import clustered_bootstrap
 from vismech.evaluation.transfer import Halves, check_groups, fixed_orders, split
 from vismech.lit.insertion import Layer
 from vismech.lit.loop import run_loop
 from vismech.lit.transfer import ORDERS, TransferLoop, transfer_columns
 from vismech.rows import Rows
 from vismech.stages.context import Context, Job, Plan, read_images
-from vismech.stages.evaluations.insertion import KEYS, base_of, case_frame, finish, interval, read_layers
+from vismech.stages.evaluations.insertion import KEYS, base_of, case_frame, finish, read_layers
 from vismech.stages.tables import TAIL, tidy
 from vismech.store import Artifact, Spec, plain, write_json
 
@@ -87,28 +88,32 @@ class _Scores(NamedTuple):
     metric: str
     ids: list[str]
     values: np.ndarray
+    halves: np.ndarray
 
 
 def _scores(ctx: Context, plan: Plan) -> Iterator[_Scores]:
     for layer, spec in plan.evaluations[Evaluation.transfer].items():
         artifact = ctx.store.open(spec)
         count, ids = np.asarray(artifact.array("count.npy")).astype(np.float64), read_images(artifact).ids
+        halves = np.array(artifact.json("groups.json")["half"])
         for column, order in enumerate(ORDERS):
             for first in FIRST:
                 inserted, deleted = count_area(count[:, column], count_axis(), first).T
                 base = {**base_of(ctx, plan, layer), "variant": "plain", "order": order}
-                yield _Scores(base, f"transfer_first_{first}", ids, inserted - deleted)
+                yield _Scores(base, f"transfer_first_{first}", ids, inserted - deleted, halves)
 
 
 def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
-    """Every layer and order, in the form of ``extraction.csv``; intervals resample images.
+    """Every layer and order, in the form of ``extraction.csv``.
 
+    Intervals resample the halves of groups, since all images of a half are scored by one order.
     ``concepts_in_use`` counts those that any measured image has; ``transfer_left_out`` the images whose group is too
     small.
     """
-    found = [
-        {**one.base, **interval(one.metric, one.values, "area of the first concepts")} for one in _scores(ctx, plan)
-    ]
+    found = []
+    for one in _scores(ctx, plan):
+        row = (one.metric, float(one.values.mean()), len(one.values), *clustered_bootstrap(one.values, one.halves))
+        found.append({**one.base, **dict(zip(TAIL, (*row, "area of the first concepts"), strict=True))})
     for layer, spec in plan.evaluations[Evaluation.transfer].items():
         facts = ctx.store.open(spec).json("groups.json")
         base = {**base_of(ctx, plan, layer), "variant": "plain", "order": "none"}
