@@ -22,13 +22,8 @@ LOWER = frozenset(
     [
         *("deletion", "c_deletion", "mas_deletion"),  # what is left after deletion
         *("relative_error", "infidelity", "infidelity_relative", "loss_increase", "loss_spliced"),
-        *(
-            "gap_median",
-            "gap_p95",
-            "step_change",
-            "completeness_gap",
-            "completeness",
-        ),  # attribution.csv's; graphs have completeness_score
+        *("gap_median", "gap_p95", "step_change", "completeness_gap"),
+        "completeness",  # attribution.csv's; graphs have completeness_score
         *("sensitivity", "max_sensitivity"),
         *("dead", "dense"),
     ]
@@ -168,8 +163,8 @@ def judge(
 ) -> list[Row]:
     """The rows with ``mark`` (best, tied or empty), ``test`` (paired, overlap or empty) and the paired difference.
 
-    In each metric and column, and for each value of APART's keys, the largest number is best, or the smallest where the metric's direction is −1; numbers
-    equal to it are best too. Another ties with it when zero lies in the interval of their paired difference
+    In each metric and column, and for each value of APART's keys, the largest number is best, or the smallest where the
+    metric's direction is −1; numbers equal to it are best too. Another ties with it when zero lies in the interval of their paired difference
     (:func:`~vismech.evaluation.statistics.paired_difference`, its own minus the best's) over the images that both runs
     kept values of, or, where one of them kept none, when their intervals overlap.
     """
