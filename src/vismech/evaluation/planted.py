@@ -213,9 +213,8 @@ class TrainingVectors(NamedTuple):
 
 def training_vectors(network: PlantedNetwork, images: int, noise: float = 0.0) -> TrainingVectors:
     """PFVs of layer 1 and of the last layer from the same images, none of which is measured."""
-    found = activations(
-        network, network.images(draw_codes(network.circuit, images, "training"), noise, "training noise")
-    )
+    codes = draw_codes(network.circuit, images, "training")
+    found = activations(network, network.images(codes, noise, "training noise"))
     lower, upper = (layout_of_map(part).vectors(part).flatten(0, 1) for part in (found[0], found[-1]))
     return TrainingVectors(lower[_alive(lower)], upper[_alive(upper)])
 
