@@ -13,7 +13,7 @@ import yaml
 
 from vismech.compare_cli import main
 from vismech.comparison import direction
-from vismech.evaluation.statistics import bootstrap, paired_difference
+from vismech.evaluation.statistics import bootstrap, clustered_bootstrap, paired_difference
 from vismech.run_tables import TAIL, text_of
 
 LAYERS = ("layer1", "layer2")
@@ -225,7 +225,16 @@ def test_the_table_is_logged_to_wandb(two, tmp_path, capsys, monkeypatch) -> Non
 
 @pytest.mark.parametrize(
     ("metric", "sign"),
-    [("auc_difference", 1), ("c_deletion", -1), ("sensitivity_minus_ig", -1), ("abpc_minus_ig", 1), ("l0", 0)],
+    [
+        ("auc_difference", 1),
+        ("loss_spliced", -1),
+        ("completeness_gap", -1),
+        ("random_control", 0),
+        ("c_deletion", -1),
+        ("sensitivity_minus_ig", -1),
+        ("abpc_minus_ig", 1),
+        ("l0", 0),
+    ],
 )
 def test_directions(metric, sign) -> None:
     assert direction(metric) == sign
@@ -242,3 +251,27 @@ def test_a_paired_difference_is_the_bootstrap_of_differences() -> None:
     found = paired_difference(first, second)
     assert found[1:] == bootstrap(first - second) and found.value == pytest.approx((first - second).mean())
     assert paired_difference(second, first).low == pytest.approx(-found.high, abs=0.05)
+
+
+def test_cases_that_share_something_are_drawn_together() -> None:
+    rng = np.random.default_rng(2)
+    clusters = np.repeat(np.arange(12), 25)
+    values = rng.normal(size=12)[clusters] + 0.1 * rng.normal(size=300)
+    narrow, wide = bootstrap(values), clustered_bootstrap(values, clusters)
+    # All of the spread is between clusters, so that there are twelve cases and not three hundred.
+    assert 3 < (wide.high - wide.low) / (narrow.high - narrow.low) < 7
+    alone = clustered_bootstrap(values, np.arange(300))
+    assert alone == pytest.approx(narrow, abs=0.02)
+    assert paired_difference(values, 0 * values, clusters=clusters)[1:] == wide
+
+
+def test_what_measures_something_else_does_not_compete(tmp_path, capsys) -> None:
+    plain = extraction("sae", auc_difference=[0.9, 0.5]).assign(variant="plain")
+    other = extraction("sae", auc_difference=[0.2, 0.6]).assign(variant="matched_8")
+    columns = ["layer", "dictionary", "k", "variant", *TAIL]
+    run = write_run(tmp_path / "a", pd.concat([plain, other])[columns])
+    ours = extraction("nmf", auc_difference=[0.1, 0.1]).assign(variant="matched_8")[columns]
+    second = write_run(tmp_path / "b", ours)
+    text = compared(capsys, run, second, "--metric", "auc_difference", "--rows", "dictionary,variant")
+    assert "| sae | plain | 0.900 | 0.500 |" in text
+    assert "| sae | matched_8 | **0.200** | **0.600** |" in text

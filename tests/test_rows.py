@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vismech.errors import UserError
 from vismech.rows import PROGRESS, Column, Rows
 from vismech.store import Spec, Store
 
@@ -206,3 +207,10 @@ def test_files_are_as_large_as_their_arrays_from_the_start(tmp_path) -> None:
     assert (tmp_path / "x.npy").stat().st_size == 128 + 50 * 1000 * 4
     assert not np.load(tmp_path / "x.npy").any() and np.load(tmp_path / "none.npy").shape == (50, 0)
     rows.close()
+
+
+def test_arrays_of_another_shape_are_not_continued(tmp_path) -> None:
+    new(tmp_path)
+    other = {**COLUMNS, "x": Column((2, 2))}
+    with pytest.raises(UserError, match=r"x.npy holds float32 \(3, 2\) for each image, of an earlier try.*delete"):
+        Rows(tmp_path, other, IMAGES)

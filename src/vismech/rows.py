@@ -49,10 +49,10 @@ class Rows:
                 np.lib.format.read_magic(file)
                 shape, _, kind = np.lib.format.read_array_header_1_0(file)
                 self._offsets[name] = file.tell()
-            if shape != (images, *column.shape) or kind != np.dtype(column.dtype):
+            if shape[1:] != column.shape or kind != np.dtype(column.dtype):
                 raise UserError(
-                    f"{path} holds {kind} {shape} of an earlier try, but {column.dtype} {(images, *column.shape)} is "
-                    f"wanted: delete {folder}, which is unfinished"
+                    f"{path} holds {kind} {shape[1:]} for each image, of an earlier try, but {column.dtype} "
+                    f"{column.shape} is wanted: delete {folder}, which is unfinished"
                 )
         self._files: dict[str, int] = {}
 
