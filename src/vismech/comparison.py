@@ -165,8 +165,8 @@ def judge(
 
     In each metric and column, and for each value of APART's keys, the largest number is best, or the smallest where the
     metric's direction is −1; numbers equal to it are best too. Another ties with it when zero lies in the interval of
-    their paired difference (:func:`~vismech.evaluation.statistics.paired_difference`, its own minus the best's) over the
-    images that both runs kept values of, or, where one of them kept none, when their intervals overlap.
+    their paired difference (:func:`~vismech.evaluation.statistics.paired_difference`, its own minus the best's) over
+    the images that both runs kept values of, or, where one of them kept none, when their intervals overlap.
     """
     blank = dict.fromkeys(["mark", "test", "difference", "difference_low", "difference_high", "common_images"])
     judged = [{**row, **blank} for row in numbers.rows]
