@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vismech.choices import Method
-from vismech.coding import Code, Coding
+from vismech.coding import TWO_STAGES, Code, Coding
 from vismech.config import Config, DictionaryConfig
 from vismech.dictionaries import METHODS, Dictionary, build
 from vismech.dictionaries.base import ENCODERS, load
@@ -82,9 +82,9 @@ def test_encode_and_decode_agree_with_the_atoms(coded, vectors):
         assert explained > 0.9
 
 
-def test_a_code_is_that_of_the_vector_alone_but_for_simultaneous_pursuit(coded, vectors):
+def test_a_code_is_that_of_the_vector_alone_but_for_pursuits_by_image(coded, vectors):
     codes = coded.encode(vectors)
-    if coded.coding.code is not Code.simultaneous_omp:
+    if coded.coding.code not in (Code.simultaneous_omp, *TWO_STAGES):
         torch.testing.assert_close(coded.encode(vectors[7:9]), codes[7:9], rtol=0, atol=1e-5)
     images = vectors.view(2, 3, 50, 8)
     by_image = torch.stack([torch.stack([coded.encode(image) for image in row]) for row in images])
