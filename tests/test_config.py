@@ -145,7 +145,7 @@ def test_the_help_names_every_key_and_choice() -> None:
     text = help_text()
     assert all(f"  {doc.key} (" in text for doc in documentation())
     assert all(choice in text for _, choice in CHOICES)
-    assert max(map(len, text.splitlines())) < 240
+    assert max(map(len, text.splitlines())) < 200
 
 
 def test_the_surface_changes_only_on_purpose() -> None:

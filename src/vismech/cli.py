@@ -244,7 +244,10 @@ def help_text() -> str:
         lines += textwrap.wrap(f"{group:<11} {' '.join(options)}", 100, initial_indent="  ", subsequent_indent=" " * 14)
     lines += ["", "keys (type, default)"]
     for doc in documentation():
-        lines.append(f"  {doc.key} ({doc.type}, {doc.default})")
+        key = f"{doc.key} ({doc.type}, {doc.default})"
+        lines += textwrap.wrap(
+            key, 120, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
         lines += textwrap.wrap(doc.text, 94, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
 
