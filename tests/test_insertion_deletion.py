@@ -162,6 +162,27 @@ def test_matched_codes_are_least_squares_on_the_concepts_of_most_energy():
     assert few[1].any(0).tolist() == ranked[1].tolist()
 
 
+def test_sparse_matched_codes_keep_both_budgets():
+    codes, atoms, _ = drawn(5)
+    atoms = torch.nn.functional.normalize(atoms, dim=1)
+    codes = torch.stack([codes, codes.flip(1), codes])
+    ranked = torch.ones(3, K, dtype=torch.bool)
+    ranked[1, 1:], ranked[2] = False, False
+    vectors = torch.randn(3, P, C, generator=torch.Generator().manual_seed(6))
+    found = matched_codes(vectors, codes, atoms, ranked, 3, l0=2)
+    chosen = codes[0].square().sum(0).argsort(descending=True)[:3]
+    assert set(found[0].any(0).nonzero()[:, 0].tolist()) <= set(chosen.tolist())
+    for vector, code in zip(vectors[0], found[0], strict=True):
+        # The first choice of matching pursuit, by hand, then the best of all pairs that hold it.
+        first = int(chosen[(atoms[chosen] @ vector).abs().argmax()])
+        assert code[first] != 0 and int((code != 0).sum()) == 2
+        pair = atoms[code.nonzero()[:, 0]].double()
+        exact = torch.linalg.lstsq(pair.T, vector.double()).solution
+        assert torch.allclose(code[code != 0].double(), exact, atol=1e-4)
+    assert found[1].any(0).nonzero().tolist() == [[0]] and not found[2].any()
+    assert torch.allclose(found[1, :, 0], vectors[1] @ atoms[0], atol=1e-5)
+
+
 def test_the_oracle_takes_the_best_concept_at_every_step():
     codes, atoms, weight = drawn(7, 6)
     read, ends = reader(weight), Ends(torch.zeros(P, C), codes @ atoms)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vismech.choices import DataHalf, DataSource, Method
+from vismech.choices import DataSource, Half, Method
 from vismech.cli import varied
 from vismech.config import Config
 from vismech.data import open_data
@@ -131,11 +131,11 @@ def test_halves_are_all_images_once_and_do_not_depend_on_the_rest(photos) -> Non
     def ids(**options) -> set[str]:
         return set(open_data(DataSource.imagefolder, photos, **options).ids)
 
-    first, second = ids(half=DataHalf.first), ids(half=DataHalf.second)
+    first, second = ids(half=Half.choosing), ids(half=Half.confirming)
     assert first and second and not first & second and first | second == ids()
-    assert ids(half=DataHalf.first, classes=[1]) == {each for each in first if each.startswith("berry")}
+    assert ids(half=Half.choosing, classes=[1]) == {each for each in first if each.startswith("berry")}
     one = open_data(DataSource.imagefolder, photos, limit=1).ids
-    other = DataHalf.second if one[0] in first else DataHalf.first
+    other = Half.confirming if one[0] in first else Half.choosing
     with pytest.raises(UserError, match=rf"data.half={other.value}: none of the 1 images is in it"):
         ids(half=other, limit=1)
 
@@ -153,7 +153,7 @@ def test_a_variant_is_written_as_on_the_command_line() -> None:
         ("dictionary.kk=3", "there is no key 'dictionary.kk'"),
         ("seed", "cannot read 'seed': write key=value"),
         ("seed=x", "seed=x does not fit: it must be int"),
-        ("data.half=third", "data.half=third is not a choice; it can be all, first, second"),
+        ("data.half=third", "data.half=third is not a choice; it can be all, choosing, confirming"),
         ("dictionary=pca", "dictionary=pca is a choice of files: write single keys such as dictionary.center"),
     ],
 )

@@ -38,14 +38,6 @@ class Unreadable(StrEnum):
     skip = "skip"
 
 
-class DataHalf(StrEnum):
-    """Which half of the images a run has, by a hash of their ids."""
-
-    all = "all"
-    first = "first"
-    second = "second"
-
-
 class Positions(StrEnum):
     """Which positions of a layer become pointwise feature vectors."""
 
@@ -219,7 +211,7 @@ class Order(StrEnum):
 
 
 class Half(StrEnum):
-    """Which images are measured: those for choosing between methods, those for confirming the choice, or all."""
+    """Which images: those for choosing between methods, those for confirming the choice, or all."""
 
     all = "all"
     choosing = "choosing"

@@ -12,7 +12,6 @@ from vismech.choices import (
     Along,
     Baseline,
     Code,
-    DataHalf,
     DataSource,
     Evaluation,
     Fingerprint,
@@ -79,8 +78,9 @@ class DataConfig:
     """The folder that holds one folder per class."""
     limit: int | None = None
     """At most so many images, taken round robin over the classes."""
-    half: DataHalf = DataHalf.all
-    """Of these all, or the first or second half by a hash of the sample id: two runs on different images."""
+    half: Half = Half.all
+    """Of these all, or one half, told by a hash as in evaluate.half: two runs on different images, or dictionaries made
+    from one half and measured on the other (give evaluate.root, too)."""
     classes: list[int] = field(default_factory=list)
     """Class indices to keep; empty keeps all."""
     fingerprint: Fingerprint = Fingerprint.listing
@@ -272,6 +272,9 @@ class EvaluateConfig:
     half for confirming the choice; a hash of its sample id tells an image's half, whatever the seed."""
     budgets: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
     """insertion: also with so many concepts per image, those of the most energy, on which the image is coded anew."""
+    budget_l0_per_channel: float | None = None
+    """insertion: with each budget also the code of so many of its concepts per channel in a vector (orthogonal
+    matching pursuit), where the other is of all of them (least squares): both budgets at once; null: without."""
     residual: bool = True
     """insertion: also with what the concepts miss of the layer always there."""
     random_images: int | None = 200
@@ -306,7 +309,7 @@ class EvaluateConfig:
     """planted: images that dictionaries are learned from."""
     against: list[str] = field(default_factory=lambda: ["seed=1"])
     """stability: variants of the run, each one or several key=value with spaces between, of seed, data, extract,
-    dictionary, attribute and graph: "data.half=second", "dictionary.k_per_channel=4 seed=1"."""
+    dictionary, attribute and graph: "data.half=confirming", "dictionary.k_per_channel=4 seed=1"."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 
 from PIL import Image
 
-from vismech.choices import DataHalf, DataSource, Fingerprint
+from vismech.choices import DataSource, Fingerprint, Half
 from vismech.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
@@ -71,7 +71,7 @@ def open_data(
     root: str | Path | None = None,
     limit: int | None = None,
     classes: Sequence[int] = (),
-    half: DataHalf = DataHalf.all,
+    half: Half = Half.all,
 ) -> ImageData:
     """List the images of ``source`` below ``root``.
 
@@ -81,7 +81,7 @@ def open_data(
         limit: at most so many images, taken round robin over the classes in the order of their names, so that a small
             number still holds many classes.
         classes: class indices to keep; empty keeps all.
-        half: of the images that are left, all or about half of them, chosen by a hash of the sample id.
+        half: of the images that are left, all or about half of them: those of this :func:`half_of`.
 
     Raises:
         UserError: a missing or empty folder, a class folder that the source does not know, a class without images.
@@ -111,14 +111,17 @@ def open_data(
         raise UserError(f"data.classes={list(classes)}: there is no image of class {absent[0]} below {root}")
     rounds = chain.from_iterable(zip_longest(*by_class.values()))
     samples = [sample for sample in rounds if sample is not None][:limit]
-    kept = [sample for sample in samples if half is DataHalf.all or _half(sample.id) is half]
+    kept = [sample for sample in samples if half is Half.all or half_of(sample.id) is half]
     if not kept:
         raise UserError(f"data.half={half.value}: none of the {len(samples)} images is in it: use more images")
     return ImageData(root, sorted(kept, key=lambda sample: sample.id), found.classes)
 
 
-def _half(sample: str) -> DataHalf:
-    return (DataHalf.first, DataHalf.second)[hashlib.sha256(f"data.half:{sample}".encode()).digest()[0] % 2]
+def half_of(sample: str) -> Half:
+    """The half that an image belongs to, by a hash of its id alone: with the run's seed in it, images that chose under
+    one seed would confirm under the next."""
+    odd = hashlib.sha256(f"half:{sample}".encode()).digest()[0] % 2
+    return Half.confirming if odd else Half.choosing
 
 
 def _folders(source: DataSource, root: Path) -> ImageData:

@@ -11,13 +11,13 @@ import torch
 
 from integration.conftest import draw_pictures, tiny_config
 from vismech.choices import Code, Evaluation, Half, MeanRule, Method, Positions, Stage
+from vismech.data import half_of
 from vismech.errors import UserError
 from vismech.evaluation.insertion_deletion import share_counts
 from vismech.network import LOGITS
 from vismech.pipeline import open_context
 from vismech.run import run
 from vismech.stages.dictionary import read
-from vismech.stages.evaluations.measured import half_of
 from vismech.store import Store
 
 KEYS = ["layer", "dictionary", "k", "code", "center", "mean_rule", "variant", "order", "budget"]
@@ -31,6 +31,7 @@ def config_of(pictures, folder, batch_size=4):
     config.attribute.steps, config.until, config.describe.cards = 4, Stage.evaluate, 0
     config.evaluate.kinds = [Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer]
     config.evaluate.images, config.evaluate.budgets, config.evaluate.random_images = None, [3], 20
+    config.evaluate.budget_l0_per_channel = 0.25
     config.evaluate.greedy_images, config.evaluate.groups = 1, {"all": [[0, 2]]}
     config.runtime.batch_size = batch_size
     return config
@@ -67,10 +68,14 @@ def test_tables_and_cases_agree(finished):
     table = pd.read_csv(folder / "run/tables/extraction.csv")
     assert list(table)[: len(KEYS)] == KEYS
     gig = table[(table["layer"] == LAYER) & (table["order"] == "gig")]
-    assert set(gig["variant"]) == {"plain", "residual", "matched_3"}
+    assert set(gig["variant"]) == {"plain", "residual", "matched_3", "sparse_3"}
     wanted = {"c_insertion", "c_deletion", "auc_difference", "auc_first_8", "auc_first_32"}
     assert wanted | {"transfer_first_8", "transfer_first_32"} == set(gig.loc[gig["variant"] == "plain", "metric"])
-    assert set(gig.loc[gig["variant"] == "matched_3", "metric"]) == {"c_insertion", "c_deletion", "auc_difference"}
+    for variant in ("matched_3", "sparse_3"):
+        assert set(gig.loc[gig["variant"] == variant, "metric"]) == {"c_insertion", "c_deletion", "auc_difference"}
+    facts = table[(table["layer"] == LAYER) & (table["metric"] == "l0")].set_index("variant")["value"]
+    # Four of sixteen channels would be allowed, of three concepts; the mean concept is kept beside them.
+    assert facts["sparse_3"] <= facts["matched_3"] <= 4
     cases = pd.read_csv(folder / "run/cases/extraction.csv.gz")
     names = ["layer", "variant", "order", "metric"]
     means = cases.groupby(names)["value"].agg(["mean", "size"]).reset_index()
@@ -202,6 +207,7 @@ def test_images_of_another_folder_the_correct_ones_and_a_half(finished, pictures
 def test_what_cannot_be_measured_is_refused_before_anything_is_computed(pictures, tmp_path):
     for change, message in (
         ({"budgets": [0]}, r"evaluate.budgets=\[0\]: give different numbers"),
+        ({"budget_l0_per_channel": 2.0}, "evaluate.budget_l0_per_channel=2.0 must be above 0 and at most 1, or null"),
         ({"greedy_images": -1}, "evaluate.greedy_images=-1 must not be negative"),
         ({"kinds": [Evaluation.transfer]}, "give insertion before transfer"),
         ({"groups": {"a": [[3, 1]]}}, r"evaluate.groups.a: \[3, 1\] is no range"),

@@ -13,7 +13,7 @@ from vismech.errors import UserError
 from vismech.pipeline import make_plan, open_context
 from vismech.run import run
 
-AGAINST = ["seed=1", "data.half=first", "dictionary.k=6 extract.per_image=3"]
+AGAINST = ["seed=1", "data.half=choosing", "dictionary.k=6 extract.per_image=3"]
 
 
 def config_of(pictures, folder, against):

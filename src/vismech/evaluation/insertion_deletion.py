@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.evaluation.statistics import Interval
-from vismech.pursuit import least_squares
+from vismech.pursuit import least_squares, orthogonal_matching_pursuit
 
 GRID = 33
 FIRST = (8, 32)
@@ -99,8 +99,10 @@ def partial_sums(
     sizes = np.diff(counts).tolist()
     some = order[: counts[-1]]
     pairs = zip(codes[:, some].split(sizes, 1), atoms[some].split(sizes), strict=True)
-    first = codes.new_zeros(len(codes), atoms.shape[1])
-    return torch.stack([first, *(code @ atom for code, atom in pairs)]).cumsum_(0)
+    sums = codes.new_zeros(len(counts), len(codes), atoms.shape[1])
+    for step, (code, atom) in enumerate(pairs, 1):
+        torch.addmm(sums[step - 1], code, atom, out=sums[step])
+    return sums
 
 
 def curves(
@@ -187,8 +189,12 @@ def matched_codes(
     atoms: Float[Tensor, "k c"],
     ranked: Bool[Tensor, "b k"],
     budget: int,
+    l0: int | None = None,
 ) -> Float[Tensor, "b p k"]:
-    """Codes in each image's ``budget`` ranked concepts of largest energy ``Σ_p u_pk²`` alone, by least squares.
+    """Codes in each image's ``budget`` ranked concepts of largest energy ``Σ_p u_pk²`` alone.
+
+    By least squares in all of them; more than C of them span the space many times over, so that later concepts cancel
+    earlier ones. With ``l0``, by orthogonal matching pursuit: budgets of concepts per image and per vector at once.
 
     Args:
         vectors: X, without what is always kept.
@@ -196,13 +202,20 @@ def matched_codes(
         atoms: V.
         ranked: concepts that an image may keep; one with fewer keeps these.
         budget: m.
+        l0: concepts of each vector, at most C.
     """
     energy = codes.square().sum(1).masked_fill(~ranked, -1)
     chosen = energy.topk(min(budget, energy.shape[1]), dim=1).indices
     there = ranked.gather(1, chosen)
+    found = torch.zeros_like(codes)
+    if l0 is not None:
+        for image, own, mask, out in zip(vectors, chosen, there, found, strict=True):
+            if len(some := own[mask].sort().values):
+                out[:, some] = orthogonal_matching_pursuit(image, atoms[some], min(l0, len(some)))
+        return found
     solved = least_squares(vectors, atoms[chosen] * there[..., None])
     places = chosen[:, None].expand_as(solved)
-    return torch.zeros_like(codes).scatter_(2, places, solved * there[:, None])
+    return found.scatter_(2, places, solved * there[:, None])
 
 
 def random_control(differences: Float[np.ndarray, " n"], level: float = 0.999, draws: int = 20_000) -> Interval:

@@ -68,25 +68,43 @@ class Coded(NamedTuple):
     ranked: Bool[Tensor, "b k"]
 
 
-def gig_variants(budgets: Sequence[int], residual: bool) -> list[str]:
-    """The variants whose concepts are in the order of their GIG, in the order of an artifact's arrays."""
-    return ["plain", *(["residual"] if residual else []), *(f"matched_{budget}" for budget in budgets)]
+class Matched(NamedTuple):
+    """A variant coded anew in the ``budget`` concepts of most energy: by least squares, or with ``l0`` per vector."""
+
+    budget: int
+    l0_per_channel: float | None
+
+    @property
+    def name(self) -> str:
+        """``matched_8``, or with a number of concepts per vector ``sparse_8``."""
+        return f"{'matched' if self.l0_per_channel is None else 'sparse'}_{self.budget}"
 
 
-def insertion_columns(k: int, budgets: Sequence[int], residual: bool) -> dict[str, Column]:
+def matched_variants(budgets: Sequence[int], l0_per_channel: float | None) -> list[Matched]:
+    """The variants of budgets in the order of an artifact's arrays: least squares, then sparse if it is asked for."""
+    shares = [None] if l0_per_channel is None else [None, l0_per_channel]
+    return [Matched(budget, share) for share in shares for budget in budgets]
+
+
+def whole_variants(residual: bool) -> list[str]:
+    """The variants of an image's own codes, which come before those of budgets."""
+    return ["plain", *(["residual"] if residual else [])]
+
+
+def insertion_columns(k: int, matched: Sequence[Matched], residual: bool) -> dict[str, Column]:
     """Arrays of one layer, per image.
 
-    ``share`` and ``count``: insertion and deletion of each of :func:`gig_variants` [V, 2, …], on the axis of shares
-    without those of budgets, whose share of m concepts is their count; ``random_share`` and
+    ``share``: insertion and deletion of each of :func:`whole_variants` [V, 2, …], concepts in the order of their GIG;
+    ``count``: of these and each of ``matched``, where a share of m concepts is their count; ``random_share`` and
     ``random_count`` the plain ones in a random order, for images that are ``drawn``; ``greedy`` [2, J] the greedy
     oracle's count for images that are ``tried``; ``edges`` GIG to the predicted class's logit [K]; ``ranked`` [K];
-    ``predicted``; ``clean`` the class's probability; ``l0`` and ``distinct`` of the codes and of those of each budget
-    [1 + M].
+    ``predicted``; ``clean`` the class's probability; ``l0`` and ``distinct`` of the codes and of those of
+    ``matched`` [1 + M].
     """
-    many, axis = len(gig_variants(budgets, residual)), len(count_axis(budgets))
+    whole, axis = len(whole_variants(residual)), len(count_axis([each.budget for each in matched]))
     return {
-        "share": Column((many - len(budgets), 2, GRID)),
-        "count": Column((many, 2, axis)),
+        "share": Column((whole, 2, GRID)),
+        "count": Column((whole + len(matched), 2, axis)),
         "random_share": Column((2, GRID)),
         "random_count": Column((2, axis)),
         "drawn": Column((), "bool"),
@@ -96,8 +114,8 @@ def insertion_columns(k: int, budgets: Sequence[int], residual: bool) -> dict[st
         "ranked": Column((k,), "bool"),
         "predicted": Column((), "int32"),
         "clean": Column(()),
-        "l0": Column((1 + len(budgets),)),
-        "distinct": Column((1 + len(budgets),), "int32"),
+        "l0": Column((1 + len(matched),)),
+        "distinct": Column((1 + len(matched),), "int32"),
     }
 
 
@@ -165,8 +183,9 @@ class InsertionLoop(ConceptLoop):
         coded = self.coded(name, clean)
         edges = self._edges(name, coded, predicted, rows)
         matched = []
-        for budget in self.config.evaluate.budgets:
-            some = self._matched(name, coded, budget)
+        evaluate = self.config.evaluate
+        for variant in matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel):
+            some = self._matched(name, coded, variant)
             matched.append((some, self._edges(name, some, predicted, rows)))
         done: dict[int, Columns] = {}
         for index, row in enumerate(rows):
@@ -179,9 +198,12 @@ class InsertionLoop(ConceptLoop):
         columns["distinct"] = torch.stack([each.ranked.sum(1) for each in counts], 1)
         return {**columns, "edges": edges, "ranked": coded.ranked}
 
-    def _matched(self, name: str, coded: Coded, budget: int) -> Coded:
-        dictionary = self.layers[name].dictionary
-        codes = matched_codes(coded.vectors - coded.kept, coded.codes, dictionary.atoms, coded.ranked, budget)
+    def _matched(self, name: str, coded: Coded, variant: Matched) -> Coded:
+        dictionary, share = self.layers[name].dictionary, variant.l0_per_channel
+        l0 = None if share is None else max(1, round(share * dictionary.atoms.shape[1]))
+        codes = matched_codes(
+            coded.vectors - coded.kept, coded.codes, dictionary.atoms, coded.ranked, variant.budget, l0
+        )
         ranked, mean = codes.any(1), dictionary.mean_index
         if mean is not None and self.config.dictionary.mean_rule is MeanRule.kept:
             codes[..., mean] = coded.codes[..., mean]

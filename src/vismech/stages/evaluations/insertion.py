@@ -14,7 +14,14 @@ from vismech.choices import Baseline, Evaluation, Stage
 from vismech.errors import UserError
 from vismech.evaluation.insertion_deletion import FIRST, GRID, count_area, count_axis, random_control, share_area
 from vismech.evaluation.statistics import bootstrap
-from vismech.lit.insertion import InsertionLoop, Layer, gig_variants, insertion_columns
+from vismech.lit.insertion import (
+    InsertionLoop,
+    Layer,
+    Matched,
+    insertion_columns,
+    matched_variants,
+    whole_variants,
+)
 from vismech.lit.loop import run_loop
 from vismech.network import LOGITS
 from vismech.rows import Rows
@@ -35,7 +42,7 @@ class Cases(NamedTuple):
     """One metric of one curve, image by image.
 
     Attributes:
-        variant: plain, residual or matched_<budget>.
+        variant: plain, residual, matched_<budget> or sparse_<budget>.
         order: gig, random, greedy, or none of a number that no order changes.
         metric: its name.
         images: rows of the artifact that it is defined for.
@@ -58,6 +65,9 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     evaluate, attribute = ctx.config.evaluate, ctx.config.attribute
     if any(budget < 1 for budget in evaluate.budgets) or len({*evaluate.budgets}) < len(evaluate.budgets):
         raise UserError(f"evaluate.budgets={evaluate.budgets}: give different numbers of concepts, at least 1")
+    share = evaluate.budget_l0_per_channel
+    if share is not None and not 0 < share <= 1:
+        raise UserError(f"evaluate.budget_l0_per_channel={share} must be above 0 and at most 1, or null")
     for key, value in (("random_images", evaluate.random_images), ("greedy_images", evaluate.greedy_images)):
         if value is not None and value < 0:
             raise UserError(f"evaluate.{key}={value} must not be negative")
@@ -76,6 +86,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         **path,
         **measured_inputs(ctx),
         "budgets": list(evaluate.budgets),
+        **({} if share is None else {"budget_l0_per_channel": share}),
         "residual": evaluate.residual,
         "random_images": evaluate.random_images,
         "greedy_images": evaluate.greedy_images,
@@ -100,7 +111,8 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         rows = {}
         for layer, folder in folders.items():
             k = layers[layer].dictionary.k
-            rows[layer] = Rows(folder, insertion_columns(k, evaluate.budgets, evaluate.residual), len(indices))
+            matched = matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel)
+            rows[layer] = Rows(folder, insertion_columns(k, matched, evaluate.residual), len(indices))
         loop = InsertionLoop(
             ctx.config,
             ctx.measured,
@@ -133,18 +145,17 @@ def finish(ctx: Context, folders: Mapping[str, Any], rows: Mapping[str, Rows], i
 
 def metrics_of(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[Cases]:
     """Every metric of every curve, image by image."""
-    budgets, axis = inputs["budgets"], count_axis(inputs["budgets"])
+    axis = count_axis(inputs["budgets"])
     names = ("share", "count", "random_share", "random_count", "drawn", "greedy", "tried", "l0", "distinct", "clean")
     arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in names}
     everyone = np.arange(len(arrays["clean"]))
-    for column, variant in enumerate(gig_variants(budgets, inputs["residual"])):
-        count = arrays["count"][:, column]
-        if variant.startswith("matched_"):
-            found = _matched_areas(count, axis, int(variant.removeprefix("matched_")))
-        else:
-            found = _areas(arrays["share"][:, column], count, axis)
-        for metric, values in found:
+    whole, matched = whole_variants(inputs["residual"]), _matched(inputs)
+    for column, variant in enumerate(whole):
+        for metric, values in _areas(arrays["share"][:, column], arrays["count"][:, column], axis):
             yield Cases(variant, "gig", metric, everyone, values)
+    for column, variant in enumerate(matched, len(whole)):
+        for metric, values in _matched_areas(arrays["count"][:, column], axis, variant.budget):
+            yield Cases(variant.name, "gig", metric, everyone, values)
     drawn, tried = (np.flatnonzero(arrays[name]) for name in ("drawn", "tried"))
     if len(drawn):
         for metric, values in _areas(arrays["random_share"][drawn], arrays["random_count"][drawn], axis):
@@ -152,7 +163,7 @@ def metrics_of(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[Cases]
     if len(tried):
         for first in FIRST:
             yield Cases("plain", "greedy", f"auc_first_{first}", tried, _first(arrays["greedy"][tried], axis, first))
-    for column, variant in enumerate(gig_variants(budgets, False)):
+    for column, variant in enumerate(["plain", *(each.name for each in matched)]):
         yield Cases(variant, "none", "l0", everyone, arrays["l0"][:, column])
         yield Cases(variant, "none", "distinct_concepts", everyone, arrays["distinct"][:, column])
     yield Cases("plain", "none", "probability_clean", everyone, arrays["clean"])
@@ -258,7 +269,8 @@ def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
         drawn = np.flatnonzero(artifact.array("drawn.npy"))
         for axis, x in (("share", np.linspace(0, 1, GRID)), ("count", np.array(count_axis(budgets), dtype=float))):
             gig = np.asarray(artifact.array(f"{axis}.npy"))
-            drawings = {(name, "gig"): gig[:, column] for column, name in enumerate(_variants(spec)[: gig.shape[1]])}
+            names = [*whole_variants(spec.inputs["residual"]), *(each.name for each in _matched(spec.inputs))]
+            drawings = {(name, "gig"): gig[:, column] for column, name in enumerate(names[: gig.shape[1]])}
             if len(drawn):
                 drawings["plain", "random"] = np.asarray(artifact.array(f"random_{axis}.npy"))[drawn]
             for (variant, order), values in drawings.items():
@@ -269,5 +281,5 @@ def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True).reindex(columns=columns)
 
 
-def _variants(spec: Spec) -> list[str]:
-    return gig_variants(spec.inputs["budgets"], spec.inputs["residual"])
+def _matched(inputs: Mapping[str, Any]) -> list[Matched]:
+    return matched_variants(inputs["budgets"], inputs.get("budget_l0_per_channel"))

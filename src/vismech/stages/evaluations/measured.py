@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vismech.choices import Half, Stage
+from vismech.data import half_of
 from vismech.errors import UserError
 from vismech.lit.extract import ExtractLoop
 from vismech.lit.loop import run_loop
@@ -53,16 +53,9 @@ def measured_indices(ctx: Context, spec: Spec) -> list[int]:
     if not chosen:
         raise UserError(
             f"evaluate.half={evaluate.half.value}, evaluate.correct_only={evaluate.correct_only}: none of the "
-            f"{len(samples)} images is left to measure"
+            f"{len(samples)} images is left to measure: change these, or give evaluate.root other images"
         )
     return spread(chosen, evaluate.images)
-
-
-def half_of(sample: str) -> Half:
-    """The half that an image belongs to, by a hash of its id alone: with the run's seed in it, images that chose under
-    one seed would confirm under the next."""
-    odd = hashlib.sha256(f"half:{sample}".encode()).digest()[0] % 2
-    return Half.confirming if odd else Half.choosing
 
 
 def answers_job(ctx: Context) -> Job:
