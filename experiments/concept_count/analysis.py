@@ -25,6 +25,7 @@ METRICS = {
     "matched_cosine": "matched cosine, seed 1",
     "graph_overlap": "graph overlap, seed 1",
 }
+WIDE = 3
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
@@ -35,15 +36,20 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:
-    """One column of panels per sweep, one row per metric: concepts per channel, a line per layer."""
+    """A block of panels per sweep, one panel per metric: concepts per channel, a line per layer."""
     rows = chosen(table)
     runs, metrics = list(dict.fromkeys(rows.run)), [metric for metric in METRICS if metric in {*rows.metric}]
     plt.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans"})
-    size = (1.6 + 3.2 * len(runs), 1.8 * len(metrics) + 0.6)
-    drawn, panels = plt.subplots(len(metrics), len(runs), figsize=size, squeeze=False, layout="constrained")
-    for column, run in enumerate(runs):
-        for row, metric in enumerate(metrics):
-            panel, part = panels[row, column], rows[(rows.run == run) & (rows.metric == metric)]
+    high = -(-len(metrics) // WIDE)
+    size = (3.1 * WIDE, 2.3 * high * len(runs) + 0.5)
+    drawn, panels = plt.subplots(high * len(runs), WIDE, figsize=size, squeeze=False, layout="constrained")
+    for block, run in enumerate(runs):
+        for place in range(high * WIDE):
+            panel = panels[block * high + place // WIDE, place % WIDE]
+            if place >= len(metrics):
+                panel.set_axis_off()
+                continue
+            part = rows[(rows.run == run) & (rows.metric == metrics[place])]
             for index, (layer, of) in enumerate(part.groupby("layer", sort=False)):
                 of = of.sort_values(PER_CHANNEL)
                 style = {"color": f"C{index}", "label": layer}
@@ -52,10 +58,11 @@ def figure(table: pd.DataFrame, path: Path) -> None:
             panel.set_xscale("log", base=2)
             counts = sorted({*part[PER_CHANNEL]})
             panel.set_xticks(counts, [f"{count:g}" for count in counts])
-            panel.set_ylabel(METRICS[metric] if column == 0 else "")
-        panels[0, column].set_title(run.removeprefix("concept_count_"), fontsize=9.5, loc="left")
-        panels[-1, column].set_xlabel("concepts per channel")
-    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+            panel.set_title(METRICS[metrics[place]], fontsize=9.5, loc="left")
+            panel.set_xlabel("concepts per channel" if place + WIDE >= len(metrics) else "")
+        first = panels[block * high, 0]
+        first.set_ylabel(run.removeprefix("concept_count_"))
+        first.legend(fontsize=7.5, frameon=False)
     drawn.savefig(path, dpi=150)
     plt.close(drawn)
 

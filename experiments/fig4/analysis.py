@@ -32,8 +32,12 @@ SHOWN = [
     ("plain", "gig", "auc_first_32"),
     ("matched_8", "gig", "auc_difference"),
     ("matched_32", "gig", "auc_difference"),
+    ("sparse_8", "gig", "auc_difference"),
+    ("sparse_32", "gig", "auc_difference"),
     ("plain", "gig", "transfer_first_8"),
     ("plain", "gig", "transfer_first_32"),
+    ("plain", "gig", "transfer_gain_8"),
+    ("plain", "gig", "transfer_gain_32"),
 ]
 FACTS = [
     ("plain", "none", "l0"),

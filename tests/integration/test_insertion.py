@@ -70,7 +70,8 @@ def test_tables_and_cases_agree(finished):
     gig = table[(table["layer"] == LAYER) & (table["order"] == "gig")]
     assert set(gig["variant"]) == {"plain", "residual", "matched_3", "sparse_3"}
     wanted = {"c_insertion", "c_deletion", "auc_difference", "auc_first_8", "auc_first_32"}
-    assert wanted | {"transfer_first_8", "transfer_first_32"} == set(gig.loc[gig["variant"] == "plain", "metric"])
+    wanted |= {f"transfer_{name}_{first}" for name in ("first", "gain") for first in (8, 32)}
+    assert wanted == set(gig.loc[gig["variant"] == "plain", "metric"])
     for variant in ("matched_3", "sparse_3"):
         assert set(gig.loc[gig["variant"] == variant, "metric"]) == {"c_insertion", "c_deletion", "auc_difference"}
     facts = table[(table["layer"] == LAYER) & (table["metric"] == "l0")].set_index("variant")["value"]
@@ -83,6 +84,11 @@ def test_tables_and_cases_agree(finished):
         same = (table[names] == [row[name] for name in names]).all(axis=1)
         (here,) = table.loc[same].to_dict("records")
         assert (here["value"], here["n"]) == (pytest.approx(row["mean"], abs=1e-6), row["size"])
+    both = cases[(cases["layer"] == LAYER) & (cases["metric"] == "transfer_first_8")]
+    both = both.pivot(index="image", columns="order", values="value")
+    gained = cases[(cases["layer"] == LAYER) & (cases["metric"] == "transfer_gain_8")].set_index("image")["value"]
+    assert np.asarray(gained[both.index]) == pytest.approx(np.asarray(both["gig"] - both["random"]), abs=1e-9)
+    assert np.ptp(np.asarray(gained)) > 0
     control = table[table["metric"] == "random_control"]
     assert len(control) == 2
     low, high = np.asarray(control["ci_low"]), np.asarray(control["ci_high"])

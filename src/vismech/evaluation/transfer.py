@@ -4,6 +4,11 @@ A group's images are cut into two halves. The concepts are ranked by their mean 
 and deleted in this one order in every image of the other half, and the other way round: no image has a part in the
 order that it is scored by. A concept of the order that an image does not have still counts as a step.
 
+The score of few concepts, insertion less deletion, favours poor reconstructions: were the answer additive in the
+concepts, it would be ``2 A − (whole − nothing)``, A the mean answer to the first concepts alone, and all concepts of a
+poor dictionary rebuild no class (whole ≈ nothing). ``transfer_gain`` is the lead of the ranked order over a random
+order of the same concepts, where the second term is gone: 0 where a ranking says nothing about other images.
+
 Legend: N images, K concepts.
 """
 

@@ -96,15 +96,19 @@ def _scores(ctx: Context, plan: Plan) -> Iterator[_Scores]:
         artifact = ctx.store.open(spec)
         count, ids = np.asarray(artifact.array("count.npy")).astype(np.float64), read_images(artifact).ids
         halves = np.array(artifact.json("groups.json")["half"])
-        for column, order in enumerate(ORDERS):
-            for first in FIRST:
-                inserted, deleted = count_area(count[:, column], count_axis(), first).T
+        for first in FIRST:
+            areas = count_area(count, count_axis(), first)
+            score = dict(zip(ORDERS, (areas[..., 0] - areas[..., 1]).T, strict=True))
+            found = {(f"transfer_first_{first}", order): values for order, values in score.items()}
+            # What all concepts rebuild is in both orders alike, so that a poor reconstruction gains nothing by it.
+            found[f"transfer_gain_{first}", "gig"] = score["gig"] - score["random"]
+            for (metric, order), values in found.items():
                 base = {**base_of(ctx, plan, layer), "variant": "plain", "order": order}
-                yield _Scores(base, f"transfer_first_{first}", ids, inserted - deleted, halves)
+                yield _Scores(base, metric, ids, values, halves)
 
 
 def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
-    """Every layer and order, in the form of ``extraction.csv``.
+    """Every layer and order, in the form of ``extraction.csv``; ``transfer_gain`` is the lead over the random order.
 
     Intervals resample the halves of groups, since all images of a half are scored by one order.
     ``concepts_in_use`` counts those that any measured image has; ``transfer_left_out`` the images whose group is too
