@@ -1,9 +1,10 @@
 """Expected and found, the tables and the paper's figure: ``python experiments/fig4/analysis.py RUN_OR_SWEEP …``.
 
 Prints every metric, methods against blocks, then each method's paired lead over ``--against`` (mean over the images
-that both measured, 95 % bootstrap interval). Writes into ``--out``, under ``--name``: the runs' tables as one csv, the
-curves of the first block, the areas against the block's number, and with ``--image`` one image's three strongest
-concepts of the last block by two methods, side by side.
+that both measured, 95 % bootstrap interval); runs that differ by their seed alone are one method, averaged. Writes
+into ``--out``, under ``--name``: what is printed of every run with its interval and the leads as csv, the curves of the
+first block, the areas against the block's number, and with ``--image`` one image's three strongest concepts of the last
+block by two methods, side by side.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ KEYS = ["method", "layer", "variant", "order", "metric"]
 
 
 def methods_of(runs: list[Path]) -> dict[Path, str]:
-    """Run → what tells it from the others: dictionary and code, then K, L0, half and seed where these differ."""
+    """Run → dictionary and code, then what else tells it from the others, but not its seed."""
     facts = []
     for run in runs:
         config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
@@ -66,7 +67,6 @@ def methods_of(runs: list[Path]) -> dict[Path, str]:
             "coarse": wanted["concepts_per_image"] if fine else "",
             "fine": wanted["fine_concepts"] if fine else "",
             "unit": wanted["unit"] if wanted["method"] in ("bisecting", "kmeans") else "",
-            "seed": config["seed"],
             "half": config["evaluate"]["half"],
         }
         if wanted["center"] and wanted["method"] not in ("sae", "pca"):
@@ -80,10 +80,23 @@ def methods_of(runs: list[Path]) -> dict[Path, str]:
 
 
 def read(methods: dict[Path, str], kind: str) -> pd.DataFrame:
-    """One kind of table of all runs, with the method as the first column."""
-    parts = [pd.read_csv(run / kind).assign(method=name) for run, name in methods.items()]
+    """One kind of table of all runs, with the method and the seed as the first columns."""
+    parts = []
+    for run, name in methods.items():
+        seed = yaml.safe_load((run / ".hydra/config.yaml").read_text())["seed"]
+        parts.append(pd.read_csv(run / kind).assign(method=name, seed=seed))
     table = pd.concat(parts, ignore_index=True)
-    return table[["method", *table.columns.drop("method")]]
+    return table[["method", "seed", *table.columns.drop(["method", "seed"])]]
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """The seeds' means of numbers and of the ends of their intervals."""
+    if table.seed.nunique() == 1:
+        return table
+    numbers = ["value", "ci_low", "ci_high", "insertion", "deletion"]
+    found = [name for name in numbers if name in table]
+    keys = [name for name in table if name not in (*found, "seed", "n")]
+    return table.groupby(keys, sort=False, dropna=False)[found].mean().reset_index()
 
 
 def _of(table: pd.DataFrame, variant: str, order: str, metric: str) -> pd.DataFrame:
@@ -109,7 +122,11 @@ def leads(cases: pd.DataFrame, against: str) -> pd.DataFrame:
     for variant, order, metric in SHOWN:
         some = _of(cases, variant, order, metric)
         for layer, part in some.groupby("layer", sort=False):
-            wide = part.pivot(index="image", columns="method", values="value")
+            # Only images that all of a method's seeds have.
+            seeds = part.groupby("method").seed.nunique()
+            both = part.groupby(["image", "method"]).value.agg(["mean", "size"]).reset_index()
+            whole = both[both["size"] == both.method.map(seeds)]
+            wide = whole.pivot(index="image", columns="method", values="mean")
             if against not in wide:
                 continue
             for method in wide.columns.drop(against):
@@ -154,18 +171,20 @@ def main() -> None:
         if wanted not in methods.values():
             parser.error(f"there is no method {wanted!r} among {sorted(methods.values())}: name one of them")
     table, cases = read(methods, "tables/extraction.csv"), read(methods, "cases/extraction.csv.gz")
+    means = over_seeds(table)
     for wanted in [*FACTS, *SHOWN]:
-        show(table, *wanted)
+        show(means, *wanted)
     control = table[table.metric == "random_control"]
     held = int(((control.ci_low <= 0) & (control.ci_high >= 0)).sum())
     print(f"\nrandom orders hold zero in their 99.9 % interval in {held} of {len(control)}")
     lead = leads(cases, options.against)
     show_leads(lead, options.against)
     options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / f"{name}.csv", index=False, float_format="%.5g")
+    printed = pd.concat([_of(table, *wanted) for wanted in [*FACTS, *SHOWN]])
+    printed.to_csv(options.out / f"{name}.csv", index=False, float_format="%.5g")
     lead.assign(against=options.against).to_csv(options.out / f"{name}_leads.csv", index=False, float_format="%.5g")
-    curves_figure(read(methods, "tables/curves.csv"), options.out / f"{name}_curves.png")
-    areas_figure(table, options.out / f"{name}_areas.png")
+    curves_figure(over_seeds(read(methods, "tables/curves.csv")), options.out / f"{name}_curves.png")
+    areas_figure(means, options.out / f"{name}_areas.png")
     if options.image:
         two = {method: next(run for run, own in methods.items() if own == method) for method in options.pair}
         strongest_figure(two, options.image, options.layer, options.out / f"{name}_strongest.png")
