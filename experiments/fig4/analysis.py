@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from drawing import areas_figure, curves_figure, strongest_figure
 
 from summary import compare, name_of
+from vismech.data import imagenet_wnids
 from vismech.evaluation.statistics import paired_difference
 from vismech.run_tables import open_runs
 
@@ -113,10 +115,21 @@ def show(table: pd.DataFrame, variant: str, order: str, metric: str) -> None:
         print(f"\n{metric}, {variant}, order {order}\n{wide.round(3).to_string()}")
 
 
-def leads(cases: pd.DataFrame, against: str) -> pd.DataFrame:
+def group_of(run: Path) -> Callable[[str], str]:
+    """What tells a measured image's group, whose halves share an order: its class, or the preset's range of classes."""
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    ranges = config["evaluate"]["groups"]
+    if not ranges:
+        return lambda image: image.split("/")[0]
+    label = imagenet_wnids() if config["data"]["source"] == "imagenet" else {}
+    names = {index: name for name, each in ranges.items() for first, last in each for index in range(first, last + 1)}
+    return lambda image: names[label[image.split("/")[0]]]
+
+
+def leads(cases: pd.DataFrame, against: str, group: Callable[[str], str]) -> pd.DataFrame:
     """Each method's mean lead over another, image by image, with its interval: KEYS, lead, low, high, n.
 
-    Transferred orders are shared by the images of a class, so that their intervals resample whole classes.
+    Transferred orders are shared by the images of a half of a group, so that their intervals resample whole groups.
     """
     found = []
     for variant, order, metric in SHOWN:
@@ -131,9 +144,11 @@ def leads(cases: pd.DataFrame, against: str) -> pd.DataFrame:
                 continue
             for method in wide.columns.drop(against):
                 pairs = wide[[method, against]].dropna()
-                both, classes = pairs.to_numpy(), np.unique(pairs.index.str.split("/").str[0], return_inverse=True)[1]
-                lead = paired_difference(*both.T, clusters=classes if metric.startswith("transfer") else None)
-                found.append([method, layer, variant, order, metric, *lead, len(both)])
+                clusters = None
+                if metric.startswith("transfer"):
+                    clusters = np.unique([group(image) for image in pairs.index], return_inverse=True)[1]
+                lead = paired_difference(*pairs.to_numpy().T, clusters=clusters)
+                found.append([method, layer, variant, order, metric, *lead, len(pairs)])
     return pd.DataFrame(found, columns=[*KEYS, "lead", "low", "high", "n"])
 
 
@@ -177,7 +192,7 @@ def main() -> None:
     control = table[table.metric == "random_control"]
     held = int(((control.ci_low <= 0) & (control.ci_high >= 0)).sum())
     print(f"\nrandom orders hold zero in their 99.9 % interval in {held} of {len(control)}")
-    lead = leads(cases, options.against)
+    lead = leads(cases, options.against, group_of(runs[0]))
     show_leads(lead, options.against)
     options.out.mkdir(parents=True, exist_ok=True)
     printed = pd.concat([_of(table, *wanted) for wanted in [*FACTS, *SHOWN]])
