@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,17 @@ FACTS = [
 KEYS = ["method", "layer", "variant", "order", "metric"]
 
 
+@cache
+def config_of(run: Path) -> dict:
+    """The configuration that a run had."""
+    return yaml.safe_load((run / ".hydra/config.yaml").read_text())
+
+
 def methods_of(runs: list[Path]) -> dict[Path, str]:
     """Run → dictionary and code, then what else tells it from the others, but not its seed."""
     facts = []
     for run in runs:
-        config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+        config = config_of(run)
         wanted = config["dictionary"]
         own = wanted["sae"]["activation"] + " " if wanted["method"] == "sae" else ""
         fine = "fine" in wanted["code"]
@@ -91,8 +98,7 @@ def read(methods: dict[Path, str], kind: str) -> pd.DataFrame:
     """One kind of table of all runs, with the method and the seed as the first columns."""
     parts = []
     for run, name in methods.items():
-        seed = yaml.safe_load((run / ".hydra/config.yaml").read_text())["seed"]
-        parts.append(pd.read_csv(run / kind).assign(method=name, seed=seed))
+        parts.append(pd.read_csv(run / kind).assign(method=name, seed=config_of(run)["seed"]))
     table = pd.concat(parts, ignore_index=True)
     return table[["method", "seed", *table.columns.drop(["method", "seed"])]]
 
@@ -122,12 +128,17 @@ def show(table: pd.DataFrame, variant: str, order: str, metric: str) -> None:
 
 
 def group_of(run: Path) -> Callable[[str], str]:
-    """What tells a measured image's group, whose halves share an order: its class, or the preset's range of classes."""
-    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    """What tells a measured image's group, whose halves share an order: its class, or the preset's range of classes.
+
+    Of the correctly classified images of these presets the folder is the predicted class, by which groups are made.
+    """
+    config = config_of(run)
     ranges = config["evaluate"]["groups"]
     if not ranges:
         return lambda image: image.split("/")[0]
-    label = imagenet_wnids() if config["data"]["source"] == "imagenet" else {}
+    if config["data"]["source"] != "imagenet":
+        sys.exit(f"{run} has evaluate.groups with data={config['data']['source']}: groups are known for imagenet only")
+    label = imagenet_wnids()
     names = {index: name for name, each in ranges.items() for first, last in each for index in range(first, last + 1)}
     return lambda image: names[label[image.split("/")[0]]]
 

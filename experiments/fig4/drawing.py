@@ -67,6 +67,9 @@ def areas_figure(table: pd.DataFrame, path: Path) -> None:
     drawn, panels = plt.subplots(2, 2, figsize=(11, 9), layout="constrained", sharex=True)
     for panel, (metric, title) in zip(panels.flat, titles.items(), strict=True):
         rows = table[(table.metric == metric) & (table.variant == "plain") & (table.order == "gig")]
+        if not len(rows):  # transfer was not measured
+            panel.set_axis_off()
+            continue
         for method, (colour, marker) in style.items():
             part = pd.DataFrame(rows[rows.method == method]).set_index("layer").reindex(layers)
             spread = [part.value - part.ci_low, part.ci_high - part.value]

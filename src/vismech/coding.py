@@ -18,7 +18,7 @@ from vismech.pursuit import (
     simultaneous_orthogonal_matching_pursuit,
 )
 
-__all__ = ["Code", "Coding", "encode"]
+__all__ = ["Code", "Coding", "encode", "l0_of"]
 
 LASSOS = (Code.lasso, Code.lasso_nonnegative)
 PURSUITS = (
@@ -52,6 +52,11 @@ class Coding:
             raise UserError(f"code {self.code} needs l0, the number of atoms: set it.")
         if self.code in LASSOS and not self.penalty > 0:
             raise UserError(f"code {self.code} has penalty {self.penalty}: λ must be above zero.")
+
+
+def l0_of(per_channel: float, channels: int) -> int:
+    """Concepts per vector from their number per channel, at least one."""
+    return max(1, round(per_channel * channels))
 
 
 def encode(vectors: Float[Tensor, "*b n c"], atoms: Float[Tensor, "k c"], coding: Coding) -> Float[Tensor, "*b n k"]:

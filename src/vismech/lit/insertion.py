@@ -16,6 +16,7 @@ from vismech.attribution.engine import attribute
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import LogitTargets
 from vismech.choices import MeanRule, Mode
+from vismech.coding import l0_of
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
 from vismech.evaluation.insertion_deletion import (
@@ -200,7 +201,7 @@ class InsertionLoop(ConceptLoop):
 
     def _matched(self, name: str, coded: Coded, variant: Matched) -> Coded:
         dictionary, share = self.layers[name].dictionary, variant.l0_per_channel
-        l0 = None if share is None else max(1, round(share * dictionary.atoms.shape[1]))
+        l0 = None if share is None else l0_of(share, dictionary.c)
         codes = matched_codes(
             coded.vectors - coded.kept, coded.codes, dictionary.atoms, coded.ranked, variant.budget, l0
         )

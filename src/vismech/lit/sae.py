@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vismech.choices import SaeActivation
+from vismech.coding import l0_of
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
 from vismech.dictionaries.sae import SparseAutoencoder, initial_directions
@@ -239,7 +240,7 @@ def fit_sae(
     """
     plan = Plan(seed, sparsity, steps, batch_size, learning_rate, warmup, decay)
     channels = vectors.shape[1]
-    l0 = max(1, round(l0_per_channel * channels))
+    l0 = l0_of(l0_per_channel, channels)
     if not (l0_per_channel > 0 and l0 <= k):
         raise UserError(
             f"sae: l0_per_channel={l0_per_channel} asks for {l0} active latents of {k} with {channels} channels: set "

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vismech.choices import Code, Method, SaeActivation, Stage
-from vismech.coding import TWO_STAGES
+from vismech.coding import TWO_STAGES, l0_of
 from vismech.config import Config
 from vismech.dictionaries import Dictionary, build
 from vismech.lit.progress import Meter
@@ -136,7 +136,7 @@ def read(ctx: Context, artifact: Artifact) -> Dictionary:
 def coded(ctx: Context, dictionary: Dictionary) -> Dictionary:
     """A dictionary under the configured coding; λ is a fraction of the mean norm of its training vectors."""
     wanted = ctx.config.dictionary
-    l0 = max(1, round(wanted.l0_per_channel * dictionary.c))
+    l0 = l0_of(wanted.l0_per_channel, dictionary.c)
     if wanted.code is Code.simultaneous_omp:
         l0 = wanted.concepts_per_image
     return dictionary.coded(wanted.code, wanted.penalty, l0, wanted.concepts_per_image, wanted.fine_concepts)

@@ -108,10 +108,9 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
     with ExitStack() as stack:
         folders = {layer: stack.enter_context(ctx.store.writer(spec, resume=True)) for layer, spec in specs.items()}
         layers = read_layers(ctx, {layer: spec.parents["dictionary"] for layer, spec in specs.items()})
-        rows = {}
+        rows, matched = {}, matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel)
         for layer, folder in folders.items():
             k = layers[layer].dictionary.k
-            matched = matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel)
             rows[layer] = Rows(folder, insertion_columns(k, matched, evaluate.residual), len(indices))
         loop = InsertionLoop(
             ctx.config,
@@ -267,9 +266,9 @@ def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
     for layer, spec in plan.evaluations[Evaluation.insertion].items():
         artifact, budgets = ctx.store.open(spec), spec.inputs["budgets"]
         drawn = np.flatnonzero(artifact.array("drawn.npy"))
+        names = [*whole_variants(spec.inputs["residual"]), *(each.name for each in _matched(spec.inputs))]
         for axis, x in (("share", np.linspace(0, 1, GRID)), ("count", np.array(count_axis(budgets), dtype=float))):
             gig = np.asarray(artifact.array(f"{axis}.npy"))
-            names = [*whole_variants(spec.inputs["residual"]), *(each.name for each in _matched(spec.inputs))]
             drawings = {(name, "gig"): gig[:, column] for column, name in enumerate(names[: gig.shape[1]])}
             if len(drawn):
                 drawings["plain", "random"] = np.asarray(artifact.array(f"random_{axis}.npy"))[drawn]
