@@ -82,10 +82,12 @@ def methods_of(runs: list[Path]) -> dict[Path, str]:
             "coarse": wanted["concepts_per_image"] if fine else "",
             "fine": wanted["fine_concepts"] if fine else "",
             "unit": wanted["unit"] if wanted["method"] in ("bisecting", "kmeans") else "",
+            "rounds": wanted.get("refine") or "",
             "half": config["evaluate"]["half"],
         }
         if wanted["center"] and wanted["method"] not in ("sae", "pca"):
             own += "centred "
+        own += "refined " if wanted.get("refine") else ""
         facts.append((f"{wanted['method']} {own}{wanted['code']}", differing))
     several = {key for key in facts[0][1] if len({str(each[key]) for _, each in facts} - {""}) > 1}
     return {

@@ -156,6 +156,8 @@ class DictionaryConfig:
     """Concepts per image for the second stage of coarse_to_fine; null: any number."""
     iterations: int = 200
     """Iterations of kmeans, nmf and semi_nmf; minibatches of dictionary_learning."""
+    refine: int = 0
+    """Rounds in which the atoms are fitted anew to codes of l0_per_channel, for omp and coarse_to_fine."""
     unit: bool = True
     """bisecting, kmeans: length-normalise vectors before clustering (cosine geometry); false: vectors as they are."""
     sae: SaeConfig = field(default_factory=SaeConfig)
@@ -303,8 +305,7 @@ class EvaluateConfig:
     seeds: int = 5
     """planted: so many networks of each name."""
     noise: list[float] = field(default_factory=lambda: [0.0, 0.1])
-    """planted: standard deviations of what is added to the pixels of images whose concepts have a strength of about
-    1."""
+    """planted: standard deviations of what is added to the pixels; concepts have a strength of about 1."""
     training_images: int = 128
     """planted: images that dictionaries are learned from."""
     against: list[str] = field(default_factory=lambda: ["seed=1"])

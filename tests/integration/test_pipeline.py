@@ -338,6 +338,7 @@ def test_a_full_disk_is_one_sentence_and_earlier_artifacts_stay(tiny, tmp_path) 
         {"dictionary.k": 9},
         {"dictionary.penalty": 0.05},
         {"dictionary.code": Code.omp},
+        {"dictionary.code": Code.omp, "dictionary.refine": 2},
         {"dictionary.center": True},
         {"attribute.steps": 9},
         {"extract.per_image": 5},
@@ -349,7 +350,7 @@ def test_a_full_disk_is_one_sentence_and_earlier_artifacts_stay(tiny, tmp_path) 
     ids=str,
 )
 def test_what_changes_numbers_changes_keys(change, first, tmp_path) -> None:
-    assert _graph_key(first[0], change, tmp_path) != _graph_key(first[0], {}, tmp_path)
+    assert _key(first[0], change, tmp_path) != _key(first[0], {}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -367,10 +368,21 @@ def test_what_changes_numbers_changes_keys(change, first, tmp_path) -> None:
     ids=str,
 )
 def test_what_does_not_change_numbers_changes_no_key(change, first, tmp_path) -> None:
-    assert _graph_key(first[0], change, tmp_path) == _graph_key(first[0], {}, tmp_path)
+    assert _key(first[0], change, tmp_path) == _key(first[0], {}, tmp_path)
 
 
-def _graph_key(config: Config, change: dict, folder: Path) -> str:
+def test_refined_atoms_are_those_of_the_code_that_they_are_fitted_to(first, tmp_path) -> None:
+    def key(code: Code, l0: float, refine: int) -> str:
+        change = {"dictionary.code": code, "dictionary.l0_per_channel": l0, "dictionary.refine": refine}
+        return _key(first[0], change, tmp_path, "dictionary")
+
+    wanted = [(Code.omp, 0.5), (Code.omp, 0.25), (Code.omp_nonnegative, 0.5)]
+    assert len({key(*code, refine=0) for code in wanted}) == 1
+    assert len({key(*code, refine=2) for code in wanted} | {key(*wanted[0], refine=n) for n in (0, 1)}) == 5
+    assert key(Code.omp, 0.5, refine=2) == key(Code.coarse_to_fine, 0.5, refine=2)
+
+
+def _key(config: Config, change: dict, folder: Path, stage: str = "graph") -> str:
     import copy
 
     mine = copy.deepcopy(config)
@@ -378,7 +390,7 @@ def _graph_key(config: Config, change: dict, folder: Path) -> str:
     for key, value in change.items():
         group, _, name = key.rpartition(".")
         setattr(getattr(mine, group) if group else mine, name, value)
-    return next(row["key"] for row in run(mine, folder / "plan").plan if row["stage"] == "graph")
+    return next(row["key"] for row in run(mine, folder / "plan").plan if row["stage"] == stage)
 
 
 @pytest.mark.parametrize("scope", ["class", "pair", "image"])
@@ -418,6 +430,8 @@ def test_a_damaged_manifest_is_mended_by_the_advised_force(tiny, tmp_path) -> No
         ("attribute.steps", 8, "Simpson's rule has an odd number of nodes"),
         ("graph.scope", Scope["image"], "graph.scope=image needs graph.image"),
         ("graph.scope", Scope["pair"], "explains 2 classes"),
+        ("dictionary.refine", 2, "dictionary.refine is 2 with dictionary.code=lasso"),
+        ("dictionary.refine", -1, "dictionary.refine is -1"),
         ("graph.prune", 1.5, "graph.prune=1.5 must be above 0 and at most 1"),
         ("runtime.accelerator", "abacus", "Lightning refuses accelerator=abacus"),
     ],

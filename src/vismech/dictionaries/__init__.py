@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vismech.coding import PURSUITS, Code, Coding
 from vismech.dictionaries.base import Dictionary, Fitted, load
+from vismech.dictionaries.refinement import Refinement, refine
 from vismech.errors import UserError
 
 __all__ = ["METHODS", "Dictionary", "Fitted", "build"]
@@ -43,12 +44,14 @@ def build(
     l0: int | None = None,
     center: bool = False,
     device: str | torch.device = "cpu",
+    refinement: Refinement | None = None,
     **options: Any,
 ) -> Dictionary:
     """Fit a dictionary of k concepts (and the mean concept, if centred) to pointwise feature vectors.
 
     The lasso's penalty is `λ = penalty_fraction × mean ‖x‖` over these vectors as they are, centred or not (METHOD
     §4). Matching pursuit uses `l0` concepts (of an image: simultaneous), by default half the channels but at most k.
+    With a `refinement` the method's atoms are only where `refine` starts from, and its tree is not kept.
 
     Raises:
         UserError: for an unknown method, no vectors, values that are not finite, or a mean to centre by that is zero.
@@ -69,6 +72,10 @@ def build(
     fitted: Fitted = load(METHODS[method])(data, k, seed=seed, center=center, device=device, **options)
     atoms = fitted.atoms
     info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
+    if refinement is not None:
+        refined = refine(data, atoms.to(device), refinement)
+        atoms, info["refinement_errors"] = refined.atoms.to(atoms), refined.errors
+        fitted = fitted._replace(arrays={}, encoder=None)  # They tell of the atoms that the method had found.
     info["vector_norm"] = mean_norm_of_vectors
     if center:
         mean = mean if fitted.shift is None else mean + fitted.shift.to(mean)

@@ -14,6 +14,8 @@ from vismech.choices import Code, Method, SaeActivation, Stage
 from vismech.coding import TWO_STAGES, l0_of
 from vismech.config import Config
 from vismech.dictionaries import Dictionary, build
+from vismech.dictionaries.refinement import Refinement
+from vismech.errors import UserError
 from vismech.lit.progress import Meter
 from vismech.stages.context import Context, Job
 from vismech.store import Artifact, Spec, plain
@@ -55,6 +57,24 @@ def fit_inputs(config: Config) -> dict[str, Any]:
     return plain(asdict(wanted.sae)) if wanted.method is Method.sae else {}
 
 
+def refinement(ctx: Context, layer: str) -> Refinement | None:
+    """How a layer's atoms are fitted anew, under the L0 and the sign of the configured code.
+
+    Raises:
+        UserError: for fewer rounds than none, or a code whose vectors have no L0 of their own.
+    """
+    wanted = ctx.config.dictionary
+    if wanted.refine == 0:
+        return None
+    if wanted.refine < 0 or AMOUNT[wanted.code] != "l0_per_channel":
+        raise UserError(
+            f"dictionary.refine is {wanted.refine} with dictionary.code={wanted.code}: use 0 or more rounds, and a "
+            "code whose L0 atoms can be fitted to: omp or coarse_to_fine, with a sign or nonnegative."
+        )
+    l0 = l0_of(wanted.l0_per_channel, ctx.layout(layer).channels)
+    return Refinement(wanted.refine, l0, wanted.code in (Code.omp_nonnegative, Code.coarse_to_fine_nonnegative))
+
+
 def job(ctx: Context, layer: str, vectors: Spec) -> Job:
     """One layer's dictionary."""
     wanted = ctx.config.dictionary
@@ -65,6 +85,8 @@ def job(ctx: Context, layer: str, vectors: Spec) -> Job:
         "seed": ctx.config.seed,
         **fit_inputs(ctx.config),
     }
+    if (again := refinement(ctx, layer)) is not None:
+        inputs["refinement"] = again._asdict()
     spec = Spec(Stage.dictionary.value, VERSION, layer, inputs, {"vectors": vectors})
     return Job(Stage.dictionary, {layer: spec}, compute)
 
@@ -88,6 +110,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                 ctx.config.seed,
                 center=wanted.center,
                 device=ctx.device,
+                refinement=refinement(ctx, layer),
                 **fit_inputs(ctx.config),
                 **extra,
             ).save(folder)
