@@ -48,9 +48,10 @@ def figure(table: pd.DataFrame, path: Path) -> None:
             panel.set_ylim(0, 1.02)
             panel.set_ylabel(label if column == 0 else "")
         panels[0, column].set_title(run.removeprefix("stability_"), fontsize=9.5, loc="left")
-    drawn.legend(
-        *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2 + len(runs) // 2, frameon=False
-    )
+    handles = {}
+    for panel in panels[0]:
+        handles |= {label: handle for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles, loc="outside lower center", ncols=2 + len(runs) // 2, frameon=False)
     drawn.savefig(path, dpi=150)
     plt.close(drawn)
 
