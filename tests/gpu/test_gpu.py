@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from integration.conftest import draw_pictures, tiny_config
 from vismech.choices import Code
 from vismech.coding import Coding, encode
+from vismech.dictionaries.refinement import Refinement, refine
 from vismech.run import run
 
 pytestmark = [
@@ -45,3 +46,14 @@ def test_codes_on_the_gpu(code) -> None:
     here = encode(vectors, atoms, coding) @ atoms
     there = encode(vectors.cuda(), atoms.cuda(), coding) @ atoms.cuda()
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+
+
+def test_refined_atoms_on_the_gpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    atoms = F.normalize(torch.randn(24, 16, generator=generator), dim=1)
+    codes = torch.rand(3000, 24, generator=generator) * (torch.rand(3000, 24, generator=generator) < 0.1)
+    vectors = codes @ atoms
+    start = F.normalize(atoms + 0.1 * torch.randn(24, 16, generator=generator), dim=1)
+    found = [refine(vectors, start.to(device), Refinement(5, 3)) for device in ("cpu", "cuda")]
+    assert found[1].errors == pytest.approx(found[0].errors, rel=0.02)
+    assert (found[0].atoms * found[1].atoms.cpu()).sum(1).min() > 0.99
