@@ -69,7 +69,7 @@ def config_of(run: Path) -> dict:
 
 
 def methods_of(runs: list[Path]) -> dict[Path, str]:
-    """Run → dictionary and code, then what else tells it from the others, but not its seed."""
+    """Run → dictionary and code, then what else tells it from others of the same, but not its seed."""
     facts = []
     for run in runs:
         config = config_of(run)
@@ -89,9 +89,12 @@ def methods_of(runs: list[Path]) -> dict[Path, str]:
             own += "centred "
         own += "refined " if wanted.get("refine") else ""
         facts.append((f"{wanted['method']} {own}{wanted['code']}", differing))
-    several = {key for key in facts[0][1] if len({str(each[key]) for _, each in facts} - {""}) > 1}
+    values: dict[tuple[str, str], set[str]] = {}
+    for name, each in facts:
+        for key, value in each.items():
+            values.setdefault((name, key), set()).add(str(value))
     return {
-        run: " ".join([name, *(f"{key}={each[key]}" for key in each if key in several and each[key] != "")])
+        run: " ".join([name, *(f"{key}={each[key]}" for key in each if len(values[name, key]) > 1 and each[key] != "")])
         for run, (name, each) in zip(runs, facts, strict=True)
     }
 
@@ -125,7 +128,8 @@ def show(table: pd.DataFrame, variant: str, order: str, metric: str) -> None:
     rows = _of(table, variant, order, metric)
     if len(rows):
         wide = rows.pivot(index="method", columns="layer", values="value")
-        wide = wide.loc[list(dict.fromkeys(table.method)), list(dict.fromkeys(table.layer))]
+        methods = [method for method in dict.fromkeys(table.method) if method in wide.index]
+        wide = wide.reindex(index=methods, columns=list(dict.fromkeys(table.layer)))
         print(f"\n{metric}, {variant}, order {order}\n{wide.round(3).to_string()}")
 
 
@@ -203,7 +207,7 @@ def main() -> None:
     methods, name = methods_of(runs), options.name or name_of(runs[0])
     for wanted in [options.against, *(options.pair if options.image else [])]:
         if wanted not in methods.values():
-            parser.error(f"there is no method {wanted!r} among {sorted(methods.values())}: name one of them")
+            parser.error(f"there is no method {wanted!r} among {sorted({*methods.values()})}: name one of them")
     table, cases = read(methods, "tables/extraction.csv"), read(methods, "cases/extraction.csv.gz")
     means = over_seeds(table)
     for wanted in [*FACTS, *SHOWN]:

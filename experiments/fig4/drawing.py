@@ -49,9 +49,15 @@ def curves_figure(table: pd.DataFrame, path: Path) -> None:
         _clean(panel)
     panels[0].set_ylabel("probability of the predicted class")
     drawn.suptitle(f"{layer}: concepts inserted (full) and deleted (dashed) in the order of their GIG", fontsize=12)
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    _legend(drawn, panels[0])
     drawn.savefig(path, dpi=140)
     plt.close(drawn)
+
+
+def _legend(drawn, panel) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    columns = max(1, min(3, 120 // max(map(len, labels))))  # About 120 characters fit side by side.
+    drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def areas_figure(table: pd.DataFrame, path: Path) -> None:
@@ -89,7 +95,7 @@ def areas_figure(table: pd.DataFrame, path: Path) -> None:
         panel.axhline(0, color="black", lw=0.8)
         _clean(panel)
     drawn.supylabel("C-Ins − C-Del")
-    drawn.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    _legend(drawn, panels[0, 0])
     drawn.savefig(path, dpi=140)
     plt.close(drawn)
 
