@@ -92,7 +92,10 @@ def test_neither_the_order_of_vectors_nor_the_number_of_threads_shows():
 
 def test_clusters_rebuild_better_under_the_l0_that_they_are_refined_for():
     vectors, _ = planted(24, 16, 3)
-    found = build("bisecting", vectors, 24, 0, center=True, refinement=Refinement(6, 3))
+    rounds = []
+    refinement = Refinement(6, 3)
+    found = build("bisecting", vectors, 24, 0, center=True, refinement=refinement, on_round=lambda: rounds.append(1))
+    assert len(rounds) == 6
     errors = found.info["refinement_errors"]
     assert len(errors) == 6
     assert errors[-1] < 0.7 * errors[0]

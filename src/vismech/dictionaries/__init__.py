@@ -3,6 +3,7 @@
 Legend: n vectors, k concepts, c channels.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ def build(
     center: bool = False,
     device: str | torch.device = "cpu",
     refinement: Refinement | None = None,
+    on_round: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> Dictionary:
     """Fit a dictionary of k concepts (and the mean concept, if centred) to pointwise feature vectors.
@@ -73,7 +75,7 @@ def build(
     atoms = fitted.atoms
     info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
     if refinement is not None:
-        refined = refine(data, atoms.to(device), refinement)
+        refined = refine(data, atoms.to(device), refinement, on_round)
         atoms, info["refinement_errors"] = refined.atoms.to(atoms), refined.errors
         fitted = fitted._replace(arrays={}, encoder=None)  # They tell of the atoms that the method had found.
     info["vector_norm"] = mean_norm_of_vectors

@@ -8,6 +8,7 @@ are written in several concepts at once have others, so matching pursuit and the
 per vector and codes without a sign that is k-means of directions, each vector weighted by its length along its atom.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -40,12 +41,17 @@ class Refined(NamedTuple):
 
 
 @torch.no_grad()
-def refine(vectors: Float[Tensor, "n c"], atoms: Float[Tensor, "k c"], how: Refinement) -> Refined:
+def refine(
+    vectors: Float[Tensor, "n c"],
+    atoms: Float[Tensor, "k c"],
+    how: Refinement,
+    on_round: Callable[[], None] = lambda: None,
+) -> Refined:
     """Alternate between codes of l0 concepts for each vector and the atoms that rebuild the vectors best from these.
 
     With the codes U and all other atoms fixed, the unit vector of least error is the direction of
     ``(Uᵀ X)_k − Σ_{j≠k} (Uᵀ U)_kj v_j``. An atom that no vector uses becomes the direction of one of the vectors that
-    are rebuilt worst. The order of the vectors does not show.
+    are rebuilt worst. The order of the vectors does not show. `on_round` is called after each round.
 
     Raises:
         UserError: for l0 outside 1 … min(k, c), or values that are not finite.
@@ -59,6 +65,7 @@ def refine(vectors: Float[Tensor, "n c"], atoms: Float[Tensor, "k c"], how: Refi
         unused = (gram.diagonal() == 0).nonzero()[:, 0]
         worst = data[missed.topk(min(len(unused), len(data))).indices].to(atoms)
         atoms[unused[: len(worst)]] = torch.nn.functional.normalize(worst, dim=1)
+        on_round()
     return Refined(atoms, errors)
 
 

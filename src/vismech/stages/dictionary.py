@@ -98,9 +98,10 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         vectors = ctx.store.open(spec.parents["vectors"]).array("vectors.npy")
         flat = torch.from_numpy(np.array(vectors.reshape(-1, vectors.shape[-1])))
         with ctx.store.writer(spec, resume=wanted.method is Method.sae) as folder, ExitStack() as stack:
-            extra: dict[str, Any] = {}
+            meter = stack.enter_context(closing(_meter(ctx, layer)))
+            extra: dict[str, Any] = {"on_round": meter.advance}
             if wanted.method is Method.bisecting:
-                extra["on_split"] = stack.enter_context(closing(_meter(ctx, layer))).advance
+                extra["on_split"] = meter.advance
             if wanted.method is Method.sae:
                 extra |= {"folder": folder, "title": f"dictionary {layer}"}
             build(
@@ -117,7 +118,9 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
 
 
 def _meter(ctx: Context, layer: str) -> Meter:
-    return Meter(f"dictionary {layer}", size(ctx, layer) - 1)
+    wanted = ctx.config.dictionary
+    splits = size(ctx, layer) - 1 if wanted.method is Method.bisecting else 0
+    return Meter(f"dictionary {layer}", splits + wanted.refine)
 
 
 def coding_inputs(ctx: Context) -> dict:
