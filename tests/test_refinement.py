@@ -1,10 +1,11 @@
-"""Atoms fitted anew to their codes, against a slow twin, planted atoms, and spherical k-means."""
+"""Atoms fitted anew to their codes, against a slow twin, planted atoms, and k-means."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from vismech.coding import Code
 from vismech.dictionaries import build
 from vismech.dictionaries.refinement import Refinement, refine
 from vismech.pursuit import orthogonal_matching_pursuit
@@ -59,7 +60,7 @@ def test_fixed_codes_never_get_worse():
     assert (vectors - codes @ after).square().sum() < (vectors - codes @ start).square().sum()
 
 
-def test_one_concept_per_vector_is_a_step_of_spherical_k_means():
+def test_one_concept_per_vector_is_a_step_of_k_means_of_directions():
     vectors, _ = planted(6, 5, 1, n=400, nonnegative=True)
     vectors = vectors + 0.1 * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(2))
     start = normalize(vectors[:6], dim=1)
@@ -102,3 +103,15 @@ def test_clusters_rebuild_better_under_the_l0_that_they_are_refined_for():
     assert found.arrays == {}  # The tree tells of the clusters.
     mean = vectors.mean(0)
     torch.testing.assert_close(found.atoms[-1], mean / mean.norm())
+
+
+def test_vectors_are_those_that_the_dictionary_codes_without_a_methods_own_bias():
+    vectors = planted(24, 16, 3, nonnegative=True)[0] + 0.3
+    options = {"center": True, "activation": "topk", "l0_per_channel": 0.25, "steps": 100, "batch_size": 256}
+    plain = build("sae", vectors, 24, 0, Code.omp, l0=3, **options)
+    refined = build("sae", vectors, 24, 0, refinement=Refinement(1, 3), **options)
+    missed = (vectors - plain.decode(plain.encode(vectors))).square().sum()
+    energy = (vectors - plain.info["mean_norm"] * plain.atoms[-1]).square().sum()
+    assert plain.encoder  # Whose bias has moved the mean concept.
+    assert not torch.allclose(plain.atoms[-1], normalize(vectors.mean(0), dim=0), atol=1e-3)
+    assert refined.info["refinement_errors"][0] == pytest.approx((missed / energy).item(), rel=1e-3)

@@ -75,7 +75,8 @@ def build(
     atoms = fitted.atoms
     info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
     if refinement is not None:
-        refined = refine(data, atoms.to(device), refinement, on_round)
+        coded = data if fitted.shift is None else data - fitted.shift.to(data)
+        refined = refine(coded, atoms.to(device), refinement, on_round)
         atoms, info["refinement_errors"] = refined.atoms.to(atoms), refined.errors
         fitted = fitted._replace(arrays={}, encoder=None)  # They tell of the atoms that the method had found.
     info["vector_norm"] = mean_norm_of_vectors

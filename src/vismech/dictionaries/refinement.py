@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vismech.coding import Code, Coding, encode
 from vismech.dictionaries.canonical import canonical
-from vismech.pursuit import nonnegative_orthogonal_matching_pursuit, orthogonal_matching_pursuit
 from vismech.threads import one_thread
 
 # Passes over the atoms for each round's codes.
@@ -57,10 +57,13 @@ def refine(
         UserError: for l0 outside 1 … min(k, c), or values that are not finite.
     """
     data, errors = canonical(vectors, "refine", unit=False).vectors, []
+    coding = Coding(Code.omp_nonnegative if how.nonnegative else Code.omp, l0=how.l0)
+    with one_thread():  # Sums that split among threads round differently.
+        energy = data.square().sum(dtype=torch.float64)
     for _ in range(how.rounds):
-        gram, cross, missed = _products(data, atoms, how)
-        with one_thread():  # Sums that split among threads round differently.
-            errors.append((missed.sum() / data.square().sum(dtype=torch.float64)).item())
+        gram, cross, missed = _products(data, atoms, coding)
+        with one_thread():
+            errors.append((missed.sum() / energy).item())
             atoms = _fitted(gram, cross, atoms)
         unused = (gram.diagonal() == 0).nonzero()[:, 0]
         worst = data[missed.topk(min(len(unused), len(data))).indices].to(atoms)
@@ -70,15 +73,14 @@ def refine(
 
 
 def _products(
-    data: Float[Tensor, "n c"], atoms: Float[Tensor, "k c"], how: Refinement
+    data: Float[Tensor, "n c"], atoms: Float[Tensor, "k c"], coding: Coding
 ) -> tuple[Float[Tensor, "k k"], Float[Tensor, "k c"], Float[Tensor, " n"]]:
     """Return Uᵀ U and Uᵀ X in float64, and each vector's squared error (on the CPU); codes live for a chunk only."""
-    pursue = nonnegative_orthogonal_matching_pursuit if how.nonnegative else orthogonal_matching_pursuit
     gram, cross = atoms.new_zeros(len(atoms), len(atoms), dtype=torch.float64), torch.zeros_like(atoms).double()
     missed = []
     for chunk in data.split(CHUNK):
         rows = chunk.to(atoms.device)
-        codes = pursue(rows, atoms, how.l0)
+        codes = encode(rows, atoms, coding)
         with one_thread():
             missed.append((rows - codes @ atoms).square().sum(1, dtype=torch.float64).cpu())
             exact = codes.double()
