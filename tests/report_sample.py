@@ -20,6 +20,8 @@ from vismech.report.patches import Card, Patch, encode_png
 
 PAIR = (("129", "spoonbill"), ("130", "flamingo"))
 GRID = (7, 7)
+# The rank of the concept of each layer that acts by its absence.
+ABSENT = 1
 LONG_NAME = "black-and-white colobus monkey of the eastern forests"
 
 
@@ -30,8 +32,10 @@ def sample_graph(
     groups: Sequence[tuple[str, str]] = PAIR,
     specials: Sequence[str] = ("offset",),
     seed: int = 0,
+    drawn: float = 9.0,
 ) -> dict[str, Any]:
-    """A graph with `per_layer` concepts in each layer, all links between adjacent layers, weights of both signs."""
+    """A graph with `per_layer` concepts in each layer, all links between adjacent layers, weights of both signs; its
+    concepts carry `drawn` of 11.5 logits."""
     rng = np.random.default_rng(seed)
     keys = [key for key, _ in groups]
     nodes: list[dict[str, Any]] = [
@@ -54,6 +58,7 @@ def sample_graph(
                     "concept": concept,
                     "importance": importance,
                     "share": {key: max(value, 0) / 12 for key, value in importance.items()},
+                    "absent": dict.fromkeys(keys, 0.8 if rank == ABSENT else 0.1),
                     "shared": chosen is None and len(keys) > 1,
                     "selected_for": [chosen] if chosen else keys,
                 }
@@ -83,7 +88,15 @@ def sample_graph(
         "groups": [{"key": key, "index": index, "name": name, "images": 1} for index, (key, name) in enumerate(groups)],
         "nodes": nodes,
         "links": links,
+        "account": {layer: {key: sample_account(11.5, drawn) for key in keys} for layer in layers},
+        "scores": {"all": {"replacement_score": None, "completeness_score": None, "untraced_share": 0.4}},
     }
+
+
+def sample_account(value: float, drawn: float, lost: float = 0.5) -> dict[str, float]:
+    """A layer's account whose parts sum to ``value``."""
+    parts = {"value": value, "drawn": drawn, "offset": 0.1, "error": 0.0, "lost": lost, "rest": 0.01}
+    return {**parts, "other": value - sum(parts[name] for name in ("drawn", "offset", "lost", "rest"))}
 
 
 def sample_report(

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from vismech.attribution.account import PARTS, ClassValues
 from vismech.attribution.aggregation import group_means, select_concepts, shared_scores
 from vismech.attribution.influence import Inflow
 from vismech.choices import Images, Scope
 from vismech.config import GraphConfig
 from vismech.errors import UserError
-from vismech.graph import LayerConcepts, LayerEdges, build_graph, write_graphml
+from vismech.graph import LayerConcepts, LayerEdges, build_graph, named, write_graphml
 from vismech.stages.explained import explained, spread
 
 importances = arrays(np.float64, (2, 9), elements=st.floats(-5, 5, allow_subnormal=False))
@@ -57,16 +58,17 @@ def test_a_single_group_shares_nothing() -> None:
 
 
 GROUPS = [
-    {"key": "3", "index": 3, "name": "cat", "images": 2},
-    {"key": "5", "index": 5, "name": "dog", "images": 1},
+    {"key": "3", "index": 3, "images": 2},
+    {"key": "5", "index": 5, "images": 1},
 ]
 
 
 def build(prune: float | None = None, errors: bool = False) -> dict:
     low, high = np.array([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]]), np.array([[1.0, -2.0], [0.5, 0.0]])
+    values = ClassValues(np.array([9.0, 4.0]), np.array([6.0, 4.0]), np.array([0.5, 0.0]), np.array([0.0, 0.0]))
     layers = [
-        LayerConcepts("layer1", low, select_concepts(low, 1, 1)),
-        LayerConcepts("layer2", high, select_concepts(high, 1, 1)),
+        LayerConcepts("layer1", low, select_concepts(low, 1, 1), values, np.zeros_like(low)),
+        LayerConcepts("layer2", high, select_concepts(high, 1, 1), values, np.array([[0.0, 0.9], [0.2, 0.0]])),
     ]
     inflows = [Inflow(np.arange(12.0).reshape(2, 2, 3), np.ones((2, 2))), Inflow(high[:, None], np.zeros((2, 1)))]
     if errors:
@@ -132,11 +134,35 @@ def test_scores_are_given_for_each_class_and_for_the_mean_over_them() -> None:
 def test_pruning_drops_concepts_and_their_links_and_leaves_the_rest_as_it_is() -> None:
     whole, pruned = build(errors=True), build(prune=0.5, errors=True)
     assert pruned["scores"] == whole["scores"]
+    kept, every = pruned["account"]["layer1"]["3"], whole["account"]["layer1"]["3"]
+    assert (every["drawn"], every["other"]) == (4.0, 0.0) and (kept["drawn"], kept["other"]) == (1.0, 3.0)
     concepts = [node["id"] for node in pruned["nodes"] if node["kind"] == "concept"]
     assert concepts == ["layer1/1", "layer1/2", "layer2/0"]
     named = {node["id"] for node in pruned["nodes"]}
     assert pruned["nodes"] == [node for node in whole["nodes"] if node["id"] in named]
     assert pruned["links"] == [link for link in whole["links"] if {link["source"], link["target"]} <= named]
+
+
+def test_names_are_joined_to_a_graph_that_has_none(graph) -> None:
+    assert "cat" not in json.dumps(graph)
+    found = named(graph, {"3": "cat", "5": "dog"})
+    assert [group["name"] for group in found["groups"]] == ["cat", "dog"]
+    assert {node["id"]: node["name"] for node in found["nodes"] if node["kind"] == "class"} == {
+        "class/3": "cat",
+        "class/5": "dog",
+    }
+    assert "cat" not in json.dumps(graph)
+
+
+def test_the_account_of_a_layer_sums_to_the_class(graph) -> None:
+    assert list(graph["account"]) == ["layer1", "layer2"]
+    for accounts in graph["account"].values():
+        for key, parts in accounts.items():
+            assert tuple(parts) == PARTS
+            assert sum(parts[name] for name in PARTS[1:]) == pytest.approx(parts["value"]), key
+    assert graph["account"]["layer1"]["3"]["lost"] == 3.0
+    absent = {node["id"]: node["absent"] for node in graph["nodes"] if node["kind"] == "concept"}
+    assert absent["layer2/1"] == {"3": 0.9, "5": 0.0}
 
 
 def test_graph_is_json_and_graphml(graph, tmp_path) -> None:
@@ -169,9 +195,13 @@ def test_a_pair_takes_the_images_predicted_or_labelled_so() -> None:
 
 
 def test_the_dataset_explains_each_image_as_what_it_is_predicted_to_be() -> None:
-    chosen = who(scope=Scope["dataset"], images_per_class=4)
-    assert chosen.rows.tolist() == [0, 2, 4, 6]
-    assert chosen.classes.tolist() == [0, 1, 1, 2]
+    chosen = who(scope=Scope["dataset"])
+    assert chosen.rows.tolist() == [*range(8)]
+    assert chosen.classes.tolist() == [0, 0, 1, 1, 1, 1, 2, 0]
+    # At most so many of each predicted class, not of all images together.
+    chosen = who(scope=Scope["dataset"], images_per_class=2)
+    assert chosen.rows.tolist() == [0, 1, 2, 4, 6]
+    assert chosen.classes.tolist() == [0, 0, 1, 1, 2]
     assert [group.key for group in chosen.groups] == ["all"]
 
 

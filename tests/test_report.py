@@ -19,14 +19,16 @@ from PIL import Image, PngImagePlugin
 
 sys.path.insert(0, str(Path(__file__).parent))
 from report_sample import LONG_NAME, PAIR, Elements, sample_graph, sample_report
+from vismech.attribution.account import is_absence
 from vismech.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.crops import draw_crop, position_crop
-from vismech.report.figures import graph_figure
+from vismech.report.figures import ALARM, graph_figure
 from vismech.report.page import ReportData, heading, render_page
 from vismech.report.patches import encode_png
-from vismech.report.text import COMPLETENESS, TRACED, number, percent, shorten, tabulate
+from vismech.report.text import COMPLETENESS, TRACED, number, percent, shorten, tabulate, wide
+from vismech.report.verdict import REMEDY, verdict
 
 NINE = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(\"2\")'>&amp;"
@@ -239,7 +241,7 @@ def test_the_page_holds_every_node_link_control_and_table(small, page):
     assert sum("out" not in attributes["class"].split() for attributes in drawn) == plan.default_links(graph)
     radios = [attributes["value"] for _, attributes in page.tags if attributes.get("type") == "radio"]
     assert radios == ["mean", "129", "130"]
-    assert len(page.of_class("measures")) == 2 and len(page.of_class("details")) == len(graph["nodes"])
+    assert len(page.of_class("measures")) == 3 and len(page.of_class("details")) == len(graph["nodes"])
     text = " ".join(page.words)
     for words in [*small.notes, *small.facts.values(), heading(graph), "spoonbill", "How to read it"]:
         assert words in text
@@ -357,7 +359,7 @@ def test_a_concept_without_members_has_a_card(small):
 def test_an_empty_report_is_still_a_page():
     graph = {"schema": 1, "scope": "class", "layers": [], "groups": [], "nodes": [], "links": []}
     text = render_page(ReportData(graph, {}, {}, pd.DataFrame(), pd.DataFrame(), {}, []))
-    assert "no nodes" in text and text.count("Not measured in this run.") == 2
+    assert "no nodes" in text and text.count("Not measured in this run.") == 3
 
 
 def test_missing_cards_photographs_and_importances_are_left_out():
@@ -421,3 +423,56 @@ def test_error_nodes_have_a_line_of_the_legend_and_a_style_of_their_own(tmp_path
     assert told not in plain and told in both
     styles = [set(re.findall(r"stroke-dasharray: [^;\"]+", text)) for text in (plain, both)]
     assert len(styles[1] - styles[0]) == 1
+
+
+def test_the_truth_stands_first_on_page_and_figure_and_is_red_where_little_is_carried(tmp_path):
+    for drawn, misleading in ((9.0, False), (0.7, True)):
+        report = sample_report(sample_graph(drawn=drawn), patches=1)
+        elements = Elements(render_page(report))
+        (box,) = elements.of_class("verdict")
+        assert ("misleads" in (box["class"] or "").split()) is misleading
+        words = " ".join(elements.words)
+        sentence = verdict(report.graph).facts[0].text
+        assert sentence in words and words.index(sentence) < words.index(report.notes[0])
+        assert (REMEDY in words) is misleading
+        figure = graph_figure(report.graph, report.cards, tmp_path / str(drawn), report.images).svg.read_text()
+        assert (ALARM in figure) is misleading
+
+
+def test_a_concept_that_acts_by_its_absence_is_drawn_and_worded_so(small, page, tmp_path):
+    absent = [node for node in small.graph["nodes"] if is_absence(node)]
+    assert len(absent) == len(small.graph["layers"])
+    assert len(page.of_class("absence")) == len(absent)
+    text = " ".join(page.words)
+    figure = graph_figure(small.graph, small.cards, tmp_path / "graph", small.images).svg.read_text()
+    for node in absent:
+        assert f"less of #{node['concept']}" in text and f"Less of concept {node['concept']}" in text
+    assert figure.count("<!-- less of #") == len(absent)
+    assert "acts by its absence" in text
+
+
+def test_far_patches_are_marked_and_not_drawn_as_the_concept():
+    report = sample_report(sample_graph(per_layer=1), patches=4)
+    name, card = next(iter(report.cards.items()))
+    cosines = (0.96, 0.26, 0.25, 0.2)
+    patches = [patch._replace(cosine=cosine) for patch, cosine in zip(card.patches, cosines, strict=True)]
+    elements = Elements(render_page(report._replace(cards={**report.cards, name: card._replace(patches=patches)})))
+    assert len(elements.of_class("far")) == 3
+    assert "3 of these 4 patches are far from the concept" in " ".join(elements.words)
+
+
+def test_a_wide_table_refuses_what_it_would_have_to_average():
+    frame = pd.DataFrame(
+        {
+            "layer": ["a", "a", "a"],
+            "variant": ["plain", "plain", "residual"],
+            "budget": [None, None, None],
+            "metric": ["x", "y", "x"],
+            "value": [1.0, 2.0, 3.0],
+        }
+    )
+    found = wide(frame, ["layer"])
+    assert found.to_dict("records")[0] == {"layer": "a", "variant": "plain", "x": 1.0, "y": 2.0}
+    assert found["x"].tolist() == [1.0, 3.0]
+    with pytest.raises(ValueError, match="duplicate"):
+        wide(pd.concat([frame, frame[:1].assign(value=9.0)]), ["layer"])

@@ -227,6 +227,7 @@ class Stage(StrEnum):
     trace = "trace"
     graph = "graph"
     evaluate = "evaluate"
+    cards = "cards"
     report = "report"
 
 

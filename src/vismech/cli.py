@@ -71,7 +71,7 @@ def _task(cfg: Any) -> float:
 
     hydra = HydraConfig.get()
     try:
-        return _run(cfg, Path(hydra.runtime.output_dir))
+        return _run(cfg, Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN)
     except UserError as error:
         log.debug("the run ended with an error", exc_info=True)  # hydra.verbose=true shows it
         if hydra.mode is RunMode.RUN:
@@ -80,8 +80,8 @@ def _task(cfg: Any) -> float:
         raise
 
 
-def _run(cfg: Any, folder: Path) -> float:
-    """Check the composed configuration, run it, say where the results are."""
+def _run(cfg: Any, folder: Path, sweep: bool) -> float:
+    """Check the composed configuration, run it, say where the results are; jobs of a ``sweep`` draw no cards unasked."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -91,6 +91,8 @@ def _run(cfg: Any, folder: Path) -> float:
     except OmegaConfBaseException as error:
         raise UserError(composition_error(error)) from error
     assert isinstance(config, Config)
+    if sweep and config.describe.cards is None:
+        config.describe.cards = 0
     from vismech.run import run
 
     result = run(config, folder)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vismech.models import Preprocess
-    from vismech.stages.cards import Gallery
     from vismech.stages.context import Context, Plan
+    from vismech.stages.gallery import Gallery
 
 log = logging.getLogger(__name__)
 NARROWEST = 20
@@ -70,7 +70,7 @@ def write_concept(
         config.describe.patches = patches
     from vismech.data import load_image
     from vismech.pipeline import make_plan, open_context
-    from vismech.stages.cards import Gallery
+    from vismech.stages.gallery import Gallery
 
     ctx = open_context(config)
     if layer not in ctx.layers:

@@ -180,9 +180,9 @@ class DescribeConfig:
     """Share of a receptive field's positive part that the shown square holds, without its margin."""
     context: float | None = None
     """Margin around the square, in its sides; null: 0.25 around receptive fields, 1 around positions."""
-    cards: int = 50
+    cards: int | None = None
     """Cards written to the run's folder for so many of each layer's most important concepts (largest before there is a
-    trace to the class); 0: none."""
+    trace to the class); 0: none; null: 50, and none in a sweep."""
 
 
 @dataclass
@@ -240,7 +240,7 @@ class GraphConfig:
     images: Images = Images.predicted
     """Whether a class's images are those predicted as it or those labelled so."""
     images_per_class: int | None = 64
-    """At most so many images per class (spread evenly over the sample ids); null: all."""
+    """At most so many images per class, spread evenly over the sample ids (scope=dataset: predicted); null: all."""
     important: int = 5
     """Concepts kept per layer and class, by absolute importance."""
     shared: int = 3

@@ -1,6 +1,7 @@
 """The causal concept graph: kept concepts layer by layer, edges between them, its scores, and its export.
 
-``graph.json`` holds ``layers`` (input to output), ``groups`` (what is explained), ``nodes``, ``links`` and ``scores``.
+``graph.json`` holds ``layers`` (input to output), ``groups`` (what is explained), ``nodes``, ``links``, ``account``
+(what the drawn concepts of each layer account for, :mod:`vismech.attribution.account`) and ``scores``.
 A link's weight is the mean edge e_{q→j} over the images of a group, in units of the target's own value (a projection,
 or logits); ``weight`` is the mean over groups. Offset nodes carry what the target is worth at the start of the path,
 ``g_j(F_ab(baseline))``; error nodes, where the path leads to the activation itself, what the concepts miss of it: at
@@ -8,7 +9,7 @@ every node the inflow of all concepts, the error and the offset sum to ``g_j(F_a
 
 ``influence`` of a node on the class, a link's ``shares`` of its target's inflow, and the scores are those of
 :mod:`vismech.attribution.influence`, on edges whose absolute values are averaged over images, so that what cancels
-between images still counts.
+between images still counts. Names of classes are no part of a graph: :func:`named` joins them when it is shown.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vismech.attribution.account import ClassValues, account
 from vismech.attribution.aggregation import Selection
 from vismech.attribution.influence import Inflow, Influence, fewest, influence
 from vismech.network import LOGITS
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,15 @@ class LayerConcepts:
         layer: its name.
         importance: mean edge of every concept to the class logit, per group [G, K].
         selection: the concepts that are kept.
+        values: the class's values on the way through this layer.
+        absent: share of each concept's edges that stems from its absence [G, K].
     """
 
     layer: str
     importance: Float[np.ndarray, "g k"]
     selection: Selection
+    values: ClassValues
+    absent: Float[np.ndarray, "g k"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def build_graph(
 
     Args:
         scope: class, pair, dataset or image.
-        groups: what is explained: ``key``, ``index``, ``name``, ``images`` of each.
+        groups: what is explained: ``key``, ``index``, ``images`` of each.
         layers: the layers in network order.
         pairs: adjacent pairs of layers, the last one into the logits.
         prune: keep in each layer the fewest concepts that carry this share of what all its kept concepts carry of the
@@ -90,9 +96,7 @@ def build_graph(
         kept = [[chosen[place] for place in fewest(part, prune)] for chosen, part in zip(kept, carried, strict=True)]
     nodes = [node for level in range(len(layers)) for node in _nodes(layers[level], level, kept[level], found)]
     for group in groups:
-        nodes.append(
-            {"id": f"class/{group['key']}", "kind": "class", "layer": LOGITS, "concept": None, "name": group["name"]}
-        )
+        nodes.append({"id": f"class/{group['key']}", "kind": "class", "layer": LOGITS, "concept": None})
     links = [link for level in range(len(pairs)) for link in _links(pairs[level], level, kept, found)]
     return {
         "schema": SCHEMA,
@@ -101,6 +105,10 @@ def build_graph(
         "groups": [dict(group) for group in groups],
         "nodes": nodes,
         "links": [link for link in links if any(link["weights"].values())],
+        "account": {
+            layer.layer: account(layer.values, layer.importance, chosen, keys)
+            for layer, chosen in zip(layers, kept, strict=True)
+        },
         "scores": {key: _scores(one) for key, one in whole.items()},
     }
 
@@ -122,6 +130,7 @@ def _nodes(
                 "concept": concept,
                 "importance": _by_group(keys, column),
                 "share": _by_group(keys, share),
+                "absent": _by_group(keys, layer.absent[:, concept]),
                 "influence": {key: float(one.concepts[level][concept]) for key, one in found.items()},
                 "shared": concept in layer.selection.shared,
                 "selected_for": [keys[group] for group in layer.selection.chosen_for[concept]],
@@ -188,6 +197,16 @@ def _link(
     }
 
 
+def named(graph: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The graph with a name for each group's key, on the groups and on the nodes of their classes."""
+    groups = [{**group, "name": names[group["key"]]} for group in graph["groups"]]
+    nodes = [
+        {**node, "name": names[node["id"].removeprefix("class/")]} if node["kind"] == "class" else dict(node)
+        for node in graph["nodes"]
+    ]
+    return {**graph, "groups": groups, "nodes": nodes}
+
+
 def write_graphml(graph: Mapping[str, Any], path: Path) -> None:
     """The graph for Gephi, Cytoscape and networkx; weights of groups are attributes ``weight_<group>``."""
     import networkx
@@ -197,7 +216,7 @@ def write_graphml(graph: Mapping[str, Any], path: Path) -> None:
         plain = {name: node[name] for name in ("kind", "layer", "name", "shared") if node.get(name) is not None}
         if node.get("concept") is not None:
             plain["concept"] = node["concept"]
-        for name in ("importance", "influence"):
+        for name in ("importance", "influence", "absent"):
             plain |= {f"{name}_{key}": value for key, value in node.get(name, {}).items()}
         directed.add_node(node["id"], **plain)
     for link in graph["links"]:

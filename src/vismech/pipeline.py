@@ -1,7 +1,7 @@
 """The pipeline: which artifacts a configuration needs, which of them exist, and computing the rest.
 
 extract(layer) → dictionary(layer) → describe(layer)
-                          └→ trace(layer → class) → trace(layer → upper layer) → graph → report
+                          └→ trace(layer → class) → trace(layer → upper layer) → graph → evaluate → cards → report
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vismech.errors import UserError
 from vismech.lit.trace import settings_of
 from vismech.memory import keep_freed_memory
 from vismech.network import LOGITS
-from vismech.stages import describe, dictionary, extract, graph, trace
+from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.evaluations import EVALUATIONS, alone, measured
 from vismech.stages.explained import check_scope
@@ -113,6 +113,15 @@ def make_plan(ctx: Context) -> Plan:
             plan.evaluations[kind] = {}
             for job in EVALUATIONS[kind].jobs(ctx, plan):
                 plan.evaluations[kind] |= add(job)
+    page = graph_spec if wanted(Stage.report) and (ctx.config.report.page or ctx.config.report.figure) else None
+    pictured = bool(descriptions) and cards.count(ctx) > 0
+    if page is None and not pictured:
+        return plan
+    (fields,) = add(cards.fields_job(ctx, plan, page)).values()
+    if pictured:
+        (plan.pictures,) = add(cards.pictures_job(ctx, plan, fields)).values()
+    if page is not None:
+        (plan.report,) = add(report.job(ctx, plan, fields)).values()
     return plan
 
 
@@ -204,7 +213,11 @@ def _items(ctx: Context, spec: Spec) -> int:
         return int(spec.inputs["k"])
     if "shares.npy" in names:
         return len(artifact.array("shares.npy"))
-    return len(artifact.json("graph.json")["nodes"])
+    if "graph.json" in names:
+        return len(artifact.json("graph.json")["nodes"])
+    if "fields.json" in names:
+        return len(artifact.json("fields.json")["tops"])
+    return len(names)
 
 
 def _provenance(ctx: Context, seconds: float, peak: int) -> dict[str, Any]:
@@ -269,7 +282,7 @@ def check(config: Config) -> None:
         ("graph.shared", config.graph.shared),
         ("attribute.check_images", config.attribute.check_images),
     ):
-        if value < 0:
+        if value is not None and value < 0:
             raise UserError(f"{key}={value} must not be negative")
     if not 0 < config.describe.mass <= 1:
         raise UserError(f"describe.mass={config.describe.mass} must be above 0 and at most 1: it is a share")

@@ -16,15 +16,17 @@ import pandas as pd
 
 from vismech.choices import Stage
 from vismech.config import Config
+from vismech.graph import write_graphml
 from vismech.lit.loggers import log_run
 from vismech.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
 from vismech.search import require_faiss
+from vismech.stages import graph as graph_stage
 from vismech.stages import tables
-from vismech.stages.cards import Gallery, important_concepts, write_cards
-from vismech.stages.context import Context, Plan, read_images
-from vismech.stages.evaluations import EVALUATIONS
-from vismech.stages.report import graph_concepts, report_data, write_report
-from vismech.store import plain, write_json
+from vismech.stages.cards import TABLE
+from vismech.stages.context import Context, Plan
+from vismech.stages.evaluations import EVALUATIONS, measured_rows
+from vismech.stages.report import unreadable_images
+from vismech.store import Spec, plain, write_json
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,17 @@ def run(config: Config, folder: Path) -> Result:
     return Result(folder, rows, *_describe(ctx, plan, events, folder, started))
 
 
+def _copy(ctx: Context, spec: Spec, folder: Path, but: str = "") -> list[Path]:
+    """An artifact's files into the run's folder, each checked against what was written."""
+    artifact, copied = ctx.store.open(spec), []
+    for name in artifact.manifest["files"]:
+        if name != but:
+            copied.append(folder / name)
+            copied[-1].parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(artifact.path(name), copied[-1])
+    return copied
+
+
 def _only(config: Config, stage: Stage) -> bool:
     return config.until is not None and ORDER.index(config.until) <= ORDER.index(stage)
 
@@ -73,22 +86,24 @@ def _only(config: Config, stage: Stage) -> bool:
 def _describe(
     ctx: Context, plan: Plan, events: Events, folder: Path, started: float
 ) -> tuple[dict[str, Any], list[Path]]:
-    unreadable = sorted(
-        {sample for spec in plan.vectors.values() for sample in read_images(ctx.store.open(spec)).unreadable}
-    )
+    unreadable = unreadable_images(ctx, plan)
     for sample in unreadable:
         log.warning("unreadable image left out: %s", sample)
     frames = {"completeness": tables.completeness(ctx, plan), "timings": tables.timings(events.timings)}
     metrics = tables.flat_metrics("completeness/{lower}->{upper}", frames["completeness"])
-    if plan.graph is not None:
-        frames["graph"] = tables.graph_scores(ctx.store.open(plan.graph).json("graph.json"))
-        metrics |= tables.flat_metrics("graph/{group}", frames["graph"])
     written: list[Path] = []
+    if plan.graph is not None:
+        graph = graph_stage.read(ctx, plan.graph)
+        frames["graph"] = scores = tables.graph_scores(graph, ctx.config.attribute.output.value)
+        metrics |= tables.flat_metrics("graph/{group}", scores.loc[scores.layer.isna()])
+        metrics |= tables.flat_metrics("graph/{group}/{layer}", scores.loc[scores.layer.notna()])
+        write_json(folder / "graph.json", graph)
+        write_graphml(graph, folder / "graph.graphml")
     cases: dict[str, list[pd.DataFrame]] = {}
     curves: list[pd.DataFrame] = []
     for kind in plan.evaluations:
         measured = EVALUATIONS[kind]
-        frame = measured.rows(ctx, plan)
+        frame = measured_rows(ctx, plan, kind)
         metrics |= tables.flat_metrics(measured.name, frame)
         before = frames.get(measured.table)
         frames[measured.table] = frame if before is None else pd.concat([before, frame], ignore_index=True)
@@ -106,24 +121,15 @@ def _describe(
         compression = {"method": "gzip", "mtime": 1}
         together = pd.concat(parts, ignore_index=True)
         together.to_csv(folder / "cases" / f"{name}.csv.gz", index=False, compression=compression)
-    reported = plan.graph is not None and not _only(ctx.config, Stage.evaluate)
-    gallery = None
-    if plan.descriptions and (reported or ctx.config.describe.cards):
-        shown = important_concepts(ctx, plan) + (graph_concepts(ctx, plan) if reported else [])
-        gallery = Gallery(ctx, plan, shown)
-        frames["concepts"] = write_cards(ctx, plan, gallery, folder)
+    if plan.pictures is not None:
+        _copy(ctx, plan.pictures, folder, but=TABLE)
+        frames["concepts"] = pd.read_csv(ctx.store.open(plan.pictures).path(TABLE))
+    if plan.report is not None:
+        written += _copy(ctx, plan.report, folder)
     (folder / "tables").mkdir(exist_ok=True)
     for name, frame in frames.items():
         if len(frame):
             frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
-    if plan.graph is not None:
-        artifact = ctx.store.open(plan.graph)
-        for name in ("graph.json", "graph.graphml"):
-            shutil.copyfile(artifact.path(name), folder / name)
-        if reported and gallery is not None:
-            events.write("start", stage=Stage.report.value, unit="")
-            written += write_report(ctx, report_data(ctx, plan, frames, unreadable, gallery), folder)
-            events.write("computed", stage=Stage.report.value, unit="")
     metrics |= tables.work_metrics(frames["timings"])
     metrics |= {"images": len(ctx.data), "unreadable_images": len(unreadable)}
     metrics["wall_seconds"] = round(time.perf_counter() - started, 3)

@@ -21,10 +21,12 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from PIL import Image
 
+from vismech.attribution.account import is_absence
 from vismech.report import layout as plan
 from vismech.report.layout import Box, Layout
-from vismech.report.patches import Card, Patch
+from vismech.report.patches import Card, Patch, is_far
 from vismech.report.text import number, shorten
+from vismech.report.verdict import verdict
 
 INK, FAINT, PLATE, EDGE = "#1d2430", "#5b6573", "#ffffff", "#c3cad4"
 POSITIVE = LinearSegmentedColormap.from_list("positive", ["#c6d9ee", "#08306b"])
@@ -34,6 +36,7 @@ GROUP_COLOURS = ("#d1940c", "#7d4aa5", "#1f8f86", "#8a8f98")
 MEAN_COLOUR = "#6f8fb5"
 THINNEST, THICKEST = 0.8, 7.0
 GUTTER, LEGEND, SECOND_LINE = 104.0, 60.0, 30.0
+HEAD_LINE, HEAD_SPACE, ALARM = 22.0, 16.0, "#b3261e"
 SIDE_EDGES: dict[str, tuple[str, Any]] = {"offset": (EDGE, "dashed"), "error": (INK, (0, (1, 1.6)))}
 # One pixel of the layout in points, at 100 pixels an inch.
 POINT = 0.72
@@ -60,10 +63,12 @@ def graph_figure(
     stem: Path | str,
     images: Mapping[str, Sequence[Patch]] | None = None,
     dpi: int = 200,
+    probability: bool = False,
 ) -> Figures:
     """Draw the graph with its strongest links and write `<stem>.svg` and `<stem>.png`; equal input gives equal bytes.
 
-    `images` are the explained photographs per group key; the first of each is shown in its class node.
+    `images` are the explained photographs per group key; the first of each is shown in its class node. Above the graph
+    stands how far it can be believed, of a class's probability where `probability` says so.
 
     Raises:
         UserError: the graph holds NaN, or a link or node names something the graph does not have.
@@ -72,7 +77,9 @@ def graph_figure(
     stem.parent.mkdir(parents=True, exist_ok=True)
     drawing = plan.layout(graph)
     legend = LEGEND + (SECOND_LINE if _has_errors(graph) else 0.0)
-    size = ((drawing.width + GUTTER) / 100, (drawing.height + legend) / 100)
+    told = verdict(graph, probability)
+    head = HEAD_LINE * len(told.facts) + (HEAD_SPACE if told.facts else 0.0)
+    size = ((drawing.width + GUTTER) / 100, (drawing.height + legend + head) / 100)
     written = Figures(stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png"))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, dpi=100, facecolor="white")
@@ -82,7 +89,12 @@ def graph_figure(
         _links(axes, graph, drawing)
         _nodes(axes, graph, drawing, cards, images or {})
         _legend(axes, graph, drawing)
-        axes.set(xlim=(-GUTTER, drawing.width), ylim=(drawing.height + legend, 0), aspect="auto")
+        for index, fact in enumerate(told.facts):
+            colour = ALARM if fact.warns else INK
+            y = HEAD_LINE * (index + 0.5) - head + HEAD_SPACE / 2
+            text = shorten(fact.text, drawing.width + GUTTER - 28, 14)
+            _text(axes, 14 - GUTTER, y, text, 14, colour, va="center", weight="normal" if index else "bold")
+        axes.set(xlim=(-GUTTER, drawing.width), ylim=(drawing.height + legend, -head), aspect="auto")
         figure.savefig(written.svg, dpi=dpi, metadata={"Date": None, "Creator": None})
         figure.savefig(written.png, dpi=dpi, metadata={"Software": None})
     return written
@@ -148,14 +160,16 @@ def _class_node(
 def _concept_node(
     axes: Axes, graph: Mapping[str, Any], node: dict[str, Any], box: Box, card: Card | None, largest: float
 ) -> None:
-    _plate(axes, box)
+    absent = is_absence(node)
+    _plate(axes, box, *((NEGATIVE(0.8), (0, (6, 3))) if absent else ()))
     keys = plan.group_keys(graph)
     _strip(axes, graph, plan.owners(node, keys), box)
     patches = card.patches if card else []
+    patches = [patch for patch in patches if not is_far(patch)] or patches[:1]
     for part, picture in zip(plan.thumbnails(box, len(patches)), patches, strict=False):
-        _image(axes, picture.png, part)
-    line = box.y + box.width + 12
-    _text(axes, box.x + 6, line, f"#{node['concept']}", 11, INK, va="center", weight="bold")
+        _image(axes, picture.png, part, alpha=0.4 if absent else 1.0)
+    line, colour = box.y + box.width + 12, NEGATIVE(1.0) if absent else INK
+    _text(axes, box.x + 6, line, plan.short(node), 11, colour, va="center", weight="bold")
     if node.get("shared"):
         corner = (box.x + box.width - plan.INSET - 21, box.y + box.width - plan.INSET - 13)
         axes.add_patch(Rectangle(corner, 22, 15, facecolor=PLATE, linewidth=0, zorder=4.5))
@@ -171,7 +185,7 @@ def _concept_node(
         _text(axes, box.x + box.width - 6, top + 5, number(bar.value, 2), 9.5, INK, ha="right", va="center")
 
 
-def _plate(axes: Axes, box: Box, colour: str = EDGE, line: Any = "solid") -> None:
+def _plate(axes: Axes, box: Box, colour: Any = EDGE, line: Any = "solid") -> None:
     axes.add_patch(
         FancyBboxPatch(
             (box.x, box.y),
@@ -206,13 +220,13 @@ def _shared(axes: Axes, x: float, y: float) -> None:
         axes.add_patch(Circle((x + 3.5 + offset, y), 5, facecolor=colour, alpha=0.7, linewidth=0, zorder=5))
 
 
-def _image(axes: Axes, png: bytes, box: Box) -> None:
+def _image(axes: Axes, png: bytes, box: Box, alpha: float = 1.0) -> None:
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     extent = (box.x, box.x + box.width, box.y + box.height, box.y)
-    axes.imshow(pixels, extent=extent, interpolation="lanczos", aspect="auto", zorder=4)
+    axes.imshow(pixels, extent=extent, interpolation="lanczos", aspect="auto", zorder=4, alpha=alpha)
 
 
-def _text(axes: Axes, x: float, y: float, text: str, size: float, colour: str, **style: Any) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, size: float, colour: Any, **style: Any) -> None:
     axes.text(x, y, text, fontsize=size * POINT, color=colour, zorder=5, parse_math=False, **style)
 
 

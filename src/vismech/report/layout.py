@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from vismech.attribution.account import is_absence
 from vismech.errors import UserError
 
 # The key of the mean over groups among the modes, and the layer name that class nodes carry.
@@ -223,6 +224,11 @@ def layout(graph: Mapping[str, Any], width: float = WIDTH) -> Layout:
         placed.append(Row(layer, nodes, y, height))
         y += height + gap
     return Layout(placed, boxes, tile, width, y - gap + MARGIN if rows else 2 * MARGIN)
+
+
+def short(node: Mapping[str, Any]) -> str:
+    """A concept in few letters; one that acts by its absence says so."""
+    return f"less of #{node['concept']}" if is_absence(node) else f"#{node['concept']}"
 
 
 def bars(graph: Mapping[str, Any]) -> int:

@@ -15,22 +15,31 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
+from vismech.attribution.account import is_absence
 from vismech.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.layout import MEAN
-from vismech.report.patches import Card, Patch
-from vismech.report.text import COMPLETENESS, RECONSTRUCTION, TRACED, number, percent, shorten, tabulate
+from vismech.report.patches import NEAR, Card, Patch, is_far
+from vismech.report.text import (
+    ACCOUNT,
+    COMPLETENESS,
+    INSERTION,
+    RECONSTRUCTION,
+    TRACED,
+    number,
+    percent,
+    shorten,
+    tabulate,
+)
+from vismech.report.verdict import verdict
 
 CLASSES_SHOWN = 3
 SCOPES = ("pair", "class", "dataset", "image")
 
 
 class ReportData(NamedTuple):
-    """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key.
-
-    ``traced`` says how the cards' vectors were traced to pixels.
-    """
+    """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key."""
 
     graph: Mapping[str, Any]
     cards: Mapping[str, Card]
@@ -40,6 +49,8 @@ class ReportData(NamedTuple):
     facts: Mapping[str, str]
     notes: Sequence[str]
     traced: Patches = Patches.receptive_field
+    insertion: pd.DataFrame = pd.DataFrame()
+    probability: bool = False
 
 
 def render_page(report: ReportData) -> str:
@@ -59,6 +70,7 @@ def render_page(report: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, percent=percent, source=_source, shorten=shorten)
+    environment.tests["far"] = is_far
     drawing = plan.layout(graph)
     sprites = _Sprites()
     nodes = _nodes(report, drawing, sprites)
@@ -69,6 +81,8 @@ def render_page(report: ReportData) -> str:
     return environment.get_template("page.html.j2").render(
         heading=heading(graph),
         lead=lead(graph),
+        verdict=verdict(graph, report.probability),
+        account=tabulate(_account(graph), ACCOUNT),
         scope=graph["scope"],
         notes=report.notes,
         groups=groups,
@@ -87,7 +101,9 @@ def render_page(report: ReportData) -> str:
         data=_json(_data(graph, nodes)),
         completeness=tabulate(report.completeness, COMPLETENESS),
         reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
+        insertion=tabulate(report.insertion, INSERTION) if len(report.insertion) else None,
         facts=report.facts,
+        near=NEAR,
         traced=TRACED[report.traced].page,
     )
 
@@ -115,6 +131,18 @@ def lead(graph: Mapping[str, Any]) -> str:
     return (
         f"{concepts} concepts in {layers} layer{'' if layers == 1 else 's'}, {len(graph['links'])} links, "
         f"computed from {behind}."
+    )
+
+
+def _account(graph: Mapping[str, Any]) -> pd.DataFrame:
+    """What the drawn concepts account for, a row for each layer and group, the layers from the class down."""
+    names = {str(group["key"]): group["name"] for group in graph["groups"]}
+    return pd.DataFrame(
+        [
+            {"layer": layer, "of": names[key], **parts}
+            for layer, accounts in reversed(list(graph.get("account", {}).items()))
+            for key, parts in accounts.items()
+        ]
     )
 
 
@@ -160,19 +188,21 @@ def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[
                 held = [key] if key else []
                 first = report.images.get(key or "", [])[:1] if box.width >= plan.ROOM_FOR_PHOTOGRAPH else []
                 photograph = sprites.add(first[0].png) if first else None
-            label = _label(node)
+            label, absent = _label(node), is_absence(node)
             views.append(
                 {
                     **node,
                     "index": len(views),
                     "box": box,
                     "label": label,
+                    "absence": absent,
+                    "far": sum(is_far(picture) for _, picture in pictures),
                     "card": card,
                     "pictures": pictures,
                     "top": sprites.add(card.top.png) if card and card.top else None,
                     "classes": _classes(card) if card else [],
                     "photograph": photograph,
-                    "thumbnails": list(zip(plan.thumbnails(box, len(pictures)), pictures, strict=False)),
+                    "thumbnails": _thumbnails(box, pictures),
                     "bars": plan.importance_bars(node, graph, largest) if node["kind"] == "concept" else [],
                     "strip": [hues[key] for key in held if hues[key] is not None],
                     "importances": [
@@ -186,6 +216,12 @@ def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[
     return views
 
 
+def _thumbnails(box: plan.Box, pictures: Sequence[tuple[int, Patch]]) -> list[tuple[plan.Box, tuple[int, Patch]]]:
+    """The patches on a concept's tile: those that are near it, or of none that is the nearest."""
+    shown = [each for each in pictures if not is_far(each[1])] or list(pictures[:1])
+    return list(zip(plan.thumbnails(box, len(shown)), shown, strict=False))
+
+
 def _classes(card: Card) -> list[tuple[str, float]]:
     """The first classes of a concept's members, and the share of them that each has."""
     total = sum(count for _, count in card.classes)
@@ -194,7 +230,7 @@ def _classes(card: Card) -> list[tuple[str, float]]:
 
 def _label(node: Mapping[str, Any]) -> str:
     if node["kind"] == "concept":
-        return f"Concept {node['concept']}"
+        return f"Less of concept {node['concept']}" if is_absence(node) else f"Concept {node['concept']}"
     return str(node.get("name") or node["id"]) if node["kind"] == "class" else str(node["kind"]).capitalize()
 
 
@@ -244,7 +280,7 @@ def _data(graph: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> dict[
         "nodes": [
             {
                 "label": node["label"],
-                "short": f"#{node['concept']}" if node["kind"] == "concept" else node["label"],
+                "short": plan.short(node) if node["kind"] == "concept" else node["label"],
                 "layer": "" if node["kind"] == "class" else node["layer"],
                 "picture": node["pictures"][0][0] if node["pictures"] else node["photograph"],
             }

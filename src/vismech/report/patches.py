@@ -13,6 +13,8 @@ from PIL import Image
 from vismech.errors import UserError
 
 THUMBNAIL = 96
+NEAR = 0.5
+"""The cosine below which a vector is far from a concept: it shares less than a quarter of its square."""
 GREY = np.array([0.299, 0.587, 0.114])
 
 
@@ -23,6 +25,11 @@ class Patch(NamedTuple):
     caption: str
     cosine: float
     image: str
+
+
+def is_far(patch: Patch) -> bool:
+    """Whether a patch is among the nearest only because nothing is near."""
+    return patch.cosine < NEAR
 
 
 class Card(NamedTuple):

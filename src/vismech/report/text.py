@@ -45,6 +45,27 @@ RECONSTRUCTION = (
     ("accuracy_clean", "Top-1 as trained", "percent"),
     ("agreement_spliced", "Same answer", "percent"),
 )
+ACCOUNT = (
+    ("layer", "Layer", "text"),
+    ("of", "Of", "text"),
+    ("value", "The network’s own value", "number"),
+    ("drawn", "Drawn concepts", "number"),
+    ("other", "Concepts not drawn", "number"),
+    ("offset", "Offset", "number"),
+    ("error", "Error", "number"),
+    ("lost", "Lost by rebuilding", "number"),
+    ("rest", "Left by quadrature", "number"),
+)
+INSERTION = (
+    ("layer", "Layer", "text"),
+    ("variant", "Variant", "text"),
+    ("order", "Order", "text"),
+    ("c_insertion", "C-Ins", "number"),
+    ("c_deletion", "C-Del", "number"),
+    ("auc_difference", "Difference", "number"),
+    ("auc_first_8", "First 8", "number"),
+    ("auc_first_32", "First 32", "number"),
+)
 
 
 class Traced(NamedTuple):
@@ -127,6 +148,29 @@ def shorten(text: str, width: float, size: float) -> str:
     while kept < len(text) and sum(cost[: kept + 1]) <= units - 1:
         kept += 1
     return text[:kept].rstrip() + "…"
+
+
+def wide(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """A tidy table with a column for each metric; nothing is averaged.
+
+    Args:
+        frame: the table's keys, then metric and value, as :func:`~vismech.stages.tables.tidy` makes it.
+        keys: the keys that are shown; of the others those that tell rows apart follow them.
+
+    Raises:
+        ValueError: two rows of one metric whose keys are all the same.
+    """
+    rest = list(frame.columns[: list(frame.columns).index("metric")]) if "metric" in frame else []
+    filled = frame.assign(**{key: frame[key].astype(object).where(frame[key].notna(), "") for key in rest})
+    more = [key for key in rest if key not in keys and len(set(filled[key])) > 1]
+    index = [key for key in keys if key in rest] + more
+    if frame.empty:
+        return pd.DataFrame(columns=index)
+    order = filled[index].drop_duplicates()
+    metrics = list(dict.fromkeys(filled["metric"]))
+    # Unlike pivot_table it refuses duplicates, of which it would otherwise show the mean.
+    spread = filled.pivot(index=index, columns="metric", values="value")[metrics].reset_index()
+    return order.merge(spread, on=index, how="left", validate="one_to_one")
 
 
 def tabulate(frame: pd.DataFrame, columns: Sequence[tuple[str, str, str]]) -> Table:

@@ -1,176 +1,78 @@
-"""Concept cards: of which concepts, what they say, and the files and table that a run leaves of them."""
+"""Stage cards: which concepts a run shows, where they come from in pixels, and a picture and a row for each."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from vismech.choices import Patches
-from vismech.description import TreePlace
-from vismech.lit.progress import track
-from vismech.report.cards import CROP_SIDE, TOP_SIDE, CardView, CropView, card_picture
-from vismech.report.crops import draw_crop, draw_light
-from vismech.report.patches import THUMBNAIL, Card, Patch, encode_png
-from vismech.report.text import TRACED, number
-from vismech.stages import trace as trace_stage
-from vismech.stages.context import Context, Plan
-from vismech.stages.describe import Description, Descriptions, Place
-from vismech.stages.fields import Pictures, fields_of, patches_for
+from vismech.choices import Stage
+from vismech.stages import graph as graph_stage
+from vismech.stages.context import Context, Job, Plan
+from vismech.stages.describe import Descriptions
+from vismech.stages.fields import VERSION as FIELDS_VERSION
+from vismech.stages.fields import compute_fields, field_inputs, read_fields
+from vismech.stages.gallery import Gallery, importances
+from vismech.store import Spec
 
-LISTED = 5
+VERSION = 1
+CARDS = 50
 PNG_LEVEL = 3  # more than twice as fast as the usual 6, and 4 % larger
-NOTHING = "No vector lies near this concept."
+TABLE = "concepts.csv"
 
 
-class Gallery:
-    """Some concepts of a run, ready to be drawn.
+def fields_job(ctx: Context, plan: Plan, graph: Spec | None) -> Job:
+    """Crops and localisations of the concepts that cards and page show.
 
-    Attributes:
-        shown: (layer, concept) → what is known of it.
-        kind: how vectors are traced to pixels, the same for all.
+    Args:
+        ctx: the run.
+        plan: the run's artifacts so far.
+        graph: whose concepts are shown too, if there is to be a page.
     """
+    inputs = {**field_inputs(ctx), "cards": count(ctx)}
 
-    def __init__(self, ctx: Context, plan: Plan, concepts: Iterable[tuple[str, int]]) -> None:
-        self.ctx, self.pictures = ctx, Pictures(ctx)
-        wanted: dict[str, set[int]] = {}
-        for layer, concept in concepts:
-            wanted.setdefault(layer, set()).add(concept)
-        self.shown: dict[tuple[str, int], Description] = {}
-        for layer, numbers in wanted.items():
-            described = Descriptions(ctx, layer, plan.descriptions[layer])
-            self.shown |= {(layer, concept): described.concept(concept) for concept in sorted(numbers)}
-        self.kind: Patches = patches_for(ctx, wanted)
-        self.importance, self._groups = importances(ctx, plan), _groups(ctx, plan)
-        self._fields = fields_of(ctx, plan, self.shown.values(), self.kind, self.pictures)
+    def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+        for spec in specs.values():
+            shown = dict.fromkeys(important_concepts(ctx, plan) + (graph_concepts(ctx, graph) if graph else []))
+            layers: dict[str, Descriptions] = {}
+            for layer, _ in shown:
+                if layer not in layers:
+                    layers[layer] = Descriptions(ctx, layer, plan.descriptions[layer])
+            with ctx.store.writer(spec) as folder:
+                compute_fields(ctx, plan, [layers[layer].concept(concept) for layer, concept in shown], folder)
 
-    def card(self, layer: str, concept: int) -> Card:
-        """A concept as the page shows it."""
-        described = self.shown[layer, concept]
-        patches = [
-            Patch(encode_png(self._crop(place, THUMBNAIL)), self._where(place), cosine, place.sample)
-            for place, cosine in zip(described.places, described.cosines, strict=True)
-        ]
-        top = None
-        if patches:
-            picture = encode_png(self._top(described, 2 * THUMBNAIL))
-            caption = f"{patches[0].caption}: the whole image, lit where the concept is"
-            top = Patch(picture, caption, patches[0].cosine, patches[0].image)
-        return Card(
-            patches, described.share, "" if patches else NOTHING, top, facts(described), self._classes(described)
-        )
-
-    def picture(self, layer: str, concept: int) -> Image.Image:
-        """A concept as a picture of its own."""
-        described = self.shown[layer, concept]
-        crops = [
-            CropView(self._crop(place, CROP_SIDE), f"{cosine:.2f}".replace("-", "−"), self._class_of(place.sample))
-            for place, cosine in zip(described.places, described.cosines, strict=True)
-        ]
-        top = self._top(described, TOP_SIDE) if crops else None
-        caption = "", ""
-        if crops:
-            lit = self._fields.lights[layer, concept].max() > 0
-            where = "lit where the concept is" if lit else "the concept’s code is positive nowhere in it"
-            caption = self._class_of(described.places[0].sample), f"The image of its nearest vector, {where}"
-        known = {"Holds": f"{number(100 * described.share, 3)} % of the vectors ({described.members:,})"}
-        if layer in self.importance:
-            values = zip(self._groups, self.importance[layer][:, concept].tolist(), strict=True)
-            first = sorted(values, key=lambda each: -abs(each[1]))[:2]
-            known["Logits"] = ", ".join(f"{number(value, 2)} for {name}" for name, value in first)
-        return card_picture(
-            CardView(
-                f"Concept {concept}",
-                layer,
-                f"Its nearest feature vectors with their cosines, {TRACED[self.kind].card}",
-                top,
-                caption,
-                crops,
-                {**known, **facts(described)},
-                self._classes(described),
-                NOTHING,
-            )
-        )
-
-    def row(self, layer: str, concept: int) -> dict:
-        """A concept as a row of ``tables/concepts.csv``."""
-        described, tree = self.shown[layer, concept], self.shown[layer, concept].tree
-        values = self.importance[layer][:, concept].tolist() if layer in self.importance else []
-        classes = "; ".join(f"{name} {count}" for name, count in self._classes(described)[:LISTED])
-        return {
-            "layer": layer,
-            "concept": concept,
-            **{f"importance {name}": value for name, value in zip(self._groups, values, strict=False)},
-            "share": described.share,
-            "members": described.members,
-            "tightness": described.tightness,
-            "entropy_bits": described.entropy,
-            "classes": classes,
-            "tree_depth": tree and tree.depth,
-            "tree_path": tree and tree.path,
-            "tree_sibling": tree and _span(tree),
-            "samples": json.dumps([place.sample for place in described.places]),
-            "positions": json.dumps([place.position for place in described.places]),
-            "cosines": json.dumps([round(cosine, 6) for cosine in described.cosines]),
-            "traced": self.kind.value,
-        }
-
-    def _crop(self, place: Place, size: int) -> Image.Image:
-        return draw_crop(self.pictures.open(place.sample), self._fields.crops[place], size)
-
-    def _top(self, described: Description, side: int) -> Image.Image:
-        light = self._fields.lights[described.layer, described.concept]
-        return draw_light(self.pictures.open(described.places[0].sample), light, (side, side))
-
-    def _where(self, place: Place) -> str:
-        row, column = divmod(place.position, self.ctx.layout(place.layer).grid[1])
-        path = Path(place.sample)
-        name = path.stem if path.parent == Path() else f"{path.parent.name}/{path.stem}"
-        return f"{self._class_of(place.sample)} ({name}), row {row}, column {column}"
-
-    def _class_of(self, sample: str) -> str:
-        label = self.pictures.label(sample)
-        return self.ctx.data.classes.get(label) or self.ctx.class_name(label)
-
-    def _classes(self, described: Description) -> list[tuple[str, int]]:
-        names = {
-            label: self.ctx.data.classes.get(label) or self.ctx.class_name(label) for label, _ in described.classes
-        }
-        return [(names[label], count) for label, count in described.classes]
+    parents = {**_parents(plan), **({} if graph is None else {"graph": graph})}
+    return Job(Stage.cards, {"fields": Spec(Stage.cards.value, FIELDS_VERSION, "fields", inputs, parents)}, compute)
 
 
-def facts(described: Description) -> dict[str, str]:
-    """Tightness, classes and place in the tree in words; what a concept without members lacks is left out."""
-    found = {}
-    if described.tightness is not None:
-        found["Tightness"] = f"{number(described.tightness, 3)} mean cosine of its members"
-    if described.entropy is not None:
-        count = len(described.classes)
-        found["Entropy"] = f"{number(described.entropy, 3)} bits over {count:,} class{'' if count == 1 else 'es'}"
-    tree = described.tree
-    if tree is not None and tree.sibling is not None:
-        found["Tree"] = f"{tree.depth} split{'' if tree.depth == 1 else 's'} deep, beside {_span(tree)}"
-    return found
+def pictures_job(ctx: Context, plan: Plan, fields: Spec) -> Job:
+    """``cards/<layer>/<concept>.png`` of the most important concepts, and ``concepts.csv`` with a row for each."""
+    inputs = {"cards": count(ctx), "names": ctx.names}
+
+    def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+        for spec in specs.values():
+            shown = important_concepts(ctx, plan)
+            gallery = Gallery(ctx, plan, shown, read_fields(ctx.store.open(fields)))
+            with ctx.store.writer(spec) as folder:
+                _write(gallery, shown, folder)
+
+    parents = {**_parents(plan), "fields": fields}
+    return Job(Stage.cards, {"pictures": Spec(Stage.cards.value, VERSION, "pictures", inputs, parents)}, compute)
 
 
-def _span(tree: TreePlace) -> str:
-    if tree.sibling is None:
-        return ""
-    first, last = tree.sibling
-    return str(first) if first == last else f"{first}–{last}"
+def _parents(plan: Plan) -> dict[str, Spec]:
+    parents = {f"description {layer}": spec for layer, spec in plan.descriptions.items()}
+    parents |= {f"class {layer}": spec for layer, spec in plan.to_class.items()}
+    return parents if plan.logits is None else {**parents, "logits": plan.logits}
 
 
-def importances(ctx: Context, plan: Plan) -> dict[str, np.ndarray]:
-    """Layer → importance of each concept for each explained group [G, K]; nothing without traces to the class."""
-    if plan.logits is None or not plan.to_class:
-        return {}
-    who = trace_stage.read_explained(ctx, ctx.store.open(plan.logits))
-    return {layer: trace_stage.importance(ctx, ctx.store.open(spec), who) for layer, spec in plan.to_class.items()}
+def count(ctx: Context) -> int:
+    """How many cards of each layer are drawn."""
+    wanted = ctx.config.describe.cards
+    return CARDS if wanted is None else wanted
 
 
 def important_concepts(ctx: Context, plan: Plan) -> list[tuple[str, int]]:
@@ -182,27 +84,24 @@ def important_concepts(ctx: Context, plan: Plan) -> list[tuple[str, int]]:
             score = np.abs(measured[layer]).max(0)
         else:
             score = np.asarray(ctx.store.open(spec).array("shares.npy"))
-        order = np.argsort(-score, kind="stable")[: ctx.config.describe.cards]
+        order = np.argsort(-score, kind="stable")[: count(ctx)]
         chosen += [(layer, concept) for concept in order.tolist()]
     return chosen
 
 
-def write_cards(ctx: Context, plan: Plan, gallery: Gallery, folder: Path) -> pd.DataFrame:
-    """``cards/<layer>/<concept>.png`` of the important concepts, and a table with a row for each."""
-    rows, chosen = [], important_concepts(ctx, plan)
-    for layer, concept in track(chosen, "cards", len(chosen)):
+def graph_concepts(ctx: Context, graph: Spec) -> list[tuple[str, int]]:
+    """The concepts that a graph keeps, as (layer, concept)."""
+    nodes = graph_stage.read(ctx, graph)["nodes"]
+    return [(node["layer"], node["concept"]) for node in nodes if node["kind"] == "concept"]
+
+
+def _write(gallery: Gallery, shown: list[tuple[str, int]], folder: Path) -> None:
+    from vismech.lit.progress import track
+
+    rows: list[dict[str, Any]] = []
+    for layer, concept in track(shown, "cards", len(shown)):
         file = Path("cards") / layer / f"{concept}.png"
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         gallery.picture(layer, concept).save(folder / file, compress_level=PNG_LEVEL)
         rows.append({**gallery.row(layer, concept), "file": file.as_posix()})
-    return pd.DataFrame(rows)
-
-
-def _groups(ctx: Context, plan: Plan) -> list[str]:
-    """Names of the explained groups, with the class index where two classes share a name."""
-    if plan.logits is None or not plan.to_class:
-        return []
-    groups = trace_stage.read_explained(ctx, ctx.store.open(plan.logits)).groups
-    names = ["all images" if group.index is None else ctx.class_name(group.index) for group in groups]
-    shared = Counter(names)
-    return [f"{name} ({group.key})" if shared[name] > 1 else name for name, group in zip(names, groups, strict=True)]
+    pd.DataFrame(rows).to_csv(folder / TABLE, index=False)

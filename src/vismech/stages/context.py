@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from vismech.lit.resources import model_of, resources_of
 from vismech.models import Model
 from vismech.network import Network
 from vismech.pfv import Layout, layout_of
-from vismech.store import Artifact, Spec, Store
+from vismech.store import Artifact, Spec, Store, canonical
 
 
 class Images(NamedTuple):
@@ -37,6 +38,8 @@ class Context:
     config: Config
     store: Store
     data: ImageData
+    rows: dict[Evaluation, Any] = field(default_factory=dict, repr=False)
+    """Rows of tables, once they were read."""
 
     @cached_property
     def model(self) -> Model:
@@ -85,6 +88,20 @@ class Context:
         """How a layer is read as PFVs."""
         return layout_of(self.network.shape(layer), layer)
 
+    @cached_property
+    def names(self) -> str:
+        """Hash of all class names: the part of a key of what shows them."""
+        names = {"model": self.model.classes, "data": self.data.classes}
+        return hashlib.sha256(canonical(names).encode()).hexdigest()[:20]
+
+    def model_class(self, label: int) -> int | None:
+        """The model's class of a label of the data; None where that is not known."""
+        return label
+
+    def label_name(self, label: int) -> str:
+        """The data's own name of a label."""
+        return self.data.classes.get(label) or self.class_name(label)
+
     def class_name(self, index: int) -> str:
         """The model's name of a class, else the data's, else its index."""
         return self.model.classes.get(index) or self.data.classes.get(index) or f"class {index}"
@@ -105,7 +122,7 @@ class Job:
     compute: Callable[[Context, Mapping[str, Spec]], None] = field(compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """The jobs of a run in the order of their needs, and their specs by role.
 
@@ -116,6 +133,7 @@ class Plan:
         logits, graph: the predictions' and the graph's spec, where the run needs them.
         evaluations: what is measured → unit → spec.
         answers: the logits of the measured images, where only correctly classified ones are measured.
+        pictures, report: the concept cards' and the page's spec, where the run draws them.
     """
 
     jobs: list[Job]
@@ -128,6 +146,8 @@ class Plan:
     graph: Spec | None
     evaluations: dict[Evaluation, dict[str, Spec]]
     answers: Spec | None = None
+    pictures: Spec | None = None
+    report: Spec | None = None
 
     def specs(self) -> Iterator[Spec]:
         """Every artifact of the run."""

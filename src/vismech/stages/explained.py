@@ -82,7 +82,8 @@ def explained(
         group = Group("image", int(predicted[row]))
         return Explained([group], np.array([row]), np.zeros(1, dtype=int), predicted[[row]])
     if graph.scope is Scope["dataset"]:
-        rows = np.array(spread(list(range(len(ids))), graph.images_per_class))
+        each = (np.flatnonzero(predicted == one).tolist() for one in np.unique(predicted))
+        rows = np.array(sorted(row for one in each for row in spread(one, graph.images_per_class)))
         return Explained([Group("all", None)], rows, np.zeros(len(rows), dtype=int), predicted[rows])
     standing = predicted if graph.images is Images.predicted else labels
     rows, groups = [], []

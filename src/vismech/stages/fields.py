@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +26,13 @@ from vismech.receptive_field import SharingRatios, attribution_maps, sharing_rat
 from vismech.receptive_field.runner import runner_of
 from vismech.report.crops import CONTEXT, SQUARE_CONTEXT, Crop, field_crop, map_light, position_crop
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Plan
+from vismech.stages.context import Context, Plan, compact
 from vismech.stages.describe import Description, Place
-from vismech.store import Spec
+from vismech.store import Artifact, Spec
 from vismech.threads import one_thread
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 # Images in one pass: not a setting, because their number shows in the last bits of the results.
 BATCH = 8
 
@@ -88,33 +89,80 @@ def concept_maps(network: Network, images: Tensor, layer: str, codes: Tensor, ki
     return attributed_maps(network, images, layer, codes, kind.value)
 
 
+class FieldsOf(NamedTuple):
+    """Fields of some concepts, and how their vectors were traced to pixels."""
+
+    fields: Fields
+    kind: Patches
+
+
 def fields_of(ctx: Context, plan: Plan, described: Iterable[Description], kind: Patches, pictures: Pictures) -> Fields:
-    """Crops and localisations of ``described``, kept in the store; one pass for each image that is needed."""
-    described = [each for each in described if each.places]
-    places = sorted({place for each in described for place in each.places})
-    tops = sorted({(each.places[0].sample, each.layer, each.concept) for each in described})
-    how = {"patches": kind, "mass": ctx.config.describe.mass, "context": ctx.config.describe.context}
-    inputs = {**ctx.source, **how, **dictionary_stage.coding_inputs(ctx)}
-    inputs |= {"places": [list(place) for place in places], "tops": [list(top) for top in tops]}
-    layers = sorted({layer for _, layer, _ in tops}, key=ctx.layers.index)
+    """Crops and localisations of concepts that are in no run's plan, kept in the store by what they are of."""
+    wanted = _Wanted.of(described)
+    inputs = {**field_inputs(ctx), "patches": kind}
+    inputs |= {"places": [list(place) for place in wanted.places], "tops": [list(top) for top in wanted.tops]}
+    layers = wanted.layers(ctx)
     spec = Spec("cards", VERSION, "", inputs, {layer: plan.dictionaries[layer] for layer in layers})
     with ctx.store.lock(spec):
         if ctx.store.find(spec) is None:
             # One thread as in the stages, so that the number of threads leaves no trace.
-            with one_thread():
-                made = _Tracer(ctx, plan, kind, layers, pictures).trace(places, tops)
-            with ctx.store.writer(spec) as folder:
-                crops = [made.crops[place] for place in places]
-                np.save(folder / "boxes.npy", np.array([crop.box for crop in crops]).reshape(-1, 4))
-                np.save(folder / "crops.npy", np.array([crop.light for crop in crops], dtype=np.float32))
-                maps = [made.lights[layer, concept] for _, layer, concept in tops]
-                np.save(folder / "lights.npy", np.array(maps, dtype=np.float32))
-        artifact = ctx.store.open(spec)
+            with one_thread(), ctx.store.writer(spec) as folder:
+                write_fields(ctx, plan, wanted, kind, pictures, folder)
+        return read_fields(ctx.store.open(spec)).fields
+
+
+def field_inputs(ctx: Context) -> dict[str, Any]:
+    """The part of a key that says how vectors are traced to pixels and concepts localised."""
+    describe = ctx.config.describe
+    how = {"patches": describe.patches, "mass": describe.mass, "context": describe.context}
+    return {**ctx.source, **how, **dictionary_stage.coding_inputs(ctx)}
+
+
+class _Wanted(NamedTuple):
+    """Vectors whose crops are wanted, and (image, layer, concept) whose localisation is."""
+
+    places: list[Place]
+    tops: list[tuple[str, str, int]]
+
+    @classmethod
+    def of(cls, described: Iterable[Description]) -> _Wanted:
+        described = [each for each in described if each.places]
+        places = sorted({place for each in described for place in each.places})
+        return cls(places, sorted({(each.places[0].sample, each.layer, each.concept) for each in described}))
+
+    def layers(self, ctx: Context) -> list[str]:
+        """The layers of the concepts, in network order."""
+        return sorted({layer for _, layer, _ in self.tops}, key=ctx.layers.index)
+
+
+def compute_fields(ctx: Context, plan: Plan, described: Iterable[Description], folder: Path) -> None:
+    """Crops and localisations of ``described`` into an artifact's folder; one pass for each image that is needed."""
+    wanted = _Wanted.of(described)
+    write_fields(ctx, plan, wanted, patches_for(ctx, wanted.layers(ctx)), Pictures(ctx), folder)
+
+
+def write_fields(ctx: Context, plan: Plan, wanted: _Wanted, kind: Patches, pictures: Pictures, folder: Path) -> None:
+    """``boxes.npy``, ``crops.npy`` by vector, ``lights.npy`` by concept, and ``fields.json``, which names both."""
+    made = _Tracer(ctx, plan, kind, wanted.layers(ctx), pictures).trace(wanted.places, wanted.tops)
+    crops = [made.crops[place] for place in wanted.places]
+    np.save(folder / "boxes.npy", np.array([crop.box for crop in crops]).reshape(-1, 4))
+    np.save(folder / "crops.npy", np.array([crop.light for crop in crops], dtype=np.float32))
+    maps = [made.lights[layer, concept] for _, layer, concept in wanted.tops]
+    np.save(folder / "lights.npy", np.array(maps, dtype=np.float32))
+    facts = {"kind": kind.value, "places": wanted.places, "tops": wanted.tops}
+    (folder / "fields.json").write_bytes(compact(facts))
+
+
+def read_fields(artifact: Artifact) -> FieldsOf:
+    """What :func:`write_fields` wrote."""
+    facts = artifact.json("fields.json")
     boxes, crops, lights = (np.asarray(artifact.array(f"{name}.npy")) for name in ("boxes", "crops", "lights"))
-    return Fields(
+    places = [Place(*place) for place in facts["places"]]
+    fields = Fields(
         {place: Crop(tuple(box), light) for place, box, light in zip(places, boxes.tolist(), crops, strict=True)},
-        {(layer, concept): light for (_, layer, concept), light in zip(tops, lights, strict=True)},
+        {(layer, concept): light for (_, layer, concept), light in zip(facts["tops"], lights, strict=True)},
     )
+    return FieldsOf(fields, Patches(facts["kind"]))
 
 
 class _Tracer:

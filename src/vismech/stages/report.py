@@ -1,86 +1,139 @@
-"""Stage report: the page and the figure, from the graph, the descriptions and the tables."""
+"""Stage report: the page and the figure, from the graph, the cards and the tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vismech.choices import Positions, Scope
-from vismech.report.figures import graph_figure
-from vismech.report.page import ReportData, render_page
+from vismech.choices import Images, Output, Positions, Scope, Stage
 from vismech.report.patches import Patch, encode_png
+from vismech.report.text import wide
+from vismech.stages import graph as graph_stage
+from vismech.stages import tables
 from vismech.stages import trace as trace_stage
-from vismech.stages.cards import Gallery
-from vismech.stages.context import Context, Plan, read_images
-from vismech.stages.explained import spread
-from vismech.stages.fields import Pictures
+from vismech.stages.cards import graph_concepts
+from vismech.stages.context import Context, Job, Plan, read_images
+from vismech.stages.evaluations import measured_rows
+from vismech.stages.explained import Explained, spread
+from vismech.stages.fields import Pictures, read_fields
+from vismech.stages.gallery import Gallery
+from vismech.store import Spec
 
+VERSION = 1
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
+PAGE, FIGURE = "report/index.html", "figures/graph"
+RECONSTRUCTION = "reconstruction"
 
 
-def graph_concepts(ctx: Context, plan: Plan) -> list[tuple[str, int]]:
-    """The concepts that the run's graph keeps, as (layer, concept)."""
-    if plan.graph is None:
-        return []
-    nodes = ctx.store.open(plan.graph).json("graph.json")["nodes"]
-    return [(node["layer"], node["concept"]) for node in nodes if node["kind"] == "concept"]
-
-
-def report_data(
-    ctx: Context, plan: Plan, tables: Mapping[str, pd.DataFrame], unreadable: list[str], gallery: Gallery
-) -> ReportData:
-    """Everything the page shows; ``gallery`` holds the graph's concepts."""
+def job(ctx: Context, plan: Plan, fields: Spec) -> Job:
+    """``report/index.html`` and ``figures/graph.svg|png``, as configured; everything that they show is in the key."""
     assert plan.graph is not None and plan.logits is not None
-    graph, pictures = ctx.store.open(plan.graph).json("graph.json"), gallery.pictures
+    shown = {"page": ctx.config.report.page, "figure": ctx.config.report.figure}
+    inputs = {**shown, "names": ctx.names, "facts": _facts(ctx), "images": len(ctx.data)}
+
+    def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+        for spec in specs.values():
+            with ctx.store.writer(spec) as folder:
+                _write(ctx, plan, fields, folder)
+
+    parents = {"graph": plan.graph, "logits": plan.logits, "fields": fields}
+    parents |= {f"vectors {layer}": one for layer, one in plan.vectors.items()}
+    parents |= {f"{kind.value} {unit}": one for kind, of in plan.evaluations.items() for unit, one in of.items()}
+    return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", inputs, parents)}, compute)
+
+
+def unreadable_images(ctx: Context, plan: Plan) -> list[str]:
+    """Sample ids that some layer's vectors are without, because the files could not be read."""
+    artifacts = (ctx.store.open(spec) for spec in plan.vectors.values())
+    return sorted({sample for artifact in artifacts for sample in read_images(artifact).unreadable})
+
+
+def _write(ctx: Context, plan: Plan, fields: Spec, folder: Path) -> None:
+    from vismech.report.figures import graph_figure
+    from vismech.report.page import render_page
+
+    assert plan.graph is not None
+    gallery = Gallery(ctx, plan, graph_concepts(ctx, plan.graph), read_fields(ctx.store.open(fields)))
+    data = report_data(ctx, plan, gallery)
+    if ctx.config.report.page:
+        page = folder / PAGE
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(render_page(data))
+    if ctx.config.report.figure:
+        graph_figure(data.graph, data.cards, folder / FIGURE, data.images, probability=data.probability)
+
+
+def report_data(ctx: Context, plan: Plan, gallery: Gallery) -> Any:
+    """Everything the page shows; ``gallery`` holds the graph's concepts."""
+    from vismech.report.page import ReportData
+
+    assert plan.graph is not None and plan.logits is not None
+    graph = graph_stage.read(ctx, plan.graph)
     cards = {
         node["id"]: gallery.card(node["layer"], node["concept"]) for node in graph["nodes"] if node["kind"] == "concept"
     }
-    logits = ctx.store.open(plan.logits)
-    who, images = trace_stage.read_explained(ctx, logits), read_images(logits)
-    chances = _softmax(np.asarray(logits.array("logits.npy")))
-    photographs: dict[str, list[Patch]] = {}
-    for index, group in enumerate(who.groups):
-        rows = spread(who.rows[who.group == index].tolist(), PHOTOGRAPHS)
-        photographs[group.key] = [
-            Patch(_photograph(pictures, images.ids[row]), _predicted(ctx, chances[row]), 1.0, images.ids[row])
-            for row in rows
-        ]
-    completeness = tables["completeness"].pivot_table(
-        index=["lower", "upper", "path", "rule", "steps"], columns="metric", values="value", sort=False
-    )
-    extraction = pd.DataFrame()
-    if "extraction" in tables:
-        extraction = tables["extraction"].pivot_table(
-            index=["layer", "dictionary", "k", "code"], columns="metric", values="value", sort=False
-        )
+    who = trace_stage.read_explained(ctx, ctx.store.open(plan.logits))
+    photographs = _photographs(ctx, plan.logits, who, gallery.pictures)
+    extraction = [measured_rows(ctx, plan, kind) for kind in plan.evaluations if _is_extraction(kind)]
+    rows = pd.concat(extraction, ignore_index=True) if extraction else pd.DataFrame(columns=["variant"])
+    rebuilt = rows["variant"] == RECONSTRUCTION
+    unreadable = unreadable_images(ctx, plan)
+    facts = {**_facts(ctx), "unreadable images": str(len(unreadable))}
     return ReportData(
         graph=graph,
         cards=cards,
-        images=photographs,
-        completeness=completeness.reset_index(),
-        reconstruction=extraction.reset_index(),
-        facts=_facts(ctx, unreadable),
-        notes=_notes(ctx, graph, unreadable),
+        images={key: [one.patch for one in ones[:PHOTOGRAPHS]] for key, ones in photographs.items()},
+        completeness=wide(tables.completeness(ctx, plan), ["lower", "upper", "path", "rule", "steps"]),
+        reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
+        insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
+        facts=facts,
+        notes=_notes(ctx, graph, photographs, unreadable),
         traced=gallery.kind,
+        probability=ctx.config.attribute.output is Output.probability,
     )
 
 
-def write_report(ctx: Context, data: ReportData, run: Path) -> list[Path]:
-    """``report/index.html`` and ``figures/graph.svg|png``, as configured; their paths are returned."""
-    written = []
-    if ctx.config.report.page:
-        page = run / "report" / "index.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(render_page(data))
-        written.append(page)
-    if ctx.config.report.figure:
-        written += graph_figure(data.graph, data.cards, run / "figures" / "graph", data.images)
-    return written
+def _is_extraction(kind: Any) -> bool:
+    from vismech.stages.evaluations import EVALUATIONS
+
+    return EVALUATIONS[kind].table == "extraction"
+
+
+class _Photograph(NamedTuple):
+    """One explained photograph, and whether the network takes it for another class than its own."""
+
+    patch: Patch
+    mistaken: bool | None
+
+
+def _photographs(ctx: Context, logits: Spec, who: Explained, pictures: Pictures) -> dict[str, list[_Photograph]]:
+    """Group key → the photographs that are shown of it, evenly spread over its images."""
+    artifact = ctx.store.open(logits)
+    images, chances = read_images(artifact), _softmax(np.asarray(artifact.array("logits.npy")))
+    found: dict[str, list[_Photograph]] = {}
+    for index, group in enumerate(who.groups):
+        rows = who.rows[who.group == index].tolist()
+        found[group.key] = []
+        for row in spread(rows, PHOTOGRAPHS):
+            caption, mistaken = _told(ctx, int(images.labels[row]), chances[row])
+            picture = _photograph(pictures, images.ids[row])
+            found[group.key].append(_Photograph(Patch(picture, caption, 1.0, images.ids[row]), mistaken))
+    return found
+
+
+def _told(ctx: Context, label: int, chances: np.ndarray) -> tuple[str, bool | None]:
+    """What the network says of a photograph, and whether that is wrong; None where its class is not known."""
+    best = int(chances.argmax())
+    said = f"{ctx.class_name(best)} {chances[best]:.0%}"
+    own = ctx.model_class(label)
+    if own is None or own == best:
+        return said, None if own is None else False
+    return f"error: {ctx.label_name(label)}, taken for {said}", True
 
 
 def _photograph(pictures: Pictures, sample: str) -> bytes:
@@ -92,12 +145,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(1, keepdims=True)
 
 
-def _predicted(ctx: Context, chances: np.ndarray) -> str:
-    best = int(chances.argmax())
-    return f"{ctx.class_name(best)} {chances[best]:.0%}"
-
-
-def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
+def _facts(ctx: Context) -> dict[str, str]:
     config = ctx.config
     weights = config.model.checkpoint or config.model.weights or "initial values"
     extract = config.extract
@@ -108,7 +156,6 @@ def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
         "model": config.model.name if config.model.source != "custom" else config.model.target,
         "weights": Path(weights).name,
         "images": f"{len(ctx.data)} from {config.data.source.value}",
-        "unreadable images": len(unreadable),
         "vectors": kept,
         "concepts": f"{config.dictionary.method.value}, coded by {config.dictionary.code.value}",
         "path": f"{config.attribute.path.value}, {config.attribute.steps} {config.attribute.rule.value} steps",
@@ -117,7 +164,12 @@ def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items()}
 
 
-def _notes(ctx: Context, graph: Mapping[str, Any], unreadable: list[str]) -> list[str]:
+def _notes(
+    ctx: Context,
+    graph: Mapping[str, Any],
+    photographs: Mapping[str, Sequence[_Photograph]],
+    unreadable: Sequence[str],
+) -> list[str]:
     notes = []
     groups = graph["groups"]
     if ctx.config.graph.scope in (Scope["class"], Scope["pair"]) and all(group["images"] == 1 for group in groups):
@@ -129,13 +181,25 @@ def _notes(ctx: Context, graph: Mapping[str, Any], unreadable: list[str]) -> lis
     elif any(group["images"] < 10 for group in groups) and ctx.config.graph.scope is not Scope["image"]:
         few = ", ".join(f"{group['name']} {group['images']}" for group in groups)
         notes.append(f"Few images stand behind this graph ({few}): its weights are means over so many.")
-    scores = list(graph.get("scores", {}).values())
-    if scores and scores[-1].get("replacement_score") is not None:
-        whole = scores[-1]
+    if ctx.config.graph.images is Images.predicted:
+        for group in groups:
+            shown = photographs[group["key"]]
+            if wrong := sum(bool(one.mistaken) for one in shown):
+                notes.append(
+                    f"{wrong} of the {len(shown)} photographs shown of {group['name']} are errors of the network: they "
+                    "are of other classes, and stand here because the network takes them for this one."
+                )
+    if groups and graph["scope"] == "dataset" and groups[0]["images"] < len(ctx.data):
+        most = ctx.config.graph.images_per_class
         notes.append(
-            f"Replacement score {whole['replacement_score']:.0%}: so much of what ends in the earliest layer or in an "
-            f"error node ends in concepts. Completeness score {whole['completeness_score']:.0%}. "
-            f"{whole['untraced_share']:.0%} of the influence ends at concepts that the graph does not keep."
+            f"{groups[0]['images']:,} of the {len(ctx.data):,} images are explained, at most {most} of each predicted "
+            "class (graph.images_per_class)."
+        )
+    scores = list(graph.get("scores", {}).values())
+    if scores and scores[-1].get("completeness_score") is not None:
+        notes.append(
+            f"Completeness score {scores[-1]['completeness_score']:.0%}: so much of the inflow of the drawn concepts, "
+            "weighted by their influence, is concepts and offset rather than error."
         )
     if unreadable:
         named = ", ".join(unreadable[:5]) + (" …" if len(unreadable) > 5 else "")

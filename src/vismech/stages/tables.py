@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vismech.attribution.account import shares
 from vismech.attribution.weights import SIDES
 from vismech.lit.trace import NOT_CHECKED
 from vismech.network import LOGITS
@@ -92,8 +93,9 @@ def _quantile(metric: str, values: np.ndarray, share: float) -> _Measured:
     return _Measured(metric, value, len(values), "share")
 
 
-def graph_scores(graph: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores of the whole graph, per group and for the mean over groups, and what is left of it after pruning."""
+def graph_scores(graph: Mapping[str, Any], unit: str = "logits") -> pd.DataFrame:
+    """Scores of the whole graph, per group and for the mean over groups; what is left of it after pruning; and layer by
+    layer what the drawn concepts account for of the class's value, in its ``unit`` and as shares of it."""
     images = {group["key"]: group["images"] for group in graph["groups"]}
     total, rows = sum(images.values()), []
     for group, scores in graph["scores"].items():
@@ -102,7 +104,16 @@ def graph_scores(graph: Mapping[str, Any]) -> pd.DataFrame:
     whole = list(graph["scores"])[-1]
     for name in ("nodes", "links"):
         rows.append({"group": whole, "metric": name, "value": len(graph[name]), "n": total, "units": "count"})
-    return tidy(rows, ["group"])
+    for layer, accounts in graph["account"].items():
+        for group, parts in accounts.items():
+            base = {"group": group, "layer": layer, "n": images[group]}
+            rows += [{**base, "metric": name, "value": value, "units": unit} for name, value in parts.items()]
+            rows += [
+                {**base, "metric": f"{name}_share", "value": value, "units": "share"}
+                for name, value in shares(parts)._asdict().items()
+                if value is not None
+            ]
+    return tidy(rows, ["group", "layer"])
 
 
 def timings(measured: Sequence[Timing]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import torch
 
 from vismech.attribution.aggregation import Selection, group_means, select_concepts
 from vismech.attribution.weights import SIDES
-from vismech.choices import Baseline, Stage
+from vismech.choices import Baseline, Scope, Stage
 from vismech.config import Config
 from vismech.errors import UserError
 from vismech.lit.baselines import Start, draw_baselines
@@ -42,11 +42,18 @@ def path_inputs(config: Config, upper: str) -> dict:
 
 
 def _inputs(ctx: Context, lower: str, upper: str) -> dict:
-    graph = ctx.config.graph
-    images = {"scope": graph.scope, "classes": graph.classes, "image": graph.image}
-    images |= {"images": graph.images, "images_per_class": graph.images_per_class}
-    coding = dictionary_stage.coding_inputs(ctx)
-    return {"lower": lower, "upper": upper, **path_inputs(ctx.config, upper), **coding, "explained": plain(images)}
+    coding, images = dictionary_stage.coding_inputs(ctx), explained_inputs(ctx)
+    return {"lower": lower, "upper": upper, **path_inputs(ctx.config, upper), **coding, "explained": images}
+
+
+def explained_inputs(ctx: Context) -> dict:
+    """The part of a key that says which images are explained."""
+    graph, most = ctx.config.graph, ctx.config.graph.images_per_class
+    images = {"scope": graph.scope, "classes": graph.classes, "image": graph.image, "images": graph.images}
+    images["images_per_class"] = most
+    if graph.scope is Scope["dataset"] and most is not None and most < len(ctx.data):
+        images["capped"] = "each predicted class"  # before, it was the whole data set that so few images were taken of
+    return plain(images)
 
 
 def _job(ctx: Context, inputs: dict, **parents: Spec) -> Job:

@@ -110,6 +110,13 @@ EVALUATIONS = {
 }
 
 
+def measured_rows(ctx: Context, plan: Plan, kind: Evaluation) -> pd.DataFrame:
+    """A kind's rows, read and resampled once in a run."""
+    if kind not in ctx.rows:
+        ctx.rows[kind] = EVALUATIONS[kind].rows(ctx, plan)
+    return ctx.rows[kind]
+
+
 def alone(config: Config) -> bool:
     """Whether a run is for nothing but kinds that need neither model nor data."""
     kinds = config.evaluate.kinds

@@ -29,7 +29,7 @@ from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL
-from vismech.store import Artifact, Spec, plain, write_json
+from vismech.store import Artifact, Spec, write_json
 
 Columns = Callable[[int, int, Layout | None], dict[str, Column]]
 """Arrays for a number of targets and of steps; of pixels also their layout."""
@@ -43,7 +43,7 @@ def unit_jobs(
     Raises:
         UserError: sources, paths or numbers that cannot be measured.
     """
-    attribute, evaluate, graph = ctx.config.attribute, ctx.config.evaluate, ctx.config.graph
+    attribute, evaluate = ctx.config.attribute, ctx.config.evaluate
     if not evaluate.sources or not {*evaluate.sources} <= {SourceKind.concepts, SourceKind.pixels}:
         raise UserError(f"evaluate.sources={[*map(str, evaluate.sources)]}: give concepts, pixels or both")
     if evaluate.sensitivity_images < 0:
@@ -71,9 +71,8 @@ def unit_jobs(
 
     if SourceKind.pixels in evaluate.sources:
         assert plan.logits is not None
-        explained = {"scope": graph.scope, "classes": graph.classes, "image": graph.image, "images": graph.images}
-        explained |= {"images_per_class": graph.images_per_class, "output": attribute.output}
-        add(PIXELS, LOGITS, {"explained": plain(explained)}, logits=plan.logits)
+        explained = {**trace_stage.explained_inputs(ctx), "output": attribute.output.value}
+        add(PIXELS, LOGITS, {"explained": explained}, logits=plan.logits)
     if SourceKind.concepts in evaluate.sources:
         for lower, upper in pairwise([*ctx.layers, LOGITS]):
             add(lower, upper, {}, trace=plan.to_class[lower] if upper == LOGITS else plan.pairs[lower, upper])

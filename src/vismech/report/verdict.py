@@ -1,0 +1,128 @@
+"""How far a graph can be believed: what its drawn concepts carry, what rebuilding loses, what ends untraced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from vismech.attribution.account import TRUSTED, misleads, shares
+from vismech.report.text import number, percent
+
+REMEDY = (
+    "Do not read this graph as the reason for the class. More concepts (dictionary.k), another code (dictionary.code) "
+    "or other layers may carry more; attribute=activation shows what the concepts miss as error nodes."
+)
+
+
+class Fact(NamedTuple):
+    """One statement, and whether it warns: its good share is below :data:`TRUSTED`."""
+
+    text: str
+    warns: bool
+
+
+class Verdict(NamedTuple):
+    """What the page and the figure say before anything else.
+
+    Attributes:
+        facts: what the drawn concepts carry; what rebuilding a layer loses or error nodes hold; what ends untraced.
+        misleads: whether the drawn concepts carry too little, or the rebuilt network is too far from the real one.
+    """
+
+    facts: list[Fact]
+    misleads: bool
+
+    @property
+    def remedy(self) -> str:
+        """What to change; nothing where nothing is wrong."""
+        return REMEDY if self.misleads else ""
+
+
+def verdict(graph: Mapping[str, Any], probability: bool = False) -> Verdict:
+    """The statements for a graph with names; none for a graph without layers.
+
+    Args:
+        graph: as :func:`~vismech.graph.named` gives it.
+        probability: whether the class's value is its probability rather than its logit.
+    """
+    if not graph.get("account"):
+        return Verdict([], False)
+    carried, rebuilt = _carried(graph, probability), _rebuilt(graph)
+    facts = [carried, *(fact for fact in (rebuilt, _untraced(graph)) if fact is not None)]
+    return Verdict(facts, carried.warns or (rebuilt is not None and rebuilt.warns))
+
+
+def _carried(graph: Mapping[str, Any], probability: bool) -> Fact:
+    last = graph["layers"][-1]
+    unit = "probability" if probability else "logits"
+    told, warns = [], False
+    for parts, name in _accounts(graph, last):
+        share = shares(parts).drawn
+        warns |= misleads(share)
+        amount = f"{_amount(parts['drawn'])} of {_amount(parts['value'])} {unit}"
+        told.append(f"{amount} ({_share(share)}){name}")
+    return Fact(f"The drawn concepts of {last} carry {' and '.join(told)}.", warns)
+
+
+def _rebuilt(graph: Mapping[str, Any]) -> Fact | None:
+    """The layer whose dictionary keeps least of a class; where error nodes hold what is missed, what these hold."""
+    if any(node["kind"] == "error" for node in graph["nodes"]):
+        score = list(graph["scores"].values())[-1]["replacement_score"]
+        if score is None:
+            return None
+        return Fact(
+            f"{percent(1 - score)} of what is traced to the earliest layer or to an error node ends in error nodes: "
+            "it is what the concepts miss.",
+            score < TRUSTED,
+        )
+    worst = None
+    for layer in graph["layers"]:
+        for parts, name in _accounts(graph, layer):
+            share = shares(parts).rebuilt
+            if share is not None and (worst is None or abs(1 - share) > abs(1 - worst.share)):
+                worst = _Rebuilt(share, layer, parts["value"], parts["value"] - parts["lost"], name)
+    if worst is None:
+        return None
+    return Fact(
+        f"With {worst.layer} replaced by what its concepts rebuild, the network keeps {_amount(worst.kept)} of "
+        f"{_amount(worst.value)} ({_share(worst.share)}){worst.name}.",
+        misleads(worst.share),
+    )
+
+
+class _Rebuilt(NamedTuple):
+    """What a layer's concepts rebuild of a class's value."""
+
+    share: float
+    layer: str
+    value: float
+    kept: float
+    name: str
+
+
+def _untraced(graph: Mapping[str, Any]) -> Fact | None:
+    share = list(graph["scores"].values())[-1]["untraced_share"]
+    if len(graph["layers"]) < 2:
+        return None
+    text = f"{percent(share)} of the influence on the class ends untraced, at concepts that are not drawn."
+    return Fact(text, share > 1 - TRUSTED)
+
+
+def _accounts(graph: Mapping[str, Any], layer: str) -> Iterator[tuple[Mapping[str, float], str]]:
+    """Each group's account, and of whom it is, where there are several."""
+    names = {group["key"]: group["name"] for group in graph["groups"]}
+    for key, parts in graph["account"][layer].items():
+        yield parts, f" for “{names[key]}”" if len(names) > 1 else ""
+
+
+def _amount(value: float) -> str:
+    """Logits to a tenth, and what is less to two digits."""
+    return (
+        f"{value:.1f}".replace("-", "−")
+        if abs(value) >= 1 or value == 0
+        else number(value, 1 if abs(value) >= 0.1 else 2)
+    )
+
+
+def _share(share: float | None) -> str:
+    return "nothing to share" if share is None else f"{share:.0%}".replace("%", " %").replace("-", "−")

@@ -1,0 +1,184 @@
+"""Some concepts of a run, ready to be drawn: what is known of each, its crops, its light, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vismech.description import TreePlace
+from vismech.report.cards import CROP_SIDE, TOP_SIDE, CardView, CropView, card_picture
+from vismech.report.crops import draw_crop, draw_light
+from vismech.report.patches import THUMBNAIL, Card, Patch, encode_png
+from vismech.report.text import TRACED, number
+from vismech.stages import trace as trace_stage
+from vismech.stages.context import Context, Plan
+from vismech.stages.describe import Description, Descriptions, Place
+from vismech.stages.fields import FieldsOf, Pictures, fields_of, patches_for
+
+LISTED = 5
+NOTHING = "No vector lies near this concept."
+
+
+class Gallery:
+    """Some concepts of a run, ready to be drawn.
+
+    Attributes:
+        shown: (layer, concept) → what is known of it.
+        kind: how vectors are traced to pixels, the same for all.
+    """
+
+    def __init__(
+        self, ctx: Context, plan: Plan, concepts: Iterable[tuple[str, int]], found: FieldsOf | None = None
+    ) -> None:
+        """Of ``concepts``; ``found`` are their fields where the plan has them, else they are traced here."""
+        self.ctx, self.pictures = ctx, Pictures(ctx)
+        wanted: dict[str, set[int]] = {}
+        for layer, concept in concepts:
+            wanted.setdefault(layer, set()).add(concept)
+        self.shown: dict[tuple[str, int], Description] = {}
+        for layer, numbers in wanted.items():
+            described = Descriptions(ctx, layer, plan.descriptions[layer])
+            self.shown |= {(layer, concept): described.concept(concept) for concept in sorted(numbers)}
+        self.importance, self._groups = importances(ctx, plan), _groups(ctx, plan)
+        if found is None:
+            kind = patches_for(ctx, wanted)
+            found = FieldsOf(fields_of(ctx, plan, self.shown.values(), kind, self.pictures), kind)
+        self._fields, self.kind = found
+
+    def card(self, layer: str, concept: int) -> Card:
+        """A concept as the page shows it."""
+        described = self.shown[layer, concept]
+        patches = [
+            Patch(encode_png(self._crop(place, THUMBNAIL)), self._where(place), cosine, place.sample)
+            for place, cosine in zip(described.places, described.cosines, strict=True)
+        ]
+        top = None
+        if patches:
+            picture = encode_png(self._top(described, 2 * THUMBNAIL))
+            caption = f"{patches[0].caption}: the whole image, lit where the concept is"
+            top = Patch(picture, caption, patches[0].cosine, patches[0].image)
+        return Card(
+            patches, described.share, "" if patches else NOTHING, top, facts(described), self._classes(described)
+        )
+
+    def picture(self, layer: str, concept: int) -> Image.Image:
+        """A concept as a picture of its own."""
+        described = self.shown[layer, concept]
+        crops = [
+            CropView(self._crop(place, CROP_SIDE), f"{cosine:.2f}".replace("-", "−"), self._class_of(place.sample))
+            for place, cosine in zip(described.places, described.cosines, strict=True)
+        ]
+        top = self._top(described, TOP_SIDE) if crops else None
+        caption = "", ""
+        if crops:
+            lit = self._fields.lights[layer, concept].max() > 0
+            where = "lit where the concept is" if lit else "the concept’s code is positive nowhere in it"
+            caption = self._class_of(described.places[0].sample), f"The image of its nearest vector, {where}"
+        known = {"Holds": f"{number(100 * described.share, 3)} % of the vectors ({described.members:,})"}
+        if layer in self.importance:
+            values = zip(self._groups, self.importance[layer][:, concept].tolist(), strict=True)
+            first = sorted(values, key=lambda each: -abs(each[1]))[:2]
+            known["Logits"] = ", ".join(f"{number(value, 2)} for {name}" for name, value in first)
+        return card_picture(
+            CardView(
+                f"Concept {concept}",
+                layer,
+                f"Its nearest feature vectors with their cosines, {TRACED[self.kind].card}",
+                top,
+                caption,
+                crops,
+                {**known, **facts(described)},
+                self._classes(described),
+                NOTHING,
+            )
+        )
+
+    def row(self, layer: str, concept: int) -> dict:
+        """A concept as a row of ``tables/concepts.csv``."""
+        described, tree = self.shown[layer, concept], self.shown[layer, concept].tree
+        values = self.importance[layer][:, concept].tolist() if layer in self.importance else []
+        classes = "; ".join(f"{name} {count}" for name, count in self._classes(described)[:LISTED])
+        return {
+            "layer": layer,
+            "concept": concept,
+            **{f"importance {name}": value for name, value in zip(self._groups, values, strict=False)},
+            "share": described.share,
+            "members": described.members,
+            "tightness": described.tightness,
+            "entropy_bits": described.entropy,
+            "classes": classes,
+            "tree_depth": tree and tree.depth,
+            "tree_path": tree and tree.path,
+            "tree_sibling": tree and _span(tree),
+            "samples": json.dumps([place.sample for place in described.places]),
+            "positions": json.dumps([place.position for place in described.places]),
+            "cosines": json.dumps([round(cosine, 6) for cosine in described.cosines]),
+            "traced": self.kind.value,
+        }
+
+    def _crop(self, place: Place, size: int) -> Image.Image:
+        return draw_crop(self.pictures.open(place.sample), self._fields.crops[place], size)
+
+    def _top(self, described: Description, side: int) -> Image.Image:
+        light = self._fields.lights[described.layer, described.concept]
+        return draw_light(self.pictures.open(described.places[0].sample), light, (side, side))
+
+    def _where(self, place: Place) -> str:
+        row, column = divmod(place.position, self.ctx.layout(place.layer).grid[1])
+        path = Path(place.sample)
+        name = path.stem if path.parent == Path() else f"{path.parent.name}/{path.stem}"
+        return f"{self._class_of(place.sample)} ({name}), row {row}, column {column}"
+
+    def _class_of(self, sample: str) -> str:
+        label = self.pictures.label(sample)
+        return self.ctx.data.classes.get(label) or self.ctx.class_name(label)
+
+    def _classes(self, described: Description) -> list[tuple[str, int]]:
+        names = {
+            label: self.ctx.data.classes.get(label) or self.ctx.class_name(label) for label, _ in described.classes
+        }
+        return [(names[label], count) for label, count in described.classes]
+
+
+def facts(described: Description) -> dict[str, str]:
+    """Tightness, classes and place in the tree in words; what a concept without members lacks is left out."""
+    found = {}
+    if described.tightness is not None:
+        found["Tightness"] = f"{number(described.tightness, 3)} mean cosine of its members"
+    if described.entropy is not None:
+        count = len(described.classes)
+        found["Entropy"] = f"{number(described.entropy, 3)} bits over {count:,} class{'' if count == 1 else 'es'}"
+    tree = described.tree
+    if tree is not None and tree.sibling is not None:
+        found["Tree"] = f"{tree.depth} split{'' if tree.depth == 1 else 's'} deep, beside {_span(tree)}"
+    return found
+
+
+def _span(tree: TreePlace) -> str:
+    if tree.sibling is None:
+        return ""
+    first, last = tree.sibling
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def importances(ctx: Context, plan: Plan) -> dict[str, np.ndarray]:
+    """Layer → importance of each concept for each explained group [G, K]; nothing without traces to the class."""
+    if plan.logits is None or not plan.to_class:
+        return {}
+    who = trace_stage.read_explained(ctx, ctx.store.open(plan.logits))
+    return {layer: trace_stage.importance(ctx, ctx.store.open(spec), who) for layer, spec in plan.to_class.items()}
+
+
+def _groups(ctx: Context, plan: Plan) -> list[str]:
+    """Names of the explained groups, with the class index where two classes share a name."""
+    if plan.logits is None or not plan.to_class:
+        return []
+    groups = trace_stage.read_explained(ctx, ctx.store.open(plan.logits)).groups
+    names = ["all images" if group.index is None else ctx.class_name(group.index) for group in groups]
+    shared = Counter(names)
+    return [f"{name} ({group.key})" if shared[name] > 1 else name for name, group in zip(names, groups, strict=True)]

@@ -1,0 +1,134 @@
+"""What a run shows: cards and page are planned artifacts, names are joined last, and page, graph and CSV agree."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from integration.conftest import tiny_config
+from report_sample import Elements
+from vismech.choices import Evaluation, Scope, Stage
+from vismech.run import run
+
+
+@pytest.fixture(scope="module")
+def measured(pictures, tmp_path_factory):
+    """A run that measures insertion too, over two classes."""
+    base = tmp_path_factory.mktemp("shown")
+    config = tiny_config(pictures, base / "store")
+    config.graph.scope, config.graph.classes, config.graph.images = Scope["pair"], [0, 2], config.graph.images.labelled
+    config.evaluate.kinds = [Evaluation.reconstruction, Evaluation.insertion]
+    config.evaluate.budgets, config.evaluate.images = [2, 4], 6
+    config.report.figure = True
+    run(config, base / "run")
+    return config, base
+
+
+def test_page_graph_and_csv_tell_the_same_numbers(measured) -> None:
+    _, base = measured
+    page = Elements((base / "run/report/index.html").read_text())
+    words = [word.strip() for word in page.words if word.strip()]
+    extraction = pd.read_csv(base / "run/tables/extraction.csv")
+    curves = extraction[extraction.metric == "auc_difference"]
+    # A row for every variant and order of every layer: what stood there before was their mean.
+    at = words.index("Difference")
+    for row in curves.to_dict("records"):
+        shown = f"{row['value']:.6f}"[:5].rstrip("0").replace("-", "−")
+        assert any(word.startswith(shown[:4]) for word in words[at:]), row
+    variants = extraction[extraction.variant != "reconstruction"][["layer", "variant", "order"]].drop_duplicates()
+    assert sum(word in set(variants.variant) for word in words[at:]) == len(variants)
+    rebuilt = extraction[(extraction.metric == "r2") & (extraction.variant == "reconstruction")]
+    assert len(rebuilt) == 3
+    scores = pd.read_csv(base / "run/tables/graph.csv")
+    graph = json.loads((base / "run/graph.json").read_text())
+    for layer, accounts in graph["account"].items():
+        for key, parts in accounts.items():
+            rows = scores[(scores.layer == layer) & (scores.group.astype(str) == key)].set_index("metric").value
+            for name, value in parts.items():
+                assert rows[name] == pytest.approx(value)
+            assert rows["drawn_share"] == pytest.approx(parts["drawn"] / parts["value"])
+    figure = (base / "run/figures/graph.svg").read_text()
+    first = next(word for word in words if word.startswith("The drawn concepts of"))
+    assert first in figure or first[:60] in figure
+
+
+def test_drawn_values_are_those_of_the_networks_own_logits(measured) -> None:
+    _, base = measured
+    (logits,) = (folder for folder in (base / "store/extract").iterdir() if (folder / "logits.npy").is_file())
+    values, images = np.load(logits / "logits.npy"), json.loads((logits / "images.json").read_text())
+    graph = json.loads((base / "run/graph.json").read_text())
+    for key in ("0", "2"):
+        own = values[np.array(images["labels"]) == int(key), int(key)].mean()
+        for accounts in graph["account"].values():
+            assert accounts[key]["value"] == pytest.approx(own, rel=1e-5)
+
+
+def test_cards_and_page_are_in_the_plan_and_cached(measured) -> None:
+    config, base = measured
+    again = run(config, base / "again")
+    assert [row["stage"] for row in again.plan[-3:]] == ["cards", "cards", "report"]
+    assert again.metrics["computed"] == 0
+    for name in ("report/index.html", "figures/graph.svg", "figures/graph.png", "tables/concepts.csv"):
+        assert (base / "again" / name).read_bytes() == (base / "run" / name).read_bytes()
+    cards = sorted(path.relative_to(base / "run") for path in (base / "run/cards").rglob("*.png"))
+    assert cards and all((base / "again" / card).read_bytes() == (base / "run" / card).read_bytes() for card in cards)
+    timings = pd.read_csv(base / "again/tables/timings.csv")
+    assert {"cards", "report"} <= set(timings.stage) and timings.cached.all()
+
+
+def test_forced_cards_are_drawn_again_and_nothing_else(measured) -> None:
+    config, base = measured
+    forced = copy.deepcopy(config)
+    forced.force = [Stage.cards]
+    result = run(forced, base / "forced")
+    timings = pd.read_csv(base / "forced/tables/timings.csv")
+    assert set(timings[~timings.cached].stage) == {"cards"} and result.metrics["computed"] == 2
+
+
+def test_other_class_names_are_shown_at_once_and_compute_no_number_again(measured) -> None:
+    config, base = measured
+    renamed = copy.deepcopy(config)
+    renamed.model.classes = ["points", "bars", "swell"]
+    run(renamed, base / "renamed")
+    timings = pd.read_csv(base / "renamed/tables/timings.csv")
+    assert set(timings[~timings.cached].stage) <= {"cards", "report"}
+    graph = json.loads((base / "renamed/graph.json").read_text())
+    assert [group["name"] for group in graph["groups"]] == ["points", "swell"]
+    assert "points" in (base / "renamed/graph.graphml").read_text()
+    page = (base / "renamed/report/index.html").read_text()
+    assert "points" in page and "“dots”" not in page
+
+
+def test_a_data_set_of_more_images_than_the_cap_explains_each_class(pictures, tmp_path) -> None:
+    config = tiny_config(pictures, tmp_path / "store")
+    config.graph.images_per_class = 3
+    run(config, tmp_path / "run")
+    graph = json.loads((tmp_path / "run/graph.json").read_text())
+    (trace,) = {
+        tuple(json.loads(path.read_text())["classes"]) for path in (tmp_path / "store/trace").glob("*/trace.json")
+    }
+    counts = {one: trace.count(one) for one in set(trace)}
+    assert max(counts.values()) == 3 and graph["groups"][0]["images"] == sum(counts.values())
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert f"{len(trace)} of the 30 images are explained, at most 3 of each predicted" in page
+
+
+def test_errors_among_the_photographs_say_so(measured, tmp_path) -> None:
+    """Images that are predicted as a class stand for it, also those that are of another."""
+    config, _ = measured
+    config = copy.deepcopy(config)
+    (logits,) = (path.parent for path in (measured[1] / "store/extract").glob("*/logits.npy"))
+    said = np.load(logits / "logits.npy").argmax(1)
+    labels = np.array(json.loads((logits / "images.json").read_text())["labels"])
+    chosen = int(np.bincount(said).argmax())
+    assert (labels[said == chosen] != chosen).any(), "the tiny network errs"
+    config.graph.scope, config.graph.classes = Scope["class"], [chosen]
+    config.graph.images = type(config.graph.images).predicted
+    config.evaluate.kinds = [Evaluation.reconstruction]
+    run(config, tmp_path / "run")
+    words = " ".join(Elements((tmp_path / "run/report/index.html").read_text()).words)
+    assert "taken for" in words and "are errors of the network" in words
