@@ -196,31 +196,24 @@ def test_comparing_loads_no_torch(two) -> None:
 
 
 def test_the_table_is_logged_to_wandb(two, tmp_path, capsys, monkeypatch) -> None:
-    import lightning.pytorch.loggers as loggers
+    import wandb
 
     logged = {}
 
     class Fake:
         def __init__(self, **options):
             logged.update(options)
-            self.experiment = self
 
-        def log_hyperparams(self, values):
-            logged["values"] = values
-
-        def log_metrics(self, metrics):
-            logged["metrics"] = metrics
-
-        def log_table(self, name, dataframe):
-            logged[name] = dataframe
+        def log(self, values):
+            logged.update(values)
 
         def finish(self):
             logged["finished"] = True
 
-    monkeypatch.setattr(loggers, "WandbLogger", Fake)
+    monkeypatch.setattr(wandb, "init", Fake)
     compared(capsys, *two, "--wandb", "study", "--out", tmp_path / "out")
     assert logged["project"] == "study" and logged["mode"] == "offline" and logged["finished"]
-    assert len(logged["tables/comparison/extraction"]) == 12
+    assert len(logged["tables/comparison/extraction"].data) == 12
 
 
 @pytest.mark.parametrize(

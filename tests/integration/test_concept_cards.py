@@ -147,35 +147,29 @@ def test_a_concept_without_members_is_described_shown_and_listed(centred, tiny, 
 
 
 class _Wandb:
-    """Stands for WandbLogger: keeps what it is given."""
+    """Stands for a run of W&B: keeps what it is given."""
 
     def __init__(self, **_) -> None:
-        self.tables: dict[str, tuple] = {}
-        self.experiment = self
+        self.logged: dict = {}
         _Wandb.last = self
 
-    def log_table(self, key, columns=None, data=None, dataframe=None) -> None:
-        self.tables[key] = (columns, data)
+    def log(self, values) -> None:
+        self.logged |= values
 
-    def log_hyperparams(self, *_) -> None: ...
-    def log_metrics(self, *_) -> None: ...
-    def log_image(self, *_) -> None: ...
-    def log(self, *_) -> None: ...
     def finish(self) -> None: ...
 
 
 def test_each_layer_is_a_wandb_table_with_pictures(tiny, tmp_path, monkeypatch) -> None:
-    import lightning.pytorch.loggers as loggers
     import wandb
 
-    monkeypatch.setattr(loggers, "WandbLogger", _Wandb)
+    monkeypatch.setattr(wandb, "init", _Wandb)
     tiny.logger.kind, tiny.until, tiny.describe.cards = LoggerKind.wandb, Stage.describe, 2
     run(tiny, tmp_path / "run")
-    cards = {key: value for key, value in _Wandb.last.tables.items() if key.startswith("cards/")}
+    cards = {key: table for key, table in _Wandb.last.logged.items() if key.startswith("cards/")}
     assert list(cards) == ["cards/layer1", "cards/layer2", "cards/layer3"]
-    for columns, data in cards.values():
-        assert columns[:3] == ["card", "layer", "concept"] and len(data) == 2
-        assert all(isinstance(row[0], wandb.Image) and len(row) == len(columns) for row in data)
+    for table in cards.values():
+        assert table.columns[:3] == ["card", "layer", "concept"] and len(table.data) == 2
+        assert all(isinstance(row[0], wandb.Image) and len(row) == len(table.columns) for row in table.data)
 
 
 def test_offline_runs_keep_the_pictures(finished, tmp_path, monkeypatch) -> None:

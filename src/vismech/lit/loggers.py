@@ -1,4 +1,4 @@
-"""A finished run in W&B or in CSV, through Lightning's loggers."""
+"""A finished run in W&B or in CSV."""
 
 from __future__ import annotations
 
@@ -51,33 +51,31 @@ def _wandb(config: Config, values, metrics, tables, written: Sequence[Path], fol
         import wandb
     except ImportError as error:
         raise UserError("logger=wandb needs the package wandb: pip install wandb, or choose logger=csv") from error
-    from lightning.pytorch.loggers import WandbLogger
-
     sweep = folder.parent if "sweeps" in folder.parts else None
-    logger = WandbLogger(
+    run = wandb.init(
         name=f"{config.name}/{folder.name}",
         project=config.logger.project,
         group=config.logger.group or (f"{sweep.parent.name}/{sweep.name}" if sweep else None),
-        save_dir=str(folder),
-        mode=config.logger.mode,
+        dir=str(folder),
+        mode=config.logger.mode.value,
+        config=dict(values),
         settings=wandb.Settings(silent=True),
     )
     try:
-        logger.log_hyperparams(dict(values))
-        logger.log_metrics({name: float(value) for name, value in metrics.items()})
+        run.log({name: float(value) for name, value in metrics.items()})
         for name, frame in tables.items():
             if len(frame):
-                logger.log_table(f"tables/{name}", dataframe=frame.astype(object).where(frame.notna(), None))
+                run.log({f"tables/{name}": wandb.Table(dataframe=frame.astype(object).where(frame.notna(), None))})
         for layer, rows in tables.get("concepts", pd.DataFrame(columns=["layer"])).groupby("layer", sort=False):
             shown = rows.astype(object).where(rows.notna(), None)
             pictures = [wandb.Image(str(folder / file)) for file in rows["file"]]
             columns = ["card", *shown.columns]
             data = [[picture, *values] for picture, values in zip(pictures, shown.to_numpy().tolist(), strict=True)]
-            logger.log_table(f"cards/{layer}", columns, data)
+            run.log({f"cards/{layer}": wandb.Table(columns=columns, data=data)})
         for path in written:
             if path.suffix == ".png":
-                logger.log_image(f"figures/{path.stem}", [str(path)])
+                run.log({f"figures/{path.stem}": wandb.Image(str(path))})
             elif path.suffix == ".html":
-                logger.experiment.log({"report": wandb.Html(str(path))})
+                run.log({"report": wandb.Html(str(path))})
     finally:
-        logger.experiment.finish()
+        run.finish()
