@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from vismech.capture import capture, operation
 from vismech.errors import UserError
+from vismech.norms import GUARDED
 
 log = logging.getLogger(__name__)
 LOGITS, PIXELS = "logits", "pixels"
@@ -221,6 +222,7 @@ class ExportedNetwork(Network):
                     copies[node] = graph.call_function(torch.ops.aten.sym_size.int, (copies[start], 0))
                 else:
                     copies[node] = graph.node_copy(node, copies.__getitem__)
+                    copies[node].target = GUARDED.get(node.target, node.target)
             graph.output(tuple(copies[end] for end in ends))
             self._cuts[key] = fx.GraphModule(self.module, graph).eval()
         return self._cuts[key]
@@ -327,6 +329,11 @@ class HookedNetwork(Network):
         return {layer: images if layer == PIXELS else found[layer] for layer in layers}
 
     def _run(self, images: Tensor, layers: Sequence[str], given: tuple[str, Tensor] | None) -> dict[str, Tensor]:
+        moving = images if given is None else given[1]
+        if len(moving) == 1 and moving.requires_grad and torch.is_grad_enabled():
+            # Never one row (see norms.py): what calls a model's norms is not known here, so they cannot be guarded.
+            held = None if given is None else (given[0], torch.cat([moving, moving]))
+            return {name: both[:1] for name, both in self._run(torch.cat([images, images]), layers, held).items()}
         found: dict[str, Tensor] = {}
         wanted = [layer for layer in layers if layer != LOGITS]
 

@@ -30,7 +30,7 @@ from vismech.stages.tables import TAIL, tidy
 from vismech.store import Spec, plain
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 DICTIONARY = ["dictionary", "k", "code", "center", "mean_rule", "budget"]
 KEYS = ["lower", "upper", *DICTIONARY, "order", "score", "readout"]
 
