@@ -46,6 +46,7 @@ def _inputs(ctx: Context, lower: str, upper: str) -> dict:
     images = {"scope": graph.scope, "classes": graph.classes, "image": graph.image}
     images |= {"images": graph.images, "images_per_class": graph.images_per_class}
     coding = dictionary_stage.coding_inputs(ctx)
+    images |= ctx.explained_inputs
     return {"lower": lower, "upper": upper, **path_inputs(ctx.config, upper), **coding, "explained": plain(images)}
 
 
@@ -80,8 +81,8 @@ def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: 
 def read_explained(ctx: Context, logits: Artifact) -> Explained:
     """The images that the configured graph explains."""
     images = read_images(logits)
-    names = {**ctx.data.classes, **ctx.model.classes}
-    return explained(ctx.config.graph, images.ids, images.labels, logits.array("logits.npy"), names)
+    classes = ctx.class_labels.classes(images.labels)
+    return explained(ctx.config.graph, images.ids, classes, logits.array("logits.npy"), ctx.class_names)
 
 
 def importance(ctx: Context, trace: Artifact, who: Explained) -> np.ndarray:

@@ -72,7 +72,7 @@ def unit_jobs(
     if SourceKind.pixels in evaluate.sources:
         assert plan.logits is not None
         explained = {"scope": graph.scope, "classes": graph.classes, "image": graph.image, "images": graph.images}
-        explained |= {"images_per_class": graph.images_per_class, "output": attribute.output}
+        explained |= {"images_per_class": graph.images_per_class, "output": attribute.output, **ctx.explained_inputs}
         add(PIXELS, LOGITS, {"explained": plain(explained)}, logits=plan.logits)
     if SourceKind.concepts in evaluate.sources:
         for lower, upper in pairwise([*ctx.layers, LOGITS]):
