@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,11 +48,26 @@ def test_the_order_on_disk_does_not_matter(tmp_path) -> None:
 
 def test_listing_order_of_the_system_does_not_matter(photos, monkeypatch) -> None:
     expected = open_data("imagefolder", photos)
-    backwards = SimpleNamespace(
-        walk=lambda root: [(folder, names, files[::-1]) for folder, names, files in os.walk(root)][::-1],
-        scandir=lambda root: sorted(os.scandir(root), key=lambda entry: entry.name, reverse=True),
-    )
-    monkeypatch.setattr("vismech.data.os", backwards)
+    scandir = os.scandir
+
+    class Backwards:
+        def __init__(self, folder) -> None:
+            self.entries = iter(sorted(scandir(folder), key=lambda entry: entry.name, reverse=True))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_) -> None: ...
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.entries)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Backwards)
     assert open_data("imagefolder", photos).samples == expected.samples
 
 

@@ -112,7 +112,7 @@ def test_a_module_of_ones_own() -> None:
         assert model.module(model.example).shape == (1, 4)
     assert model.preprocess.crop == 32 and model.preprocess.mean == Preprocess().mean
     assert model.classes == {} and open_model("custom", "mine", classes=list("abcd"), **arguments).classes[3] == "d"
-    assert model.identity["code"] and model.identity["kwargs"] == {"classes": 4}
+    assert model.identity["kwargs"] == {"classes": 4}
 
 
 def test_initial_weights_are_the_same_every_time_and_leave_the_global_generator_alone() -> None:

@@ -24,6 +24,13 @@ class DataSource(StrEnum):
     samples = "samples"
 
 
+class Labels(StrEnum):
+    """How a folder of the user's own tells the model's class: by its name, or by its rank among the folders."""
+
+    names = "names"
+    rank = "rank"
+
+
 class Fingerprint(StrEnum):
     """What the data's fingerprint is made of: ids, labels and sizes, or every byte too."""
 

@@ -81,7 +81,7 @@ def _task(cfg: Any) -> float:
 
 
 def _run(cfg: Any, folder: Path, sweep: bool) -> float:
-    """Check the composed configuration, run it, say where the results are; jobs of a ``sweep`` draw no cards unasked."""
+    """Check the composed configuration, run it, say where the results are; a ``sweep`` draws no cards unasked."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

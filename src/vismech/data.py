@@ -7,8 +7,10 @@ nor on the machine; samples are always in the order of their ids.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain, zip_longest
@@ -20,12 +22,18 @@ from PIL import Image
 from vismech.choices import DataSource, Fingerprint, Half
 from vismech.errors import UserError
 
+log = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+# What operating systems and archivers leave beside photographs; whatever starts with a dot is left out, too.
+LITTER = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class Sample(NamedTuple):
-    """One image file; ``label`` is the class index, equal to the model's where the source says so."""
+    """One image file; ``label`` is a key of :attr:`ImageData.classes`, the data's own numbering.
+
+    What the model calls that class, if it knows it, is told by :mod:`vismech.labels`.
+    """
 
     id: str
     label: int
@@ -33,11 +41,19 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageData:
-    """The images of one run, in the order of their ids."""
+    """The images of one run, in the order of their ids.
+
+    Attributes:
+        root: the folder that ids are paths below.
+        samples: the images.
+        classes: the data's own label → its name.
+        source: how the folder is laid out; of all but ``imagefolder`` labels are a published numbering of classes.
+    """
 
     root: Path
     samples: list[Sample]
     classes: dict[int, str]
+    source: DataSource = DataSource.imagefolder
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -56,13 +72,16 @@ class ImageData:
         return load_image(self.root / self.samples[index].id)
 
     def fingerprint(self, kind: Fingerprint = Fingerprint.listing) -> str:
-        """Hash of ids, labels and sizes (``listing``) or of every byte too (``content``)."""
+        """Hash of ids, labels and sizes (``listing``) or of every byte too (``content``).
+
+        A file that is not there or cannot be read counts with the size −1: reading it is refused or skipped later.
+        """
         digest = hashlib.sha256()
         for sample in self.samples:
             path = self.root / sample.id
-            digest.update(f"{sample.id}\t{sample.label}\t{path.stat().st_size}\n".encode())
+            digest.update(f"{sample.id}\t{sample.label}\t{_size(path)}\n".encode())
             if kind is Fingerprint.content:
-                digest.update(path.read_bytes())
+                digest.update(_content(path))
         return digest.hexdigest()[:20]
 
 
@@ -72,6 +91,8 @@ def open_data(
     limit: int | None = None,
     classes: Sequence[int] = (),
     half: Half = Half.all,
+    key: str = "data.root",
+    folders: Sequence[str] = (),
 ) -> ImageData:
     """List the images of ``source`` below ``root``.
 
@@ -82,9 +103,12 @@ def open_data(
             number still holds many classes.
         classes: class indices to keep; empty keeps all.
         half: of the images that are left, all or about half of them: those of this :func:`half_of`.
+        key: the configuration's key that ``root`` comes from, for sentences.
+        folders: names of class folders to keep; empty keeps all.
 
     Raises:
-        UserError: a missing or empty folder, a class folder that the source does not know, a class without images.
+        UserError: a missing, empty or unreadable folder, a class folder that the source does not know, a class without
+            images, a name that is not UTF-8.
     """
     source = DataSource(source)
     if limit is not None and limit < 1:
@@ -97,15 +121,18 @@ def open_data(
             raise UserError(f"data={source} needs data.root=FOLDER, the folder that holds one folder per class")
         root = Path(root).expanduser()
         if not root.is_dir():
-            raise UserError(f"data.root={root} is not a folder")
-        found = _folders(source, root)
+            raise UserError(f"{key}={root} is not a folder")
+        found = _folders(source, root, folders)
     by_class: dict[int, list[Sample]] = {}
     for sample in sorted(found.samples, key=lambda sample: sample.id):
         if not classes or sample.label in classes:
             by_class.setdefault(sample.label, []).append(sample)
     if not by_class:
-        wanted = f" of the classes {list(classes)}" if classes else ""
+        wanted = f" of the classes {list(folders or classes)}" if folders or classes else ""
         raise UserError(f"there is no image{wanted} below {root}: data={source} expects ROOT/<class>/<image file>")
+    for name in folders:
+        if not any(sample.id.startswith(f"{name}/") for sample in found.samples):
+            raise UserError(f"{key}={root} has no image of the class {name!r}, which data.classes asks for")
     absent = sorted(set(classes) - by_class.keys())
     if absent:
         raise UserError(f"data.classes={list(classes)}: there is no image of class {absent[0]} below {root}")
@@ -114,7 +141,7 @@ def open_data(
     kept = [sample for sample in samples if half is Half.all or half_of(sample.id) is half]
     if not kept:
         raise UserError(f"data.half={half.value}: none of the {len(samples)} images is in it: use more images")
-    return ImageData(root, sorted(kept, key=lambda sample: sample.id), found.classes)
+    return ImageData(root, sorted(kept, key=lambda sample: sample.id), found.classes, source)
 
 
 def half_of(sample: str) -> Half:
@@ -124,8 +151,81 @@ def half_of(sample: str) -> Half:
     return Half.confirming if odd else Half.choosing
 
 
-def _folders(source: DataSource, root: Path) -> ImageData:
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+def class_folders(root: Path) -> list[str]:
+    """Names of the class folders below ``root``, sorted: no hidden ones, and none that a system leaves there.
+
+    Raises:
+        UserError: a folder that cannot be read, or a name that is not UTF-8.
+    """
+    try:
+        with os.scandir(root) as entries:
+            found = [entry for entry in entries if not _is_litter(entry.name)]
+    except OSError as error:
+        raise _no_access(error) from error
+    names = sorted(entry.name for entry in found if entry.is_dir())
+    for name in names:
+        _check_name(root, name)
+    for entry in found:
+        if entry.is_symlink() and not os.path.exists(root / entry.name):
+            log.warning("%s is a link to nothing and is left out", _shown(root / entry.name))
+    return names
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
+
+
+def _check_name(folder: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{_shown(folder / name)} has a name that is not UTF-8, which no sample id can hold: rename it"
+        ) from error
+
+
+def _shown(path: Path) -> str:
+    """The path for a sentence; bytes of it that are no text are written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _no_access(error: OSError) -> UserError:
+    where = _shown(Path(error.filename)) if error.filename else "a folder of images"
+    return UserError(f"{where} cannot be read ({error.strerror}): give yourself access to it or move it away")
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """Every image file below ``folder``, links to nothing included: those are unreadable images, not absent ones."""
+
+    def refuse(error: OSError) -> None:
+        raise _no_access(error) from error
+
+    for path, inner, files in os.walk(folder, onerror=refuse):
+        inner[:] = [name for name in inner if not _is_litter(name)]
+        for name in files:
+            if Path(name).suffix.lower() in SUFFIXES and not _is_litter(name):
+                _check_name(Path(path), name)
+                yield Path(path) / name
+        for name in inner:
+            _check_name(Path(path), name)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError:
+        return b""
+
+
+def _folders(source: DataSource, root: Path, only: Sequence[str]) -> ImageData:
+    names = class_folders(root)
     match source:
         case DataSource.imagenet:
             labels, classes = imagenet_wnids(), dict(enumerate(imagenet_names()))
@@ -138,26 +238,32 @@ def _folders(source: DataSource, root: Path) -> ImageData:
         raise UserError(
             f"{root / unknown[0]} is not a class folder of {source}: use data=imagefolder for your own classes"
         )
-    samples = []
-    for name in names:
-        for folder, _, files in os.walk(root / name):
-            below = Path(folder).relative_to(root)
-            samples += [
-                Sample((below / file).as_posix(), labels[name])
-                for file in files
-                if Path(file).suffix.lower() in SUFFIXES
-            ]
+    samples = [
+        Sample(path.relative_to(root).as_posix(), labels[name])
+        for name in names
+        if not only or name in only
+        for path in _image_files(root / name)
+    ]
     return ImageData(root, samples, classes)
 
 
 def _samples() -> ImageData:
     """The 20 ImageNet photographs in foolbox; the class index is the last part of the file's name."""
+    root = samples_folder()
+    samples = [Sample(path.name, int(path.stem.split("_")[-1])) for path in root.glob("imagenet_*.jpg")]
+    return ImageData(root, samples, dict(enumerate(imagenet_names())))
+
+
+def samples_folder() -> Path:
+    """The folder of the photographs that ship with foolbox.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     spec = find_spec("foolbox")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("data=samples needs the extra 'samples': pip install 'vismech[samples]'")
-    root = Path(spec.submodule_search_locations[0]) / "data"
-    samples = [Sample(path.name, int(path.stem.split("_")[-1])) for path in root.glob("imagenet_*.jpg")]
-    return ImageData(root, samples, dict(enumerate(imagenet_names())))
+    return Path(spec.submodule_search_locations[0]) / "data"
 
 
 def imagenet_wnids() -> dict[str, int]:
@@ -178,10 +284,12 @@ def load_image(path: Path) -> Image.Image:
     """Read ``path`` as an 8-bit RGB image; 16-bit grey is scaled, transparency is laid on white.
 
     Raises:
-        UserError: the file is missing, truncated or not an image.
+        UserError: the file is missing, truncated, not an image, or one of more pixels than Pillow takes for safe.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise UserError(f"{path} is not a readable image (it is no file)")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), _opened(path) as image:
             image.load()
             if image.mode.startswith("I") or image.mode == "F":
                 low, high = cast(tuple[float, float], image.getextrema())
@@ -196,3 +304,9 @@ def load_image(path: Path) -> Image.Image:
         raise
     except Exception as error:  # decoders raise many kinds
         raise UserError(f"{path} is not a readable image ({error})") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    # Pillow warns of large images and refuses those of twice its limit; only the refusal tells a user anything.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    return Image.open(path)

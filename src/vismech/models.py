@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -46,6 +44,11 @@ class Preprocess:
                 positive = "positive " if key == "std" else ""
                 raise UserError(f"model.{key}={list(values)} must hold three {positive}numbers, one per colour channel")
 
+    def __str__(self) -> str:
+        resize = "no resizing" if self.resize is None else f"their short side at {self.resize} ({self.interpolation})"
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{resize}, the middle {self.crop} × {self.crop} pixels, mean {mean}, standard deviation {std}"
+
     def geometry(self, image: Image.Image) -> Image.Image:
         """The part of ``image`` that the model sees, crop × crop pixels."""
         F = _transforms()
@@ -75,7 +78,8 @@ class Model:
         module: images [B, 3, crop, crop] → logits [B, n].
         preprocess: from a PIL image to the module's input.
         classes: class names by index.
-        identity: what the store's keys need to know of the model, the weights' hash included.
+        identity: what the store's keys need to know of the model, the weights' hash included; see
+            :func:`vismech.identity.identity_of` for models of one's own.
     """
 
     module: nn.Module
@@ -115,7 +119,8 @@ def open_model(
         classes: class names; by default ImageNet's or CIFAR-10's where the number of outputs says so.
 
     Raises:
-        UserError: an unknown name, weights that cannot be had offline, or weights of another architecture.
+        UserError: an unknown name, weights that cannot be had offline, or weights of another architecture; for
+            ``custom`` any ``weights``, which only its own factory could load.
     """
     source, kwargs = ModelSource(source), dict(kwargs or {})
     if not name:
@@ -129,6 +134,8 @@ def open_model(
     if checkpoint:
         load_state(module, read_state(Path(checkpoint)), str(checkpoint), name)
     chosen = {key: value for key, value in (preprocess or {}).items() if value is not None}
+    if source is ModelSource.custom:  # nothing is known of the module's training, so photographs are not cut for it
+        chosen = {"resize": chosen.get("crop", own.crop), **chosen}
     ready = Preprocess(**{**asdict(own), **chosen})
     identity = {
         "source": source.value,
@@ -136,9 +143,9 @@ def open_model(
         "kwargs": kwargs,
         "weights": fingerprint(module),
         "preprocess": asdict(ready),
-        "code": _code_of(module) if source is ModelSource.custom else None,
+        "code": None,  # of custom models told by the graph, see vismech.identity
     }
-    return Model(module, ready, _class_names(source, classes, kwargs), identity)
+    return Model(module, ready, _class_names(source, classes, module, kwargs), identity)
 
 
 class _Request(NamedTuple):
@@ -251,12 +258,23 @@ def _custom(asked: _Request) -> tuple[nn.Module, Preprocess]:
     target = asked.target
     if not target or ":" not in target:
         raise UserError(f"model.target={target} must be package.module:factory, a callable that returns your module")
+    if asked.weights not in (None, "default"):
+        raise UserError(
+            f"model.weights={asked.weights} does not suit model=custom, which has no published weights: "
+            "give model.checkpoint=FILE, or an argument of your own in model.kwargs"
+        )
     path, _, attribute = target.partition(":")
     try:
         factory = getattr(importlib.import_module(path), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"model.target={target} cannot be imported ({error}): is its folder on PYTHONPATH?") from error
-    module = factory(**asked.kwargs)  # an error in here is the user's own code's, and needs its traceback
+    try:
+        module = factory(**asked.kwargs)  # an error in here is the user's own code's, and needs its traceback
+    except FileNotFoundError as error:
+        raise UserError(
+            f"model.target={target} looks for {error.filename or error}, which is not there: give another path in "
+            f"model.kwargs={asked.kwargs}, or model.checkpoint=FILE"
+        ) from error
     if not isinstance(module, nn.Module):
         raise UserError(f"model.target={target} returned {type(module).__name__}, not a torch.nn.Module")
     return module, Preprocess()
@@ -271,21 +289,13 @@ _BUILDERS = {
 }
 
 
-def _code_of(module: nn.Module) -> str:
-    """Hash of the source of the module's class, so that editing one's own model changes its keys."""
-    try:
-        source = Path(inspect.getfile(type(module))).read_bytes()
-    except (OSError, TypeError):
-        source = b""
-    return hashlib.sha256(source).hexdigest()[:20]
-
-
-def _class_names(source: ModelSource, classes: list[str] | None, kwargs: dict) -> dict[int, str]:
+def _class_names(source: ModelSource, classes: list[str] | None, module: nn.Module, kwargs: dict) -> dict[int, str]:
     if classes:
         return dict(enumerate(classes))
     if source is ModelSource.cifar_resnet and kwargs.get("classes", 10) == 10:
         return dict(enumerate(CIFAR10))
     if source is ModelSource.custom:
         return {}
-    count = kwargs.get("num_classes", 1000)
+    # timm says itself how many classes a model has: those of 22,000 are not the first 1,000 of ImageNet-1k.
+    count = kwargs.get("num_classes", getattr(module, "num_classes", 1000))
     return dict(enumerate(imagenet_names())) if count == 1000 else {}

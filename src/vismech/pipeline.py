@@ -30,10 +30,11 @@ from vismech.errors import UserError
 from vismech.lit.trace import settings_of
 from vismech.memory import keep_freed_memory
 from vismech.network import LOGITS
+from vismech.sources import check_sources
 from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.evaluations import EVALUATIONS, alone, measured
-from vismech.stages.explained import check_scope
+from vismech.stages.explained import check_classes, check_listed, check_scope
 from vismech.stages.tables import Timing
 from vismech.store import PROVENANCE, Spec, Store, write_json
 from vismech.threads import one_thread
@@ -57,13 +58,17 @@ class Events:
 
 
 def open_context(config: Config) -> Context:
-    """The run's context; images are listed if anything needs them, the model is not opened yet."""
-    data = config.data
+    """The run's context; images are listed if anything needs them, the model is not opened yet.
+
+    Raises:
+        UserError: images that cannot be listed, or none of the name that the graph is to explain.
+    """
     if alone(config):
         return Context(config, Store(config.store.root), ImageData(Path(), [], {}))
-    return Context(
-        config, Store(config.store.root), open_data(data.source, data.root, data.limit, data.classes, data.half)
-    )
+    data = config.data
+    found = open_data(data.source, data.root, data.limit, data.classes, data.half)
+    check_listed(config.graph, found.ids)
+    return Context(config, Store(config.store.root), found)
 
 
 def make_plan(ctx: Context) -> Plan:
@@ -92,6 +97,7 @@ def make_plan(ctx: Context) -> Plan:
     graph_spec = None
     if logits is not None:
         trace.check_baseline(ctx)
+        check_classes(ctx)
         for lower, upper in pairwise([*ctx.layers, LOGITS]):  # refuses a bad cut before anything is computed
             ctx.network.segment(lower, upper)
         for layer in reversed(ctx.layers):
@@ -231,6 +237,7 @@ def _provenance(ctx: Context, seconds: float, peak: int) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("vismech", "torch", "lightning", "numpy")},
         "git": git_commit(),
         "runtime": runtime,
+        "preprocess": None if alone(ctx.config) else ctx.model.preprocess,
     }
 
 
@@ -296,6 +303,8 @@ def check(config: Config) -> None:
     if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
         raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
     check_scope(config.graph)
+    if not alone(config):
+        check_sources(config)
 
 
 def _check_attribute(config: Config) -> None:

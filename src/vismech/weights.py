@@ -27,6 +27,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     A dictionary nested under ``state_dict`` or ``model`` is taken out, and a ``module.`` prefix of data-parallel
     training is dropped.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise UserError(f"model.checkpoint={path} is not a file")
     try:
@@ -36,6 +37,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(
+            f"model.checkpoint={path} cannot be read ({error.strerror or error}): look at its permissions"
+        ) from error
     except Exception as error:  # pickle, zip and safetensors errors all mean the same to a user
         raise UserError(
             f"{path} holds no weights that can be read without executing code ({type(error).__name__}): "

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vismech.choices import DataSource, LoggerKind, ModelSource, Positions, Scope
+from vismech.choices import DataSource, Labels, LoggerKind, ModelSource, Positions, Scope
 from vismech.config import Config
 
 CLASSES = ("dots", "stripes", "waves")
@@ -40,6 +40,7 @@ def tiny_config(pictures: Path, store: Path) -> Config:
     config.model.source, config.model.name, config.model.target = ModelSource.custom, "tiny", "tiny:network"
     config.model.crop, config.model.resize = 32, 32
     config.data.source, config.data.root = DataSource.imagefolder, str(pictures)
+    config.data.labels = Labels.rank
     config.extract.layers, config.extract.positions, config.extract.per_image = ["layer*"], Positions.uniform, 6
     config.dictionary.k = 12
     config.describe.nearest, config.describe.cards = 4, 1

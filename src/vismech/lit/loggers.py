@@ -70,7 +70,9 @@ def _wandb(config: Config, values, metrics, tables, written: Sequence[Path], fol
             shown = rows.astype(object).where(rows.notna(), None)
             pictures = [wandb.Image(str(folder / file)) for file in rows["file"]]
             columns = ["card", *shown.columns]
-            data = [[picture, *values] for picture, values in zip(pictures, shown.to_numpy().tolist(), strict=True)]
+            data: list[Any] = [
+                [picture, *values] for picture, values in zip(pictures, shown.to_numpy().tolist(), strict=True)
+            ]
             run.log({f"cards/{layer}": wandb.Table(columns=columns, data=data)})
         for path in written:
             if path.suffix == ".png":

@@ -29,7 +29,7 @@ class ReconstructLoop(ConceptLoop):
 
     Args:
         means: layer → mean PFV, which an ablated layer has at every position.
-        labels: class of each row.
+        labels: the network's class of each row, −1 where it is unknown.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class ReconstructLoop(ConceptLoop):
         ablated = self.means[name].to(rebuilt).expand_as(rebuilt)
         spliced = [clean, *(layout.activation(vectors, clean) for vectors in (rebuilt, ablated))]
         logits = torch.stack([self.segments[name](activation) for activation in spliced], 1)
-        # A label that is no class of the network's is replaced by what the clean network says.
-        known = torch.where(labels < logits.shape[2], labels, logits[:, 0].argmax(1))
+        # An image of unknown class has a loss, too, against what the clean network says; no table counts it.
+        known = torch.where(labels >= 0, labels, logits[:, 0].argmax(1))
         losses = -logits.log_softmax(2).gather(2, known[:, None, None].expand(-1, 3, 1))[..., 0]
         parts = [moments(*each)._asdict() for each in zip(coded.vectors, coded.codes, rebuilt, strict=True)]
         columns = {key: torch.stack([part[key] for part in parts]) for key in parts[0] if key != "count"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,19 +13,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vismech.choices import Evaluation, Stage
+from vismech.choices import DataSource, Evaluation, Scope, Stage
+from vismech.choices import Images as Standing
 from vismech.config import Config
 from vismech.data import ImageData, open_data
 from vismech.errors import UserError
+from vismech.identity import identity_of
+from vismech.labels import ClassLabels, class_labels
 from vismech.lit.resources import model_of, resources_of
 from vismech.models import Model
-from vismech.network import Network
+from vismech.network import LOGITS, Network
 from vismech.pfv import Layout, layout_of
 from vismech.store import Artifact, Spec, Store, canonical
 
+log = logging.getLogger(__name__)
+
 
 class Images(NamedTuple):
-    """The images of an artifact, row by row, and those that could not be read."""
+    """The images of an artifact, row by row, with the data's own labels, and those that could not be read."""
 
     ids: list[str]
     labels: np.ndarray
@@ -44,7 +50,9 @@ class Context:
     @cached_property
     def model(self) -> Model:
         """The model, its weights loaded."""
-        return model_of(self.config.model)
+        model = model_of(self.config.model)
+        log.info("%s takes images with %s", self.config.model.name, model.preprocess)
+        return model
 
     @cached_property
     def network(self) -> Network:
@@ -60,13 +68,19 @@ class Context:
     def source(self) -> dict[str, Any]:
         """The part of every key that names the model and the images."""
         data = self.config.data
-        return {"model": self.model.identity, "data": self.data.fingerprint(data.fingerprint)}
+        return {"model": identity_of(self.model, self.network), "data": self.data.fingerprint(data.fingerprint)}
 
     @cached_property
     def measured(self) -> ImageData:
         """The images that evaluations measure: those of ``evaluate.root``, or where there is none those of the run."""
         root, data = self.config.evaluate.root, self.config.data
-        return self.data if root is None else open_data(data.source, root, None, data.classes)
+        if root is None:
+            return self.data
+        if data.source is not DataSource.imagefolder:
+            return open_data(data.source, root, None, data.classes, key="evaluate.root")
+        # The rank of a folder there need not be its rank here.
+        folders = [self.data.classes[label] for label in data.classes]
+        return open_data(data.source, root, key="evaluate.root", folders=folders)
 
     @cached_property
     def measured_source(self) -> dict[str, Any]:
@@ -90,21 +104,54 @@ class Context:
 
     @cached_property
     def names(self) -> str:
-        """Hash of all class names: the part of a key of what shows them."""
-        names = {"model": self.model.classes, "data": self.data.classes}
+        """Hash of all class names and of the join between them: the part of a key of what shows them."""
+        known = {str(label): index for label, index in self.class_labels.known.items()}
+        names = {"model": self.class_names, "data": self.data.classes, "known": known}
         return hashlib.sha256(canonical(names).encode()).hexdigest()[:20]
 
     def model_class(self, label: int) -> int | None:
         """The model's class of a label of the data; None where that is not known."""
-        return label
+        return self.class_labels.known.get(label)
 
-    def label_name(self, label: int) -> str:
-        """The data's own name of a label."""
-        return self.data.classes.get(label) or self.class_name(label)
+    @property
+    def outputs(self) -> int:
+        """Number of the model's classes."""
+        return self.network.shape(LOGITS)[0]
+
+    @cached_property
+    def class_labels(self) -> ClassLabels:
+        """Which class of the model each label of the run's images is."""
+        return self._joined(self.data, self.measured)
+
+    @cached_property
+    def measured_labels(self) -> ClassLabels:
+        """Which class of the model each label of the measured images is."""
+        return self.class_labels if self.measured is self.data else self._joined(self.measured, self.data)
+
+    def _joined(self, images: ImageData, other: ImageData) -> ClassLabels:
+        data = self.config.data
+        folders = set(other.classes.values())
+        return class_labels(images, self.model.classes, self.outputs, data.labels, data.class_map, folders)
+
+    @property
+    def explained_inputs(self) -> dict[str, Any]:
+        """The part of a graph's keys that says which class each folder is, where its images are chosen by that."""
+        graph = self.config.graph
+        labelled = graph.images is Standing.labelled and graph.scope in (Scope["class"], Scope["pair"])
+        return self.class_labels.inputs if labelled else {}
+
+    @cached_property
+    def class_names(self) -> dict[int, str]:
+        """The model's class → its name for people: the model's own, else that of the folder which stands for it."""
+        return {**self.class_labels.class_names, **self.model.classes}
 
     def class_name(self, index: int) -> str:
-        """The model's name of a class, else the data's, else its index."""
-        return self.model.classes.get(index) or self.data.classes.get(index) or f"class {index}"
+        """The name of one of the model's classes, or its index where it has none."""
+        return self.class_names.get(index) or f"class {index}"
+
+    def label_name(self, label: int) -> str:
+        """The data's own name of one of its labels, whatever the model calls that class."""
+        return self.data.classes.get(label) or f"label {label}"
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vismech.choices import Images, Scope
 from vismech.config import GraphConfig
 from vismech.errors import UserError
+from vismech.labels import UNKNOWN
+
+if TYPE_CHECKING:
+    from vismech.stages.context import Context
+
+NEAREST_AMONG = 10_000  # comparing names with more than so many takes longer than looking
 
 
 class Group(NamedTuple):
@@ -66,9 +74,16 @@ def check_scope(graph: GraphConfig) -> None:
 
 
 def explained(
-    graph: GraphConfig, ids: list[str], labels: np.ndarray, logits: np.ndarray, names: dict[int, str]
+    graph: GraphConfig, ids: list[str], labels: np.ndarray, logits: np.ndarray, names: Mapping[int, str]
 ) -> Explained:
     """Choose the images.
+
+    Args:
+        graph: what is explained.
+        ids: sample ids [n].
+        labels: the model's class that each image is labelled as [n], −1 where it is unknown.
+        logits: of each image [n, classes].
+        names: the model's class → its name.
 
     Raises:
         UserError: a class, number of classes or image that the data cannot answer.
@@ -76,9 +91,8 @@ def explained(
     check_scope(graph)
     predicted = np.asarray(logits).argmax(1)
     if graph.scope is Scope["image"]:
-        if graph.image not in ids:
-            raise UserError(f"graph.image={graph.image} is not a sample id of this data; the first is {ids[0]!r}")
-        row = ids.index(graph.image)
+        check_listed(graph, ids)
+        row = ids.index(str(graph.image))
         group = Group("image", int(predicted[row]))
         return Explained([group], np.array([row]), np.zeros(1, dtype=int), predicted[[row]])
     if graph.scope is Scope["dataset"]:
@@ -88,24 +102,68 @@ def explained(
     standing = predicted if graph.images is Images.predicted else labels
     rows, groups = [], []
     for position, index in enumerate(graph.classes):
-        if not 0 <= index < np.asarray(logits).shape[1]:
-            raise UserError(
-                f"graph.classes: {index} is not a class of this model, which has {np.asarray(logits).shape[1]}"
-            )
-        members = spread([int(row) for row in np.flatnonzero(standing == index)], graph.images_per_class)
-        if not members:
-            common = ", ".join(
-                f"{value} {names.get(int(value), '')} ({count})".replace("  ", " ")
-                for value, count in Counter(standing.tolist()).most_common(5)
-            )
-            verb = "predicted" if graph.images is Images.predicted else "labelled"
-            raise UserError(
-                f"none of the {len(ids)} images is {verb} as class {index} {names.get(index, '')}".rstrip()
-                + f"; most are {common}: choose graph.classes among them or add images"
-            )
+        _check_class(index, np.asarray(logits).shape[1])
+        members = spread(_members(graph, standing, index, names), graph.images_per_class)
         rows += members
         groups += [position] * len(members)
     order = np.argsort(rows, kind="stable")
     chosen, group = np.array(rows)[order], np.array(groups)[order]
     keys = [Group(str(index), index) for index in graph.classes]
     return Explained(keys, chosen, group, np.array(graph.classes)[group])
+
+
+def check_listed(graph: GraphConfig, ids: list[str]) -> None:
+    """Refuse to explain an image that is not there, as soon as the images are listed.
+
+    Raises:
+        UserError: the image, and those of the same name elsewhere.
+    """
+    if graph.scope is not Scope["image"] or graph.image is None or graph.image in ids:
+        return
+    name = graph.image.rpartition("/")[2]
+    near = [sample for sample in ids if sample.rpartition("/")[2] == name][:3]
+    if not near and len(ids) <= NEAREST_AMONG:
+        near = difflib.get_close_matches(graph.image, ids, n=3)
+    known = f"nearest: {', '.join(near)}" if near else f"the first is {ids[0]!r}"
+    raise UserError(f"graph.image={graph.image} is not a sample id of this data; {known}")
+
+
+def check_classes(ctx: Context) -> None:
+    """Refuse classes that the model does not have or that no image is labelled as, before anything is computed.
+
+    Raises:
+        UserError: the class.
+    """
+    graph = ctx.config.graph
+    if graph.scope not in (Scope["class"], Scope["pair"]):
+        return
+    for index in graph.classes:
+        _check_class(index, ctx.outputs)
+    if graph.images is Images.labelled:
+        ctx.class_labels.require("graph.images=labelled")
+        labels = ctx.class_labels.classes(np.array([sample.label for sample in ctx.data.samples]))
+        for index in graph.classes:
+            _members(graph, labels, index, ctx.class_names)
+
+
+def _check_class(index: int, outputs: int) -> None:
+    if not 0 <= index < outputs:
+        raise UserError(
+            f"graph.classes: {index} is not a class of this model, which has {outputs}: give 0 to {outputs - 1}"
+        )
+
+
+def _members(graph: GraphConfig, standing: np.ndarray, index: int, names: Mapping[int, str]) -> list[int]:
+    """Rows of the images that stand for a class; ``standing`` is each image's class, −1 where it is unknown."""
+    members = np.flatnonzero(standing == index).tolist()
+    if not members:
+        common = ", ".join(
+            f"{value} {names.get(int(value), '')} ({count})".replace("  ", " ")
+            for value, count in Counter(standing[standing != UNKNOWN].tolist()).most_common(5)
+        )
+        verb = "predicted" if graph.images is Images.predicted else "labelled"
+        raise UserError(
+            f"none of the {len(standing)} images is {verb} as class {index} {names.get(index, '')}".rstrip()
+            + f"; most are {common}: choose graph.classes among them or add images"
+        )
+    return members

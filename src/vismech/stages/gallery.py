@@ -136,13 +136,10 @@ class Gallery:
 
     def _class_of(self, sample: str) -> str:
         label = self.pictures.label(sample)
-        return self.ctx.data.classes.get(label) or self.ctx.class_name(label)
+        return self.ctx.label_name(label)
 
     def _classes(self, described: Description) -> list[tuple[str, int]]:
-        names = {
-            label: self.ctx.data.classes.get(label) or self.ctx.class_name(label) for label, _ in described.classes
-        }
-        return [(names[label], count) for label, count in described.classes]
+        return [(self.ctx.label_name(label), count) for label, count in described.classes]
 
 
 def facts(described: Description) -> dict[str, str]:

@@ -53,7 +53,7 @@ def explained_inputs(ctx: Context) -> dict:
     images["images_per_class"] = most
     if graph.scope is Scope["dataset"] and most is not None and most < len(ctx.data):
         images["capped"] = "each predicted class"  # before, it was the whole data set that so few images were taken of
-    return plain(images)
+    return {**plain(images), **ctx.explained_inputs}
 
 
 def _job(ctx: Context, inputs: dict, **parents: Spec) -> Job:
@@ -87,8 +87,8 @@ def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: 
 def read_explained(ctx: Context, logits: Artifact) -> Explained:
     """The images that the configured graph explains."""
     images = read_images(logits)
-    names = {**ctx.data.classes, **ctx.model.classes}
-    return explained(ctx.config.graph, images.ids, images.labels, logits.array("logits.npy"), names)
+    classes = ctx.class_labels.classes(images.labels)
+    return explained(ctx.config.graph, images.ids, classes, logits.array("logits.npy"), ctx.class_names)
 
 
 def importance(ctx: Context, trace: Artifact, who: Explained) -> np.ndarray:

@@ -26,7 +26,7 @@ def measured_inputs(ctx: Context) -> dict[str, Any]:
     inputs = {"images": evaluate.images, **ctx.measured_source}
     if evaluate.half is not Half.all:
         inputs["half"] = evaluate.half.value
-    return {**inputs, "correct_only": True} if evaluate.correct_only else inputs
+    return {**inputs, **ctx.measured_labels.inputs, "correct_only": True} if evaluate.correct_only else inputs
 
 
 def measured_parents(plan: Plan) -> dict[str, Spec]:
@@ -35,7 +35,7 @@ def measured_parents(plan: Plan) -> dict[str, Spec]:
 
 
 def measured_indices(ctx: Context, spec: Spec) -> list[int]:
-    """Places in ``ctx.measured`` of the images that an evaluation measures.
+    """Places in ``ctx.measured`` of the images that an evaluation measures; of unknown class is never correct.
 
     Raises:
         UserError: when none is left.
@@ -45,7 +45,8 @@ def measured_indices(ctx: Context, spec: Spec) -> list[int]:
     if "answers" in spec.parents:
         answers = ctx.store.open(spec.parents["answers"])
         images = read_images(answers)
-        right = np.asarray(answers.array("logits.npy")).argmax(1) == images.labels
+        classes = ctx.measured_labels.classes(images.labels)
+        right = np.asarray(answers.array("logits.npy")).argmax(1) == classes
         correct = {sample for sample, good in zip(images.ids, right, strict=True) if good}
         chosen = [index for index in chosen if samples[index].id in correct]
     if evaluate.half is not Half.all:
@@ -59,7 +60,12 @@ def measured_indices(ctx: Context, spec: Spec) -> list[int]:
 
 
 def answers_job(ctx: Context) -> Job:
-    """The logits of every measured image."""
+    """The logits of every measured image.
+
+    Raises:
+        UserError: no measured image has a class that the model knows.
+    """
+    ctx.measured_labels.require("evaluate.correct_only=true")
     source = {**ctx.source, **ctx.measured_source}
     spec = Spec(Stage.extract.value, extract.VERSION, LOGITS, {**source, "layer": LOGITS})
     return Job(Stage.extract, {LOGITS: spec}, compute_answers)

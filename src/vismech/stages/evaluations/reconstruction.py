@@ -13,6 +13,7 @@ import torch
 from vismech.choices import Evaluation, Stage
 from vismech.evaluation.reconstruction import Moments, Reconstruction, loss_recovered
 from vismech.evaluation.statistics import bootstrap, wilson
+from vismech.labels import UNKNOWN
 from vismech.lit.loop import run_loop
 from vismech.lit.reconstruct import ReconstructLoop, reconstruct_columns
 from vismech.rows import Rows
@@ -41,6 +42,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         "measure": Evaluation.reconstruction.value,
         **dictionary_stage.coding_inputs(ctx),
         **measured_inputs(ctx),
+        **ctx.measured_labels.inputs,
         **({"mean_rule": ctx.config.dictionary.mean_rule.value} if ctx.config.dictionary.center else {}),
     }
     parents = measured_parents(plan)
@@ -54,7 +56,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
 def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
     """The arrays of :func:`~vismech.lit.reconstruct.reconstruct_columns`, ``metrics.json`` and ``images.json``."""
     indices = measured_indices(ctx, next(iter(specs.values())))
-    labels = np.array([ctx.measured.samples[index].label for index in indices])
+    own = np.array([ctx.measured.samples[index].label for index in indices])
     with ExitStack() as stack:
         folders = {layer: stack.enter_context(ctx.store.writer(spec, resume=True)) for layer, spec in specs.items()}
         dictionaries = {layer: spec.parents["dictionary"] for layer, spec in specs.items()}
@@ -73,7 +75,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                 "reconstruction",
                 layers=layers,
                 means=means,
-                labels=labels,
+                labels=ctx.measured_labels.classes(own),
             )
         )
         finish(ctx, folders, rows, indices)
@@ -97,39 +99,63 @@ def _metrics(arrays: Mapping[str, np.ndarray], positions: int) -> dict[str, Any]
 
 
 class _Cases(NamedTuple):
-    """One metric image by image; a share is counted, so that it has Wilson's interval."""
+    """One metric image by image; a share is counted, so that it has Wilson's interval.
+
+    Attributes:
+        metric: its name.
+        ids: the images that it is defined for: of accuracy and loss those whose class is known.
+        values: one number per such image.
+        share: whether values are true or false.
+    """
 
     metric: str
+    ids: np.ndarray
     values: np.ndarray
     share: bool
 
 
-def _cases(artifact: Artifact) -> Iterator[_Cases]:
-    labels, (clean, spliced) = read_images(artifact).labels, np.asarray(artifact.array("predicted.npy")).T
-    yield _Cases("accuracy_clean", clean == labels, True)
-    yield _Cases("accuracy_spliced", spliced == labels, True)
-    yield _Cases("agreement_spliced", clean == spliced, True)
-    yield _Cases("distinct_concepts", np.asarray(artifact.array("distinct.npy")).astype(np.float64), False)
-    for name, values in zip(("clean", "spliced", "ablated"), np.asarray(artifact.array("losses.npy")).T, strict=True):
-        yield _Cases(f"loss_{name}", values.astype(np.float64), False)
+def _cases(ctx: Context, artifact: Artifact) -> Iterator[_Cases]:
+    images = read_images(artifact)
+    ids, classes = np.array(images.ids), ctx.measured_labels.classes(images.labels)
+    clean, spliced = np.asarray(artifact.array("predicted.npy")).T
+    known = classes != UNKNOWN
+    if known.any():
+        yield _Cases("accuracy_clean", ids[known], (clean == classes)[known], True)
+        yield _Cases("accuracy_spliced", ids[known], (spliced == classes)[known], True)
+    yield _Cases("agreement_spliced", ids, clean == spliced, True)
+    yield _Cases("distinct_concepts", ids, np.asarray(artifact.array("distinct.npy")).astype(np.float64), False)
+    losses = _losses(ctx, artifact)
+    if len(losses):
+        for name, values in zip(("clean", "spliced", "ablated"), losses.T, strict=True):
+            yield _Cases(f"loss_{name}", ids[known], values, False)
+
+
+def _losses(ctx: Context, artifact: Artifact) -> np.ndarray:
+    """Cross-entropies [n, 3] of the images whose class is known."""
+    known = ctx.measured_labels.classes(read_images(artifact).labels) != UNKNOWN
+    return np.asarray(artifact.array("losses.npy"))[known].astype(np.float64)
 
 
 def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
-    """Every layer, in the form of ``extraction.csv``; intervals resample images."""
+    """Every layer, in the form of ``extraction.csv``; intervals resample images.
+
+    Accuracy, losses and the loss recovered are over the images whose class is known, and missing where none is.
+    """
     found = []
     for layer, spec in plan.evaluations[Evaluation.reconstruction].items():
         artifact = ctx.store.open(spec)
         metrics = artifact.json("metrics.json")
-        images, positions = metrics.pop("images"), metrics.pop("positions")
+        positions = metrics.pop("positions")
+        del metrics["images"]
         tails: list[tuple[Any, ...]] = [
             (metric, value, positions, None, None, UNITS[metric]) for metric, value in metrics.items()
         ]
-        for metric, values, share in _cases(artifact):
-            mean = float(values.mean())
-            interval = wilson(mean, images) if share else bootstrap(values)
-            tails.append((metric, mean, images, *interval, "share of images" if share else UNITS.get(metric, "nats")))
-        losses = np.asarray(artifact.array("losses.npy")).astype(np.float64)
-        if (recovered := loss_recovered(losses)) is not None:
+        for metric, _, values, share in _cases(ctx, artifact):
+            mean, count = float(values.mean()), len(values)
+            interval = wilson(mean, count) if share else bootstrap(values)
+            tails.append((metric, mean, count, *interval, "share of images" if share else UNITS.get(metric, "nats")))
+        losses = _losses(ctx, artifact)
+        if len(losses) and (recovered := loss_recovered(losses)) is not None:
             tails.append(("loss_recovered", *recovered, UNITS["loss_recovered"]))
         base = {**base_of(ctx, plan, layer), "variant": "reconstruction", "order": "none"}
         found += [{**base, **dict(zip(TAIL, tail, strict=True))} for tail in tails]
@@ -142,6 +168,5 @@ def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
     for layer, spec in plan.evaluations[Evaluation.reconstruction].items():
         artifact = ctx.store.open(spec)
         base = {**base_of(ctx, plan, layer), "variant": "reconstruction", "order": "none"}
-        ids = np.array(read_images(artifact).ids)
-        found += [case_frame(base, one.metric, ids, one.values.astype(float)) for one in _cases(artifact)]
+        found += [case_frame(base, one.metric, one.ids, one.values.astype(float)) for one in _cases(ctx, artifact)]
     return pd.concat(found, ignore_index=True)
