@@ -18,7 +18,7 @@ WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Interrupted(BaseException):
-    """A signal asks this process to end; no ``except Exception`` and no library's KeyboardInterrupt takes it for its own."""
+    """A signal asks this process to end; neither ``except Exception`` nor a library's KeyboardInterrupt takes it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -127,7 +127,8 @@ def _end_children() -> None:
 
 def _say(name: str, sentence: str) -> None:
     with suppress(OSError):
-        print(f"{name}: {sentence}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{name}: {sentence}\n")
+        sys.stderr.flush()
 
 
 def _forget(stream) -> None:

@@ -222,7 +222,7 @@ class Store:
         return self.root / spec.stage / spec.key
 
     def find(self, spec: Spec) -> Artifact | None:
-        """The finished artifact of ``spec``, or None; one whose manifest is damaged is none, and is named in the log."""
+        """The finished artifact of ``spec``, or None; one whose manifest is damaged is none, and the log names it."""
         self.uses.note(spec.key)
         folder = self.folder(spec)
         if not os.path.lexists(folder / MANIFEST):
@@ -303,6 +303,15 @@ class Store:
             partial.rename(final)
         for path in final.glob(".*"):
             path.unlink()
+
+    def write_provenance(self, spec: Spec, facts: Mapping[str, Any]) -> None:
+        """Note when, where and how fast the artifact of ``spec`` was made, whole or not at all."""
+        place = self.folder(spec) / PROVENANCE
+        with writing(self.root, "store.root"):
+            partial = place.with_name(f".{PROVENANCE}")
+            remove(partial)
+            write_json(partial, facts)
+            partial.rename(place)
 
     def set_aside(self, folder: Path, name: str | None = None) -> Path | None:
         """Move a damaged artifact, or one file of it, to the quarantine; None where a run is writing it."""
