@@ -180,7 +180,7 @@ def test_mistakes_are_sentences(two, tmp_path, capsys) -> None:
     write_run(tmp_path / "other", extraction("sae", r2=[1, 1]), "planted")
     assert "there is no table that all of these runs have" in refused(capsys, *two, tmp_path / "other")
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused(capsys, *two, "--out", tmp_path / "file" / "x")
+    assert "cannot be written" in refused(capsys, *two, "--out", tmp_path / "file" / "x")
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vismech.errors import UserError
+from vismech.disk import remove
 from vismech.rows import PROGRESS, Column, Rows
 from vismech.store import Spec, Store
 
@@ -210,7 +212,149 @@ def test_files_are_as_large_as_their_arrays_from_the_start(tmp_path) -> None:
 
 
 def test_arrays_of_another_shape_are_not_continued(tmp_path) -> None:
-    new(tmp_path)
-    other = {**COLUMNS, "x": Column((2, 2))}
-    with pytest.raises(UserError, match=r"x.npy holds float32 \(3, 2\) for each image, of an earlier try.*delete"):
-        Rows(tmp_path, other, IMAGES)
+    write(new(tmp_path), [0, 1])
+    other = Rows(tmp_path, {**COLUMNS, "x": Column((2, 2))}, IMAGES)
+    assert other.done() == {} and np.load(tmp_path / "x.npy").shape == (IMAGES, 2, 2)
+
+
+# What cannot be believed
+
+
+def started(folder: Path) -> Rows:
+    """Six of ten images are finished, by two processes."""
+    rows = new(folder)
+    write(rows, [0, 1])
+    write(rows, [2, 3], unreadable=(3,))
+    rows.close()
+    (journal,) = folder.glob(f"{PROGRESS}*")
+    journal.rename(folder / f"{PROGRESS}.1")
+    rows = new(folder)
+    write(rows, [8, 9])
+    rows.close()
+    return rows
+
+
+def finished(folder: Path) -> None:
+    """Continue after the damage, and see that every byte comes out right."""
+    rows = new(folder)
+    known = rows.done()
+    assert {*known} <= {*range(IMAGES)} and all(known[index] is (index != 3) for index in known)
+    write(rows, [index for index in range(IMAGES) if index not in known and index != 3], unreadable=(3,))
+    write(rows, [3], unreadable=(3,))
+    kept = [index for index in range(IMAGES) if index != 3]
+    assert rows.finish() == kept
+    for name, array in values(kept).items():
+        assert np.array_equal(np.load(folder / f"{name}.npy"), array)
+
+
+def entry(text: str) -> bytes:
+    """A line with the checksum that belongs to it."""
+    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+
+
+LINES = {
+    "empty": b"",
+    "garbage": bytes(range(256)) * 3,
+    "zeros": bytes(300),
+    "no list": entry("5") + entry('"abc"') + entry("[1, 2]") + entry("[[1]]") + entry("null") + entry('{"4": true}'),
+    "deep": entry("[" * 200_000),
+    "beyond the rows": entry("[[10, true], [99999999999999999999, true], [-1, true]]"),
+    "no indices": entry('[[true, true], [4.0, true], ["4", true], [null, true], [[4], true], [4, 1], [5, "x"]]'),
+    "no checksum": b"[[4, true], [5, true]]\n",
+    "another checksum": b"[[4, true], [5, true]] 00000000\n",
+}
+
+
+@pytest.mark.parametrize("lines", LINES)
+@pytest.mark.parametrize("where", ["instead", "before", "after"])
+def test_a_journal_that_cannot_be_believed_is_no_journal(tmp_path, lines, where) -> None:
+    started(tmp_path)
+    journal = tmp_path / f"{PROGRESS}.1"
+    old = b"" if where == "instead" else journal.read_bytes()
+    journal.write_bytes(LINES[lines] + b"\n" + old if where == "before" else old + b"\n" + LINES[lines])
+    assert {*new(tmp_path).done()} == ({8, 9} if where == "instead" else {0, 1, 2, 3, 8, 9})
+    finished(tmp_path)
+
+
+@given(st.data())
+def test_a_journal_with_any_byte_changed_names_only_what_it_named(tmp_path_factory, data) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    started(folder)
+    journal = folder / f"{PROGRESS}.1"
+    raw = bytearray(journal.read_bytes())
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    journal.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    finished(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "pipe"])
+def test_a_journal_that_is_no_file_is_dropped_and_not_followed(tmp_path, kind) -> None:
+    folder, outside = tmp_path / "rows", tmp_path / "outside"
+    started(folder)
+    outside.write_bytes(entry("[[4, true], [5, true]]"))
+    journal = folder / f"{PROGRESS}.{os.getpid()}"
+    remove(journal)
+    match kind:
+        case "folder":
+            (journal / "inner").mkdir(parents=True)
+        case "pipe":
+            os.mkfifo(journal)
+        case _:
+            journal.symlink_to(outside if kind == "link" else tmp_path / "nowhere")
+    assert {*new(folder).done()} == {0, 1, 2, 3}
+    finished(folder)
+    assert outside.read_bytes() == entry("[[4, true], [5, true]]") and not (tmp_path / "nowhere").exists()
+
+
+HEADERS = {
+    "empty": lambda raw: b"",
+    "cut in the magic": lambda raw: raw[:5],
+    "cut in the header": lambda raw: raw[:40],
+    "cut in the rows": lambda raw: raw[:-1],
+    "longer": lambda raw: raw + b"x",
+    "garbage": lambda raw: bytes(range(256)) * (len(raw) // 256) + bytes(len(raw) % 256),
+    "zeros": lambda raw: bytes(len(raw)),
+    "another type": lambda raw: raw.replace(b"<f4", b"<i4"),
+    "another order": lambda raw: raw.replace(b"False", b"True "),
+    "another shape": lambda raw: raw.replace(b"(10, 3, 2)", b"(10, 2, 3)"),
+    "objects": lambda raw: raw.replace(b"'<f4'", b"'|O' "),
+    "code": lambda raw: raw.replace(b"'<f4'", b"1/0  "),
+}
+
+
+@pytest.mark.parametrize("damage", HEADERS)
+def test_an_array_that_is_not_as_it_was_made_is_made_anew(tmp_path, damage) -> None:
+    started(tmp_path)
+    raw = (tmp_path / "x.npy").read_bytes()
+    assert HEADERS[damage](raw) != raw
+    (tmp_path / "x.npy").write_bytes(HEADERS[damage](raw))
+    assert new(tmp_path).done() == {}  # the other arrays cannot say what this one lost
+    finished(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "link", "dangling link", "pipe"])
+@pytest.mark.parametrize("name", ["x.npy", f".x.npy.{os.getpid()}"])
+def test_an_array_that_is_no_file_is_made_anew_and_not_followed(tmp_path, kind, name) -> None:
+    folder, outside = tmp_path / "rows", tmp_path / "outside.npy"
+    started(folder)
+    before = (folder / "x.npy").read_bytes()
+    outside.write_bytes(before)
+    (folder / "x.npy").unlink()
+    match kind:
+        case "folder":
+            (folder / name / "inner").mkdir(parents=True)
+        case "pipe":
+            os.mkfifo(folder / name)
+        case "link" | "dangling link":
+            (folder / name).symlink_to(outside if kind == "link" else tmp_path / "nowhere")
+    assert new(folder).done() == {}
+    finished(folder)
+    assert not (folder / "x.npy").is_symlink() and outside.read_bytes() == before
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_fewer_rows_are_believed_only_where_all_images_are_finished(tmp_path) -> None:
+    started(tmp_path)
+    np.save(tmp_path / "x.npy", values([0, 1, 2, 8, 9])["x"])
+    assert new(tmp_path).done() == {}
+    finished(tmp_path)

@@ -68,7 +68,7 @@ print("survived")
     "manifest": (module, "write_json"),
     "flush": (module, "_flush"),
     "rename": (Path, "rename"),
-    "remove": (module.shutil, "rmtree"),
+    "remove": (module, "remove"),
 }""",
 )
 # What a kill at each point leaves for a reader where an old artifact is replaced, and where there is none.
@@ -247,10 +247,75 @@ def test_other_refusals_of_the_system_are_one_sentence(store, monkeypatch, numbe
         pass
 
 
-def test_a_root_below_a_file_is_one_sentence(tmp_path) -> None:
+ROOTS = {
+    "a file": "file",
+    "below a file": "file/store",
+    "a dangling link": "dangling",
+    "below a dangling link": "dangling/store",
+    "a loop": "loop/store",
+    "too long a name": "x" * 300,
+    "too long a path": "/".join(["folder"] * 1000),
+    "a null": "a\0b",
+    "no text": "\ud800",
+}
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_a_root_that_cannot_be_made_is_one_sentence_before_anything_is_computed(tmp_path, kind) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"), Store(tmp_path / "file").lock(SPEC):
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "deep")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    store = Store(tmp_path / ROOTS[kind])
+    assert store.find(SPEC) is None
+    for attempt in (store.check, lambda: store.lock(SPEC).__enter__()):
+        remedy = r"cannot be (written|made) \(.*: set store.root to another folder$"
+        with pytest.raises(UserError, match=remedy) as error:
+            attempt()
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux's /proc, in which nothing can be made")
+def test_a_root_in_a_system_that_makes_no_folders_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="cannot be made"), Store("/proc/nowhere/store").lock(SPEC):
         pass
+
+
+def test_checking_a_root_makes_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for root in ("new/deep/store", tmp_path / "new/store", "."):
+        Store(root).check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_about_another_file_names_that_file(store, tmp_path) -> None:
+    """Not the store, whose folder has nothing to do with it."""
+    (tmp_path / "weights").mkdir()
+    with (
+        pytest.raises(UserError, match=f"^{tmp_path}/weights cannot be read or written .Is a directory.$"),
+        store.lock(SPEC),
+        store.writer(SPEC),
+    ):
+        (tmp_path / "weights").read_bytes()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_an_error_that_came_in_words_from_another_process_is_told_too(store, number) -> None:
+    said = f"Caught OSError in process 1.\nTraceback …\nOSError: [Errno {number}] {os.strerror(number)}"
+    full = f"the disk that holds {store.root} is full"
+    with pytest.raises(UserError, match=full), store.lock(SPEC), store.writer(SPEC):
+        raise RuntimeError(said)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_lock_that_is_no_file_is_one_sentence_and_not_followed(store, tmp_path, kind) -> None:
+    (tmp_path / "precious").write_text("precious")
+    lock = store.folder(SPEC).with_name(f"{SPEC.key}.lock")
+    lock.parent.mkdir(parents=True)
+    lock.mkdir() if kind == "folder" else lock.symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="cannot be written"), store.lock(SPEC):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_other_errors_keep_their_own_words(store) -> None:

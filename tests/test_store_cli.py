@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,56 @@ def test_gc_of_corrupted_artifacts(ask, store, specs) -> None:
     assert ask("gc").out == "0 folders\n"  # only when asked for
     ask("gc", "--corrupted", "--delete")
     assert [path.name for path in store.artifacts()] == [specs[2].key]
+
+
+# What runs at work use
+
+AT_WORK = """
+import sys
+from vismech.store import Spec, Store
+store, vectors = Store(sys.argv[1]), Spec("extract", 1, "layer1", {"x": 1})
+spec = Spec("dictionary", 1, "layer1", {"k": 8}, {"vectors": vectors})
+with store.uses.recorded():
+    print("found" if store.find(spec) else "missing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_gc_leaves_alone_what_a_run_at_work_uses(ask, store, specs, tmp_path) -> None:
+    """Though no plan below --runs names it: another user's run, or one that looks up more than its plan."""
+    runs = in_use(tmp_path, *specs[:2])
+    command = [sys.executable, "-c", AT_WORK, str(store.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "found\n"
+        assert ask("gc", "--unused", "--runs", str(runs), "--delete").out == "0 folders\n"
+        assert store.open(specs[2]).problems() == []
+        process.kill()  # and what it leaves behind protects nothing
+    assert "1 folders" in ask("gc", "--unused", "--runs", str(runs), "--delete").out
+    assert store.find(specs[2]) is None
+    assert [path.name for path in (store.root / ".uses").iterdir()] == ["gate"]
+
+
+def test_gc_leaves_alone_an_unused_artifact_that_is_being_replaced(ask, store, specs, tmp_path) -> None:
+    runs = in_use(tmp_path, *specs[:2])
+    with store.lock(specs[2]):
+        assert ask("gc", "--unused", "--runs", str(runs), "--delete").out == "0 folders\n"
+    assert store.find(specs[2]) is not None
+
+
+def test_uses_are_recorded_only_inside_and_leave_nothing(store, specs) -> None:
+    with store.uses.recorded():
+        store.find(specs[0])
+        with Store(store.root).uses.gated() as at_work:
+            assert at_work == {specs[0].key}
+    store.find(specs[1])
+    with Store(store.root).uses.gated() as at_work:
+        assert at_work == set()
+
+
+def test_a_store_that_may_only_be_read_can_be_used(store, specs, monkeypatch) -> None:
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with store.uses.recorded():
+        assert store.find(specs[0]) is not None

@@ -1,9 +1,8 @@
-"""The commands: ``vismech``, ``vismech-store`` and the hook that collects a sweep's tables."""
+"""The command ``vismech``: from arguments to a configuration, and from its mistakes to sentences."""
 
 from __future__ import annotations
 
 import difflib
-import errno
 import logging
 import os
 import re
@@ -13,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from vismech.config import Config, register
+from vismech.disk import writing
 from vismech.documentation import documentation
 from vismech.errors import UserError
+from vismech.run_folders import launch
+from vismech.shell import command, fail
+from vismech.store import Store
 
 log = logging.getLogger("vismech")
 
@@ -34,6 +37,7 @@ def choices() -> dict[str, list[str]]:
     }
 
 
+@command("vismech", "; run the same command again to continue: what is finished is kept")
 def main() -> None:
     """``vismech [experiment=…] [group=choice] [key=value]``; ``-m`` sweeps."""
     arguments = sys.argv[1:]
@@ -46,22 +50,24 @@ def main() -> None:
         print(f"vismech {version('vismech')}")
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; the sentences are ours
+    logging.raiseExceptions = False  # a disk that is full for the log is told once, by whoever writes results
     import hydra
 
     register()
+    launch.begin(None, sweep=False)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(_task)()
-    except UserError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to continue", 130)
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail("the disk is full: free some space, then run the same command again; finished artifacts are kept")
-        sentence = composition_error(error)
+        if launch.sweep and launch.jobs:
+            fail("vismech", _sweep_failed())
+        sentence = str(error) if isinstance(error, UserError) else _launch_error(error)
         if sentence is None:
             raise
-        _fail(sentence)
+        fail("vismech", sentence)
+    finally:
+        launch.tidy()
 
 
 def _task(cfg: Any) -> float:
@@ -69,15 +75,36 @@ def _task(cfg: Any) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    hydra = HydraConfig.get()
+    hydra, launch.tasks = HydraConfig.get(), launch.tasks + 1
     try:
         return _run(cfg, Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN)
     except UserError as error:
         log.debug("the run ended with an error", exc_info=True)  # hydra.verbose=true shows it
         if hydra.mode is RunMode.RUN:
-            _fail(str(error))
+            fail("vismech", str(error))
         log.error("%s", error)  # of several jobs that fail, Hydra names the first alone
+        launch.failures[hydra.job.num] = str(error)
         raise
+    except Exception as error:
+        if hydra.mode is not RunMode.RUN and not isinstance(error, BrokenPipeError):
+            log.exception("a mistake of ours")
+            launch.failures[hydra.job.num] = f"{type(error).__name__}, a mistake of ours: its run.log says where"
+        raise
+
+
+def _sweep_failed() -> str:
+    """Collect the tables of a sweep's jobs that are done, and name those that failed."""
+    from vismech.sweep import collect, failed_jobs
+
+    assert launch.folder is not None
+    jobs, failed = launch.jobs, failed_jobs(launch.folder)
+    written = collect(launch.folder, [job for job in jobs if job.name not in failed])
+    named = []
+    for name, overrides in failed.items():
+        why = launch.failures.get(int(name))
+        named.append(f"job {name} ({overrides})" + (f": {why}" if why else ""))
+    kept = f"; the tables of the others are collected in {_relative(launch.folder)}" if written else ""
+    return f"{len(failed)} of {len(jobs)} jobs failed, {'; '.join(named)}{kept}"
 
 
 def _run(cfg: Any, folder: Path, sweep: bool) -> float:
@@ -93,6 +120,8 @@ def _run(cfg: Any, folder: Path, sweep: bool) -> float:
     assert isinstance(config, Config)
     if sweep and config.describe.cards is None:
         config.describe.cards = 0
+    if not config.plan:  # before torch is there
+        Store(config.store.root).check()
     from vismech.run import run
 
     result = run(config, folder)
@@ -113,18 +142,38 @@ def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _fail(sentence: str, status: int = 1) -> None:
-    print(f"vismech: {sentence}", file=sys.stderr)
-    sys.exit(status)
+def _launch_error(error: Exception) -> str | None:
+    """One sentence for what ends a command before its run begins, as only the user's words and folders can be wrong.
+
+    None for errors of the run itself.
+    """
+    sentence = composition_error(error)
+    if sentence is not None or launch.tasks:
+        return sentence
+    for each in (error, error.__cause__, error.__context__):
+        if isinstance(each, (OSError, ValueError)) and launch.folder is not None:
+            key = "hydra.sweep.dir" if launch.sweep else "hydra.run.dir"
+            try:
+                with writing(launch.folder, key, making=isinstance(each, OSError)):
+                    raise each
+            except UserError as told:
+                return str(told)
+            except Exception:
+                continue
+    said = " ".join(sys.argv[1:])
+    return f"the configuration cannot be composed from {said!r} ({type(error).__name__}: {_one_line(error)})"
 
 
 def composition_error(error: BaseException) -> str | None:
     """One sentence for an error of Hydra or OmegaConf that a user made; None for anything else."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+    from yaml import YAMLError
 
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
         return f"{_one_line(error)}: the choices of each group are listed by vismech --help"
+    if isinstance(error, YAMLError):
+        return f"a configuration file cannot be read: {_one_line(error)}"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     # Hydra wraps OmegaConf's error, which knows the key, in one that only says which argument it came from.
@@ -252,19 +301,3 @@ def help_text() -> str:
         )
         lines += textwrap.wrap(doc.text, 94, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
-
-
-class CollectTables:
-    """Hydra callback: after a sweep, one CSV per table at the sweep's top, with each job's overrides as columns."""
-
-    def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Collect ``<job>/tables/*.csv`` into ``<sweep>/<table>.csv``."""
-        from vismech.sweep import collect
-
-        collect(Path(config.hydra.sweep.dir))
-
-    def __getattr__(self, name: str) -> Any:
-        """Hydra's other events need nothing."""
-        if not name.startswith("on_"):
-            raise AttributeError(name)
-        return lambda *_arguments, **_facts: None

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vismech.disk import writing
 from vismech.errors import UserError
+from vismech.shell import command
 
 LOGGED = Path("outputs/comparisons")
 
 
+@command("vismech-compare")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the comparison as Markdown and write its files; exit status 1 with a sentence on an error."""
     parser = argparse.ArgumentParser(
@@ -43,14 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mode", choices=["offline", "online"], default="offline", help="of W&B; default: offline")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        print(compare(options), end="")
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"vismech-compare: {error}", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:  # whoever reads, such as head, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(compare(options), end="")
 
 
 def compare(options: argparse.Namespace) -> str:
@@ -83,9 +77,10 @@ def compare(options: argparse.Namespace) -> str:
     frame = pd.DataFrame(judged).drop(columns="place")
     if options.out is not None:
         _folder(options.out)
-        frame.to_csv(options.out / f"{table}.csv", index=False)
-        (options.out / f"{table}.md").write_text(text, encoding="utf-8")
-        (options.out / f"{table}.tex").write_text(latex(found), encoding="utf-8")
+        with writing(options.out, "--out"):
+            frame.to_csv(options.out / f"{table}.csv", index=False)
+            (options.out / f"{table}.md").write_text(text, encoding="utf-8")
+            (options.out / f"{table}.tex").write_text(latex(found), encoding="utf-8")
     if options.wandb:
         from vismech.choices import WandbMode
         from vismech.config import Config
@@ -101,10 +96,8 @@ def compare(options: argparse.Namespace) -> str:
 
 
 def _folder(folder: Path) -> None:
-    try:
+    with writing(folder, "--out", making=True):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}): give another folder with --out") from error
 
 
 def _names(text: str) -> list[str]:

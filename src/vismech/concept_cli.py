@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vismech.choices import Patches, Stage
 from vismech.config import Config
 from vismech.errors import UserError
+from vismech.shell import command
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 NARROWEST = 20
 
 
+@command("vismech-concept")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the pictures and print their paths; exit status 1 with a sentence on an error."""
     parser = argparse.ArgumentParser(prog="vismech-concept", description="One concept of a run, as pictures.")
@@ -165,8 +167,11 @@ def config_of(run: Path) -> Config:
         raise UserError(f"{run} is not the folder of a run: name one such as outputs/runs/quickstart/<time>")
     from omegaconf import OmegaConf
 
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(files[0])))
-    started = Path(OmegaConf.to_container(OmegaConf.load(files[1]))["hydra"]["runtime"]["cwd"])  # type: ignore[index]
+    from vismech.sweep import read_yaml
+
+    found, hydra = (OmegaConf.create(read_yaml(file)) for file in files)
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), found))
+    started = Path(OmegaConf.to_container(hydra)["hydra"]["runtime"]["cwd"])  # type: ignore[index]
     config.store.root = str(started / config.store.root)
     if config.data.root is not None:
         config.data.root = str(started / Path(config.data.root).expanduser())

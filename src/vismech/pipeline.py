@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
@@ -36,7 +36,7 @@ from vismech.stages.context import Context, Job, Plan
 from vismech.stages.evaluations import EVALUATIONS, alone, measured
 from vismech.stages.explained import check_classes, check_listed, check_scope
 from vismech.stages.tables import Timing
-from vismech.store import PROVENANCE, Spec, Store, write_json
+from vismech.store import Spec, Store
 from vismech.threads import one_thread
 
 log = logging.getLogger(__name__)
@@ -183,8 +183,9 @@ def _run_job(ctx: Context, job: Job, events: Events) -> None:
                     with one_thread():
                         job.compute(ctx, todo)
                 except BaseException as error:
-                    for unit, spec in todo.items():
-                        events.write("failed", stage=job.stage.value, unit=unit, key=spec.key, error=str(error))
+                    with suppress(OSError):  # a full disk must not hide what ended the stage
+                        for unit, spec in todo.items():
+                            events.write("failed", stage=job.stage.value, unit=unit, key=spec.key, error=str(error))
                     raise
     seconds = time.perf_counter() - started
     peak = peak_memory()
@@ -194,7 +195,7 @@ def _run_job(ctx: Context, job: Job, events: Events) -> None:
         items = _items(ctx, spec)
         events.timings.append(Timing(job.stage.value, spec.unit, share, peak, items, not computed))
         if computed:
-            write_json(ctx.store.folder(spec) / PROVENANCE, _provenance(ctx, share, peak))
+            ctx.store.write_provenance(spec, _provenance(ctx, share, peak))
         name = "computed" if computed else "hit"
         events.write(name, stage=job.stage.value, unit=unit, key=spec.key, seconds=round(share, 3))
 

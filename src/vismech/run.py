@@ -16,6 +16,7 @@ import pandas as pd
 
 from vismech.choices import Stage
 from vismech.config import Config
+from vismech.disk import writing
 from vismech.graph import write_graphml
 from vismech.lit.loggers import log_run
 from vismech.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
@@ -51,21 +52,24 @@ def run(config: Config, folder: Path) -> Result:
     """Compute what ``config`` asks for and describe it in ``folder``.
 
     Raises:
-        UserError: one sentence for anything the user can mend.
+        UserError: one sentence for anything the user can mend, a disk that is full or may not be written included.
     """
     check(config)
-    folder.mkdir(parents=True, exist_ok=True)
     started, ctx = time.perf_counter(), open_context(config)
-    events = Events(folder / "events.jsonl")
     plan = make_plan(ctx)
     rows = describe_plan(ctx, plan)
-    write_json(folder / "plan.json", rows)
     if config.plan:
         return Result(folder, rows, {}, [])
     if not _only(config, Stage.extract):
         require_faiss()
-    run_plan(ctx, plan, events)
-    return Result(folder, rows, *_describe(ctx, plan, events, folder, started))
+    with writing(folder, "hydra.run.dir"), ctx.store.uses.recorded():
+        for spec in plan.specs():
+            ctx.store.uses.note(spec.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "plan.json", rows)
+        events = Events(folder / "events.jsonl")
+        run_plan(ctx, plan, events)
+        return Result(folder, rows, *_describe(ctx, plan, events, folder, started))
 
 
 def _copy(ctx: Context, spec: Spec, folder: Path, but: str = "") -> list[Path]:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from vismech.errors import UserError
-from vismech.sweep import numbered
+from vismech.sweep import numbered, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +56,10 @@ class Run:
     def settings(self) -> dict[str, str]:
         """The configuration as dotted key → text, without what changes no number; empty where it was not kept."""
         file = self.folder / ".hydra/config.yaml"
-        found = yaml.safe_load(file.read_text()) if file.is_file() else {}
-        kept = {key: value for key, value in (found or {}).items() if key not in UNCOMPARED}
+        found = read_yaml(file) if file.is_file() else {}
+        if not isinstance(found or {}, Mapping):
+            raise UserError(f"{file} is no configuration: take a run whose folder is whole")
+        kept = {str(key): value for key, value in (found or {}).items() if key not in UNCOMPARED}
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in _flat(kept)}
 
     @cached_property

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-import yaml
+from vismech.disk import writing
+from vismech.errors import UserError
+
+DONE = "metrics.json"
 
 
-def collect(sweep: Path) -> list[Path]:
-    """Write ``<sweep>/<table>.csv`` from ``<sweep>/<job>/tables/<table>.csv``; jobs in the order of their numbers."""
-    jobs = numbered(sweep)
+def collect(sweep: Path, jobs: Sequence[Path] | None = None) -> list[Path]:
+    """Write ``<sweep>/<table>.csv`` from ``<sweep>/<job>/tables/<table>.csv``; jobs in the order of their numbers.
+
+    Args:
+        sweep: the sweep's folder.
+        jobs: only these; default: all.
+
+    Raises:
+        UserError: the sweep's folder cannot be written, or its disk is full.
+    """
+    import pandas as pd
+
+    jobs = numbered(sweep) if jobs is None else jobs
     frames: dict[str, list[pd.DataFrame]] = {}
     overrides = {job: _overrides(job) for job in jobs}
     varied = [
@@ -20,9 +34,10 @@ def collect(sweep: Path) -> list[Path]:
     ]
     for job in jobs:
         for table in sorted((job / "tables").glob("*.csv")):
-            if not table.stat().st_size:  # a job was killed while it wrote
+            try:
+                frame = pd.read_csv(table)
+            except (OSError, ValueError):  # a job was killed while it wrote
                 continue
-            frame = pd.read_csv(table)
             for place, key in enumerate(varied):
                 # A table may have a column of a group's name: its own stays.
                 column = f"overrides.{key}" if key in ("job", *frame.columns) else key
@@ -30,19 +45,41 @@ def collect(sweep: Path) -> list[Path]:
             frame.insert(0, "job", int(job.name))
             frames.setdefault(table.name, []).append(frame)
     written = []
-    for name, parts in frames.items():
-        pd.concat(parts, ignore_index=True).to_csv(sweep / name, index=False)
-        written.append(sweep / name)
+    with writing(sweep, "hydra.sweep.dir"):
+        for name, parts in frames.items():
+            pd.concat(parts, ignore_index=True).to_csv(sweep / name, index=False)
+            written.append(sweep / name)
     return written
+
+
+def failed_jobs(sweep: Path) -> dict[str, str]:
+    """Number of each job that did not come to its end → what it was to vary."""
+    failed = [job for job in numbered(sweep) if not (job / DONE).is_file()]
+    return {job.name: ", ".join(f"{key}={value}" for key, value in _overrides(job).items()) for job in failed}
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file, of plain data alone.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, or has a tag that would make objects of it.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read as plain YAML ({words}): take a run whose folder is whole") from error
 
 
 def numbered(sweep: Path) -> list[Path]:
     """The folders of a sweep's jobs, in the order of their numbers."""
-    return sorted((path for path in sweep.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    return sorted((path for path in sweep.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
 
 
 def _overrides(job: Path) -> dict[str, str]:
     file = job / ".hydra" / "overrides.yaml"
-    given = yaml.safe_load(file.read_text()) if file.is_file() else []
-    pairs = (text.lstrip("+~").partition("=") for text in given)
+    given = read_yaml(file) if file.is_file() else []
+    pairs = (text.lstrip("+~").partition("=") for text in given or [] if isinstance(text, str))
     return {key: value for key, _, value in pairs}
