@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
-from tiny import images, same
 from torch import Tensor, nn
 
+import tiny
+from tiny import images, same
 from vismech.network import LOGITS, open_network
 from vismech.receptive_field import layer_relevance
 

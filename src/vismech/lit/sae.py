@@ -257,7 +257,7 @@ def fit_sae(
         training = SaeTraining(model, data.to(device), plan, folder, meter).to(device)
         meter.count = training.done
         _train(training, device)
-        model.requires_grad_(False)
+        model.requires_grad_(False).to(device)  # Lightning leaves it on the CPU
         encoder = {"weight": model.encoder, "bias": scale * model.bias}
         if model.log_threshold is not None:
             encoder["threshold"] = scale * model.log_threshold.exp()
