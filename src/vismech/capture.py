@@ -25,7 +25,36 @@ def capture(model: nn.Module, example: Tensor) -> fx.GraphModule:
     if not _without_in_place(graph_module):
         program = program.run_decompositions({})
         graph_module = cast(fx.GraphModule, program.module(check_guards=False))
+    _on_any_device(graph_module)
     return graph_module
+
+
+def device_node(module: fx.GraphModule) -> fx.Node | None:
+    """The node that tells the device of what comes in, in a graph where something is made on it."""
+    return next((node for node in module.graph.nodes if node.target is getattr), None)
+
+
+def _on_any_device(module: fx.GraphModule) -> None:
+    """Where the code made a tensor on the device that it was captured on, make it on the device of what comes in."""
+    graph, named = module.graph, []
+    for node in list(graph.nodes):
+        if operation(node) == "_assert_tensor_metadata":
+            graph.erase_node(node)
+        elif any(isinstance(value, torch.device) for value in (*node.args, *node.kwargs.values())):
+            named.append(node)
+    if not named:
+        module.recompile()
+        return
+    images = next(node for node in graph.nodes if node.op == "placeholder")
+    with graph.inserting_after(images):
+        device = graph.call_function(getattr, (images, "device"))
+        device.meta["val"] = images.meta["val"].device
+    for node in named:
+        node.args = tuple(device if isinstance(value, torch.device) else value for value in node.args)
+        node.kwargs = {
+            name: device if isinstance(value, torch.device) else value for name, value in node.kwargs.items()
+        }
+    module.recompile()
 
 
 def operation(node: fx.Node) -> str:

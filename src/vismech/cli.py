@@ -77,6 +77,8 @@ def _task(cfg: Any) -> float:
 
     hydra, launch.tasks = HydraConfig.get(), launch.tasks + 1
     try:
+        if hydra.mode is RunMode.MULTIRUN and not any(line.startswith("runtime.job=") for line in hydra.overrides.task):
+            cfg.runtime.job = hydra.job.num  # jobs that run at once share the GPUs
         return _run(cfg, Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN)
     except UserError as error:
         log.debug("the run ended with an error", exc_info=True)  # hydra.verbose=true shows it

@@ -32,6 +32,7 @@ from vismech.choices import (
     Stage,
     WandbMode,
 )
+from vismech.runtime import RuntimeConfig
 from vismech.source_config import DataConfig, ModelConfig
 
 
@@ -267,26 +268,6 @@ class ReportConfig:
     """Write report/index.html."""
     figure: bool = True
     """Write figures/graph.svg and graph.png."""
-
-
-@dataclass
-class RuntimeConfig:
-    """How the work is carried out; it changes no key. On a CPU each process uses one thread: use more processes."""
-
-    accelerator: str = "auto"
-    """Lightning's accelerator: auto, cpu, gpu, mps …"""
-    devices: Any = 1
-    """Number of devices (or processes on CPU), a list of them, or auto."""
-    strategy: str = "auto"
-    """Lightning's strategy; ddp_spawn for several devices."""
-    batch_size: int = 32
-    """Images per forward pass; the last batch is padded to it."""
-    path_batch_size: int = 64
-    """Path points (images × steps) per forward and backward pass of a segment."""
-    workers: int = 0
-    """Processes that read images."""
-    channels_last: bool = True
-    """Use the channels-last memory format, faster on most devices at these batch sizes."""
 
 
 @dataclass

@@ -20,9 +20,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, fx, nn
 
-from vismech.capture import capture, operation
+from vismech.capture import capture, device_node, operation
 from vismech.errors import UserError
 from vismech.norms import GUARDED
+from vismech.placement import Placement, device_of
 
 log = logging.getLogger(__name__)
 LOGITS, PIXELS = "logits", "pixels"
@@ -116,7 +117,7 @@ def open_network(model: nn.Module, example: Tensor) -> Network:
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     try:
-        return ExportedNetwork(capture(model, example))
+        return ExportedNetwork(capture(model, example), model)
     except UserError:
         raise
     except Exception as error:  # torch.export raises many kinds; all mean the same to a user
@@ -135,10 +136,13 @@ def open_network(model: nn.Module, example: Tensor) -> Network:
 
 
 class ExportedNetwork(Network):
-    """Cuts along the nodes of an exported graph; every cut computes only the nodes between its ends."""
+    """Cuts along the nodes of an exported graph; every cut computes only the nodes between its ends.
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        self.module = module
+    Graph and cuts compute where the model is: moved by `nn.Module.to`, it takes them along.
+    """
+
+    def __init__(self, module: fx.GraphModule, model: nn.Module) -> None:
+        self.module, self.model = module, model
         nodes = list(module.graph.nodes)
         self.input = next(node for node in nodes if node.op == "placeholder")
         result = nodes[-1].args[0]
@@ -146,6 +150,7 @@ class ExportedNetwork(Network):
             result = result[0]
         if not isinstance(result, fx.Node):
             raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
+        self._device = device_node(module)
         self._batch_size = str(self.input.meta["val"].shape[0])
         self.output: dict[str, fx.Node] = {}
         self._find_outputs(nodes)
@@ -155,6 +160,7 @@ class ExportedNetwork(Network):
         )
         self.output |= {PIXELS: self.input, LOGITS: result}
         self._cuts: dict[tuple[str, ...], nn.Module] = {}
+        self._placements: dict[nn.Module, Placement] = {module: Placement(module, model)}
 
     def _find_outputs(self, nodes: list[fx.Node]) -> None:
         """A module's output is its only value that is read outside it; sizes are no values."""
@@ -182,7 +188,9 @@ class ExportedNetwork(Network):
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Network.activations`."""
-        values = self._cut(self.input, tuple(layers))(images)
+        cut = self._cut(self.input, tuple(layers))
+        self._placements[cut].follow(images.device)
+        values = cut(images)
         return dict(zip(layers, values, strict=True))
 
     def segment(self, lower: str, upper: str) -> nn.Module:
@@ -195,12 +203,12 @@ class ExportedNetwork(Network):
                 f"{upper!r} can be reached around {lower!r}, through {' → '.join(around)}: "
                 "cut where all paths meet, such as at the end of a block"
             )
-        return _Single(self._cut(start, (upper,)))
+        cut = self._cut(start, (upper,))
+        return _Single(cut, self._placements[cut])
 
-    def to(self, device: torch.device | str) -> ExportedNetwork:
-        """Move the parameters, which are shared with the model, to ``device``."""
-        self.module.to(device)
-        return self
+    def follow(self) -> None:
+        """Bring the tensors of :attr:`module` to where the model's are; passes and segments do so themselves."""
+        self._placements[self.module].follow(device_of(self.model))
 
     def _value(self, layer: str) -> fx.Node:
         if layer in self.output:
@@ -220,11 +228,14 @@ class ExportedNetwork(Network):
                     continue
                 if start is not self.input and self._is_batch_size(node):
                     copies[node] = graph.call_function(torch.ops.aten.sym_size.int, (copies[start], 0))
+                elif start is not self.input and node is self._device:
+                    copies[node] = graph.call_function(getattr, (copies[start], "device"))
                 else:
                     copies[node] = graph.node_copy(node, copies.__getitem__)
                     copies[node].target = GUARDED.get(node.target, node.target)
             graph.output(tuple(copies[end] for end in ends))
-            self._cuts[key] = fx.GraphModule(self.module, graph).eval()
+            cut = fx.GraphModule(self.module, graph).eval()
+            self._cuts[key], self._placements[cut] = cut, Placement(cut, self.model)
         return self._cuts[key]
 
     def _reach(self, end: fx.Node, start: fx.Node) -> set[fx.Node]:
@@ -235,7 +246,7 @@ class ExportedNetwork(Network):
             if node in found:
                 continue
             found.add(node)
-            if node is not start and not (start is not self.input and self._is_batch_size(node)):
+            if node is not start and not (start is not self.input and self._is_told_by_any(node)):
                 stack.extend(node.all_input_nodes)
         return found
 
@@ -247,7 +258,7 @@ class ExportedNetwork(Network):
         names, node, before = [], self.input, self._reach(start, self.input)
         while node is not end:
             node = next(
-                user for user in node.users if user in reached and user is not start and not self._is_batch_size(user)
+                user for user in node.users if user in reached and user is not start and not self._is_told_by_any(user)
             )
             path = [path for path, _ in _modules_of(node) if path]
             if node in before:  # the way around begins at the last value that also leads to start
@@ -256,6 +267,10 @@ class ExportedNetwork(Network):
                 names.append(path[-1])
         return names if len(names) <= 6 else [*names[:3], "…", *names[-3:]]
 
+    def _is_told_by_any(self, node: fx.Node) -> bool:
+        """Whether every value of a pass tells it: the number of images, or the device."""
+        return node is self._device or self._is_batch_size(node)
+
     def _is_batch_size(self, node: fx.Node) -> bool:
         return operation(node) == "sym_size" and str(node.meta["val"]) == self._batch_size
 
@@ -263,11 +278,12 @@ class ExportedNetwork(Network):
 class _Single(nn.Module):
     """A cut with one output, as a function from tensor to tensor."""
 
-    def __init__(self, cut: nn.Module) -> None:
+    def __init__(self, cut: nn.Module, placement: Placement) -> None:
         super().__init__()
-        self.cut = cut
+        self.cut, self.placement = cut, placement
 
     def forward(self, activation: Tensor) -> Tensor:
+        self.placement.follow(activation.device)
         return self.cut(activation)[0]
 
 
@@ -361,9 +377,10 @@ class HookedNetwork(Network):
             return _HookedSegment(self, lower, upper)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self._blank.shape, generator=generator).to(self._blank)
+        blank, noise = (images.to(device_of(self.model)) for images in (self._blank, noise))
         with torch.no_grad():
-            held = self._run(self._blank, [lower], None)[lower]
-            values = [self._run(images, [upper], (lower, held))[upper] for images in (self._blank, noise)]
+            held = self._run(blank, [lower], None)[lower]
+            values = [self._run(images, [upper], (lower, held))[upper] for images in (blank, noise)]
         if not torch.equal(*values):
             raise UserError(
                 f"{upper!r} can be reached around {lower!r}: it still depends on the image while {lower!r} is held; "

@@ -27,6 +27,7 @@ from vismech.choices import Baseline, Mode, ReadOut, Stage
 from vismech.config import Config
 from vismech.data import ImageData, open_data
 from vismech.errors import UserError
+from vismech.lit.devices import accelerator_of, rounding
 from vismech.lit.trace import settings_of
 from vismech.memory import keep_freed_memory
 from vismech.network import LOGITS
@@ -180,7 +181,7 @@ def _run_job(ctx: Context, job: Job, events: Events) -> None:
                 log.info("%s %s", job.stage.value, ", ".join(todo))
                 try:
                     # The number of threads shows in the last bits of sums; processes are the way to use more cores.
-                    with one_thread():
+                    with one_thread(), rounding(ctx.config.runtime.tf32):
                         job.compute(ctx, todo)
                 except BaseException as error:
                     with suppress(OSError):  # a full disk must not hide what ended the stage
@@ -264,6 +265,7 @@ def check(config: Config) -> None:
     Raises:
         UserError: the key, its value and the remedy.
     """
+    accelerator_of(config.runtime)
     positive = {
         "extract.per_image": config.extract.per_image,
         "dictionary.k_per_channel": config.dictionary.k_per_channel,

@@ -345,6 +345,7 @@ def test_a_full_disk_is_one_sentence_and_earlier_artifacts_stay(tiny, tmp_path) 
         {"graph.important": 2},
         {"data.limit": 20},
         {"model.kwargs": {"width": 9}},
+        {"runtime.tf32": True},
         {"model.mean": [0.5, 0.5, 0.5]},
     ],
     ids=str,
@@ -359,6 +360,7 @@ def test_what_changes_numbers_changes_keys(change, first, tmp_path) -> None:
         {"runtime.batch_size": 9},
         {"runtime.workers": 2},
         {"runtime.devices": 2},
+        {"runtime.job": 3},
         {"name": "other"},
         {"report.figure": True},
         {"logger.project": "x"},
@@ -433,7 +435,7 @@ def test_a_damaged_manifest_is_mended_by_the_advised_force(tiny, tmp_path) -> No
         ("dictionary.refine", 2, "dictionary.refine is 2 with dictionary.code=lasso"),
         ("dictionary.refine", -1, "dictionary.refine is -1"),
         ("graph.prune", 1.5, "graph.prune=1.5 must be above 0 and at most 1"),
-        ("runtime.accelerator", "abacus", "Lightning refuses accelerator=abacus"),
+        ("runtime.accelerator", "abacus", "runtime.accelerator=abacus is not known here"),
     ],
 )
 def test_bad_values_are_refused_before_anything_is_computed(key, value, sentence, tiny, tmp_path) -> None:

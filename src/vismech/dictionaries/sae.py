@@ -147,8 +147,9 @@ class SparseAutoencoder(nn.Module):
     def global_threshold(self, batches: Iterable[Float[Tensor, "n c"]]) -> Float[Tensor, ""]:
         """Mean over batches of the least positive code that batchtopk keeps (Bussmann et al. 2024); 0 where none is."""
         codes = (self.activate(self.latents(self.centre(batch))) for batch in batches)
-        least = [code[code > 0].min() for code in codes if bool((code > 0).any())]
-        return torch.stack(least).mean() if least else torch.zeros(())
+        least = torch.stack([torch.where(code > 0, code, torch.inf).amin() for code in codes])
+        least = least[least.isfinite()]
+        return least.mean() if len(least) else self.bias.new_zeros(())
 
 
 def initial_directions(vectors: Float[Tensor, "n c"], k: int, generator: torch.Generator) -> Float[Tensor, "k c"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from vismech.config import Config
 from vismech.data import ImageData
 from vismech.errors import UserError
 from vismech.lit.batches import Batch, Images, PaddedBatches, distinct, loader
+from vismech.lit.devices import accelerator_of, devices_of, quiet, set_rounding
 from vismech.lit.progress import Progress
 from vismech.lit.resources import Resources, resources_of
 from vismech.memory import keep_freed_memory
@@ -54,9 +54,10 @@ class ImageLoop(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Open the network, in the process that will use it."""
-        _quiet()  # both again, where this is a process of its own
-        keep_freed_memory()
         runtime = self.config.runtime
+        quiet()  # all three again, where this is a process of its own
+        keep_freed_memory()
+        set_rounding(runtime.tf32, runtime.tf32)
         self.resources = resources_of(self.config.model, runtime.channels_last)
         self.network_module = self.resources.model.module
 
@@ -117,13 +118,6 @@ class RowsWriter(BasePredictionWriter):
             rows.close()
 
 
-def _quiet() -> None:
-    """Lightning's advice and deprecations that a user of ours cannot follow."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*custom batch sampler.*|.*LeafSpec.*")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
 def run_loop(loop: ImageLoop) -> None:
     """Run ``loop`` over its images on the devices of its runtime.
 
@@ -134,11 +128,11 @@ def run_loop(loop: ImageLoop) -> None:
         return
     runtime = loop.config.runtime
     with warnings.catch_warnings():
-        _quiet()
+        quiet()
         try:
             trainer = lightning.Trainer(
-                accelerator=runtime.accelerator,
-                devices=runtime.devices,
+                accelerator=accelerator_of(runtime),
+                devices=devices_of(runtime),
                 strategy=runtime.strategy,
                 callbacks=[RowsWriter(), Progress(loop.title)],
                 logger=False,

@@ -9,7 +9,6 @@ model, the optimiser and the step's number: these are what a checkpoint holds, a
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
 from vismech.dictionaries.sae import SparseAutoencoder, initial_directions
 from vismech.errors import UserError
+from vismech.lit.devices import quiet
 from vismech.lit.progress import Meter
 from vismech.threads import one_thread
 
@@ -170,7 +170,7 @@ class SaeTraining(lightning.LightningModule):
 
     def require_finite(self) -> None:
         """Refuse to go on with parameters that are not finite."""
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+        if not bool(torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()):
             raise UserError(
                 f"sae: training diverged before step {self.done} with learning_rate={self.plan.learning_rate}: "
                 "lower dictionary.sae.learning_rate or raise warmup."
@@ -257,7 +257,7 @@ def fit_sae(
         training = SaeTraining(model, data.to(device), plan, folder, meter).to(device)
         meter.count = training.done
         _train(training, device)
-        model.requires_grad_(False)
+        model.requires_grad_(False).to(device)  # Lightning leaves it on the CPU
         encoder = {"weight": model.encoder, "bias": scale * model.bias}
         if model.log_threshold is not None:
             encoder["threshold"] = scale * model.log_threshold.exp()
@@ -276,11 +276,10 @@ def _train(training: SaeTraining, device: torch.device) -> None:
     """Run the steps that are left."""
     if training.done == training.plan.steps:
         return
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        quiet()
         lightning.Trainer(
-            accelerator="gpu" if device.type == "cuda" else device.type,
+            accelerator=device.type,
             devices=1 if device.type == "cpu" else [device.index or 0],
             max_epochs=1,
             logger=False,

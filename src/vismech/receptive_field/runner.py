@@ -35,7 +35,7 @@ _runners: WeakKeyDictionary[Network, Runner] = WeakKeyDictionary()
 
 
 def runner_of(network: Network) -> Runner:
-    """The network's runner, made anew when a parameter has changed since (it holds folded weights).
+    """The network's runner, made anew when a parameter has changed or moved since (it holds folded weights).
 
     A change is seen when a parameter is replaced or written to in place, but not through its ``data``.
 
@@ -44,6 +44,7 @@ def runner_of(network: Network) -> Runner:
     """
     if not isinstance(network, ExportedNetwork):
         raise UserError(f"torch.export cannot capture this model, so it has no sharing ratios: {ALTERNATIVE}")
+    network.follow()
     if network not in _runners or not _runners[network].is_current():
         _runners[network] = Runner(network)
     return _runners[network]
@@ -71,9 +72,9 @@ class Runner:
         """Whether no parameter has been replaced or written to."""
         return self._stamps() == self._state
 
-    def _stamps(self) -> list[tuple[int, int]]:
+    def _stamps(self) -> list[tuple[torch.device, int, int]]:
         tensors = [of[name] for of, name in self._parameters.values()]
-        return [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors]
+        return [(one.device, one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors]
 
     def run(self, images: Float[Tensor, "b c h w"], measured: set[int], ends: set[fx.Node]) -> Pass:
         """Compute what ``ends`` and the maps ``measured`` need, each value forgotten after its last reader.

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from vismech.choices import DataSource, Evaluation, Scope, Stage
 from vismech.choices import Images as Standing
@@ -20,6 +19,7 @@ from vismech.data import ImageData, open_data
 from vismech.errors import UserError
 from vismech.identity import identity_of
 from vismech.labels import ClassLabels, class_labels
+from vismech.lit.devices import first_device
 from vismech.lit.resources import model_of, resources_of
 from vismech.models import Model
 from vismech.network import LOGITS, Network
@@ -67,8 +67,13 @@ class Context:
     @cached_property
     def source(self) -> dict[str, Any]:
         """The part of every key that names the model and the images."""
-        data = self.config.data
-        return {"model": identity_of(self.model, self.network), "data": self.data.fingerprint(data.fingerprint)}
+        data = self.data.fingerprint(self.config.data.fingerprint)
+        return {"model": identity_of(self.model, self.network), "data": data, **self.precision}
+
+    @property
+    def precision(self) -> dict[str, Any]:
+        """The part of a key that says how products are rounded, where it is not float32's own way."""
+        return {"precision": "tf32"} if self.config.runtime.tf32 else {}
 
     @cached_property
     def measured(self) -> ImageData:
@@ -92,11 +97,7 @@ class Context:
     @cached_property
     def device(self) -> str:
         """Where a single process does what is no pass over images: the accelerator if one is configured and there."""
-        runtime = self.config.runtime
-        if runtime.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-            first = runtime.devices[0] if isinstance(runtime.devices, list) else 0
-            return f"cuda:{first}"
-        return "cpu"
+        return first_device(self.config.runtime)
 
     def layout(self, layer: str) -> Layout:
         """How a layer is read as PFVs."""

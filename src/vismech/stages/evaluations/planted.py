@@ -40,6 +40,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     if evaluate.images is None:
         raise UserError("evaluate.images=null: planted images are made, not found: give their number, such as 32")
     shared = {
+        **ctx.precision,
         "measure": Evaluation.planted.value,
         "seeds": evaluate.seeds,
         "images": evaluate.images,
