@@ -6,12 +6,14 @@ nor on the machine; samples are always in the order of their ids.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -268,16 +270,19 @@ def samples_folder() -> Path:
 
 def imagenet_wnids() -> dict[str, int]:
     """WordNet id → class index of ImageNet-1k."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return {wnid: index for index, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    return {wnid: index for index, (wnid, _) in enumerate(_imagenet())}
 
 
 def imagenet_names() -> list[str]:
-    """Class names of ImageNet-1k in index order."""
-    from torchvision.models import ResNet18_Weights
+    """Class names of ImageNet-1k in index order, as torchvision has them."""
+    return [name for _, name in _imagenet()]
 
-    return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+@lru_cache(maxsize=1)
+def _imagenet() -> list[tuple[str, str]]:
+    """WordNet id and name of each class: a table of our own, since the libraries that know them load for seconds."""
+    with (Path(__file__).parent / "imagenet_classes.csv").open(newline="", encoding="utf-8") as file:
+        return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
 
 
 def load_image(path: Path) -> Image.Image:

@@ -10,39 +10,24 @@ Legend: B images.
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from fnmatch import fnmatchcase
-from itertools import pairwise
 
 import torch
 from torch import Tensor, fx, nn
 
 from vismech.capture import capture, device_node, operation
 from vismech.errors import UserError
+from vismech.layers import LOGITS, PIXELS, Layers
 from vismech.norms import GUARDED
 from vismech.placement import Placement, device_of
 
 log = logging.getLogger(__name__)
-LOGITS, PIXELS = "logits", "pixels"
 
 
-class Network:
-    """A model cut into layers; built by :func:`open_network`.
-
-    Attributes:
-        layers: module paths that can be cut, in the order in which their outputs are computed.
-        calls: how often one pass calls each module.
-    """
-
-    layers: list[str]
-    calls: Mapping[str, int]
-
-    def shape(self, layer: str) -> tuple[int, ...]:
-        """Shape of one image's activation at ``layer``, without the batch axis."""
-        raise NotImplementedError
+class Network(Layers):
+    """A model cut into layers; built by :func:`open_network`."""
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Activations of ``images`` [B, 3, H, W] at ``layers``, computed no further than needed.
@@ -60,48 +45,6 @@ class Network:
             UserError: an unknown layer, ``upper`` not after ``lower``, or a path to ``upper`` around ``lower``.
         """
         raise NotImplementedError
-
-    def resolve(self, patterns: Sequence[str]) -> list[str]:
-        """Layer names for ``patterns``, names or shell patterns, each once; what a pattern fits is in network order.
-
-        Raises:
-            UserError: a name or pattern that fits no layer (the nearest names are given), or layers out of order.
-        """
-        if not patterns:
-            raise UserError(f"extract.layers is empty: name at least one layer, such as {self.layers[-1]}")
-        chosen: list[str] = []
-        for pattern in patterns:
-            # A pattern such as layer3.* names siblings, so it stops at the dots that it spells out.
-            siblings = [name for name in self.layers if name.count(".") == pattern.count(".")]
-            fits = [name for name in siblings if fnmatchcase(name, pattern)]
-            if not fits:
-                raise self._no_layer(pattern)
-            chosen += [name for name in fits if name not in chosen]
-        for lower, upper in pairwise(chosen):
-            self._check_pair(lower, upper)
-        return chosen
-
-    def _check_pair(self, lower: str, upper: str) -> None:
-        order = [PIXELS, *self.layers, LOGITS]
-        for name in (lower, upper):
-            if name not in order:
-                raise self._no_layer(name)
-        if order.index(upper) <= order.index(lower):
-            raise UserError(f"layer {upper!r} does not come after {lower!r}: name the earlier layer first")
-
-    def _no_layer(self, name: str) -> UserError:
-        calls = self.calls.get(name, 0)
-        if calls > 1:
-            return UserError(f"layer {name!r} is called {calls} times in one pass: name the block around it")
-        if calls:
-            return UserError(
-                f"layer {name!r} does not hand on one tensor with a row per image: name a layer inside or around it"
-            )
-        near = difflib.get_close_matches(name, self.layers, n=4, cutoff=0.4)
-        some = f"{', '.join(self.layers[:8])}{' …' if len(self.layers) > 8 else ''}"
-        return UserError(
-            f"the model has no layer {name!r}; {'nearest: ' + ', '.join(near) if near else 'it has ' + some}"
-        )
 
 
 def open_network(model: nn.Module, example: Tensor) -> Network:

@@ -99,8 +99,7 @@ def make_plan(ctx: Context) -> Plan:
     if logits is not None:
         trace.check_baseline(ctx)
         check_classes(ctx)
-        for lower, upper in pairwise([*ctx.layers, LOGITS]):  # refuses a bad cut before anything is computed
-            ctx.network.segment(lower, upper)
+        ctx.check_cuts(list(pairwise([*ctx.layers, LOGITS])))
         for layer in reversed(ctx.layers):
             (to_class[layer],) = add(trace.class_job(ctx, layer, logits, dictionaries[layer])).values()
         for lower, upper in reversed(list(pairwise(ctx.layers))):

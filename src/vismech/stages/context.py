@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +20,12 @@ from vismech.data import ImageData, open_data
 from vismech.errors import UserError
 from vismech.identity import identity_of
 from vismech.labels import ClassLabels, class_labels
+from vismech.layers import LOGITS, PIXELS
 from vismech.lit.devices import first_device
 from vismech.lit.resources import model_of, resources_of
 from vismech.models import Model
-from vismech.network import LOGITS, Network
+from vismech.network import Network
+from vismech.outline import Outline, outline_file, read_outline
 from vismech.pfv import Layout, layout_of
 from vismech.store import Artifact, Spec, Store, canonical
 
@@ -62,13 +65,42 @@ class Context:
     @cached_property
     def layers(self) -> list[str]:
         """The layers of the run, in network order."""
-        return self.network.resolve(self.config.extract.layers)
+        return self.outline.resolve(self.config.extract.layers)
+
+    @cached_property
+    def outline(self) -> Outline:
+        """What planning asks of the model: from an earlier run's note, or from the model itself."""
+        return (self._outline_file and read_outline(self._outline_file)) or self._note()
+
+    @cached_property
+    def _outline_file(self) -> Path | None:
+        return outline_file(self.store.root, self.config.model)
+
+    def _note(self) -> Outline:
+        network = self.network
+        names = [PIXELS, *network.layers, LOGITS]
+        identity, classes = identity_of(self.model, network), self.model.classes
+        shapes = {name: network.shape(name) for name in names}
+        return Outline(identity, classes, list(network.layers), dict(network.calls), shapes)
+
+    def check_cuts(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Refuse pairs of layers that cannot be cut between, before anything is computed.
+
+        Raises:
+            UserError: the pair, and the path around it.
+        """
+        new = [pair for pair in pairs if pair not in self.outline.cuts]
+        for lower, upper in new:
+            self.network.segment(lower, upper)
+        self.outline.cuts.update(new)
+        if self._outline_file is not None and (new or not self._outline_file.is_file()):
+            self.outline.write(self._outline_file)
 
     @cached_property
     def source(self) -> dict[str, Any]:
         """The part of every key that names the model and the images."""
         data = self.data.fingerprint(self.config.data.fingerprint)
-        return {"model": identity_of(self.model, self.network), "data": data, **self.precision}
+        return {"model": self.outline.identity, "data": data, **self.precision}
 
     @property
     def precision(self) -> dict[str, Any]:
@@ -101,7 +133,7 @@ class Context:
 
     def layout(self, layer: str) -> Layout:
         """How a layer is read as PFVs."""
-        return layout_of(self.network.shape(layer), layer)
+        return layout_of(self.outline.shape(layer), layer)
 
     @cached_property
     def names(self) -> str:
@@ -117,7 +149,7 @@ class Context:
     @property
     def outputs(self) -> int:
         """Number of the model's classes."""
-        return self.network.shape(LOGITS)[0]
+        return self.outline.shape(LOGITS)[0]
 
     @cached_property
     def class_labels(self) -> ClassLabels:
@@ -132,7 +164,7 @@ class Context:
     def _joined(self, images: ImageData, other: ImageData) -> ClassLabels:
         data = self.config.data
         folders = set(other.classes.values())
-        return class_labels(images, self.model.classes, self.outputs, data.labels, data.class_map, folders)
+        return class_labels(images, self.outline.classes, self.outputs, data.labels, data.class_map, folders)
 
     @property
     def explained_inputs(self) -> dict[str, Any]:
@@ -144,7 +176,7 @@ class Context:
     @cached_property
     def class_names(self) -> dict[int, str]:
         """The model's class → its name for people: the model's own, else that of the folder which stands for it."""
-        return {**self.class_labels.class_names, **self.model.classes}
+        return {**self.class_labels.class_names, **self.outline.classes}
 
     def class_name(self, index: int) -> str:
         """The name of one of the model's classes, or its index where it has none."""

@@ -57,8 +57,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             f"attribute.curve empty and attribute.baseline={attribute.baseline} at zero, and give "
             f"attribute.readout={attribute.readout} as max or sum"
         )
-    for pair in pairs:
-        ctx.network.segment(*pair)
+    ctx.check_cuts([(pair.lower, pair.upper) for pair in pairs])
     inputs = {**dictionary_stage.coding_inputs(ctx), **measured_inputs(ctx), **_inputs(ctx)}
     specs = {
         f"{pair.lower}->{pair.upper}": Spec(
