@@ -23,11 +23,13 @@ from typing import Any
 
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
+from vismech.capacity import out_of_memory
 from vismech.choices import Baseline, Mode, ReadOut, Stage
 from vismech.config import Config
 from vismech.data import ImageData, open_data
 from vismech.errors import UserError
 from vismech.lit.devices import accelerator_of, rounding
+from vismech.lit.portions import no_memory
 from vismech.lit.trace import settings_of
 from vismech.memory import keep_freed_memory
 from vismech.network import LOGITS
@@ -171,6 +173,8 @@ def _run_job(ctx: Context, job: Job, events: Events) -> None:
                 except BaseException as error:
                     for unit, spec in todo.items():
                         events.write("failed", stage=job.stage.value, unit=unit, key=spec.key, error=str(error))
+                    if out_of_memory(error):
+                        raise no_memory(f"{job.stage.value} {', '.join(todo)}") from error
                     raise
     seconds = time.perf_counter() - started
     peak = peak_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,22 +12,26 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from vismech.capacity import OUT_OF_MEMORY, numbers_per_row, out_of_memory
 from vismech.choices import Unreadable
 from vismech.config import Config
 from vismech.data import ImageData
 from vismech.errors import UserError
 from vismech.lit.batches import Batch, Images, PaddedBatches, distinct, loader
 from vismech.lit.devices import accelerator_of, devices_of, quiet, set_rounding
+from vismech.lit.portions import Columns, Portions, in_portions, no_memory, release, smaller
 from vismech.lit.progress import Progress
 from vismech.lit.resources import Resources, resources_of
 from vismech.memory import keep_freed_memory
+from vismech.network import LOGITS, PIXELS
 from vismech.rows import Rows
+from vismech.search import release_scratch
 from vismech.threads import one_thread
 
-Columns = dict[str, Tensor]
+__all__ = ["Columns", "ImageLoop", "RowsWriter", "run_loop"]
 
 
 class ImageLoop(lightning.LightningModule):
@@ -47,6 +52,15 @@ class ImageLoop(lightning.LightningModule):
         self.config, self.data, self.indices, self.rows, self.title = config, data, list(indices), dict(rows), title
         self.done = frozenset.intersection(*(frozenset(part.done()) for part in self.rows.values()))
         self.resources: Resources | None = None
+        self._portions: Portions | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As plain bytes: torch would hand tensors to spawned processes through shared memory, of which a container
+        # has 64 MB.
+        return {"plain": pickle.dumps(super().__getstate__())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(pickle.loads(state["plain"]))
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """Columns of every artifact for a batch of images [B, 3, H, W]; ``rows`` are their rows, padding included."""
@@ -89,7 +103,38 @@ class ImageLoop(lightning.LightningModule):
             images = images.to(memory_format=torch.channels_last)
         # As in the pipeline's own process, for a process that was spawned.
         with torch.no_grad(), one_thread():
-            return self.step(images, rows)
+            return self._in_portions(images, rows)
+
+    def _in_portions(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """The step's columns, again with less at once as long as that is too much for the memory."""
+        while True:
+            try:
+                if self.portions.images >= len(rows):
+                    return self.step(images, rows)
+                return in_portions(self.step, images, rows, self.portions.images)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._portions = smaller(self.portions, error, self.title)
+            release()  # not in the handler, where the traceback still holds what the step had made
+
+    @property
+    def portions(self) -> Portions:
+        """How much is taken at once: as configured, or what the free memory holds, or what was left after an error."""
+        if self._portions is None:
+            runtime, most = self.config.runtime, max(map(numbers_per_row, self.cuts()), default=1)
+            wanted = Portions(runtime.batch_size, runtime.path_batch_size)
+            per_image = numbers_per_row(self.network.segment(PIXELS, LOGITS)) + self.held_per_image()
+            self._portions = Portions.that_fit(wanted, per_image, most, self.device, self.title)
+        return self._portions
+
+    def cuts(self) -> list[nn.Module]:
+        """The segments that path points go through."""
+        return []
+
+    def held_per_image(self) -> int:
+        """Numbers that a step holds for each image beside the network's own, such as codes."""
+        return 0
 
     def sample_id(self, row: int) -> str:
         """Sample id of a row."""
@@ -145,10 +190,16 @@ def run_loop(loop: ImageLoop) -> None:
         except (ValueError, TypeError, MisconfigurationException) as error:
             told = f"accelerator={runtime.accelerator}, devices={runtime.devices}, strategy={runtime.strategy}"
             raise UserError(f"runtime: Lightning refuses {told}: {str(error).splitlines()[0]}") from error
+        if runtime.strategy != "auto":
+            # What this process has kept of the devices is the other processes' to use.
+            release_scratch()
+            release()
         try:
             trainer.predict(loop, return_predictions=False)
         except ProcessRaisedException as error:
             said = re.findall(r"^vismech\.errors\.UserError: (.*)$", str(error), re.MULTILINE)
             if said:
                 raise UserError(said[-1]) from error
+            if OUT_OF_MEMORY.search(str(error)):
+                raise no_memory(loop.title) from error
             raise
