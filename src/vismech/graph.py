@@ -25,7 +25,7 @@ from jaxtyping import Float
 from vismech.attribution.account import ClassValues, account
 from vismech.attribution.aggregation import Selection
 from vismech.attribution.influence import Inflow, Influence, fewest, influence
-from vismech.network import LOGITS
+from vismech.layers import LOGITS
 
 SCHEMA = 3
 

@@ -169,10 +169,10 @@ class ExportedNetwork(Network):
             for node in self.module.graph.nodes:
                 if node not in needed or node is start:
                     continue
-                if start is not self.input and self._is_batch_size(node):
-                    copies[node] = graph.call_function(torch.ops.aten.sym_size.int, (copies[start], 0))
-                elif start is not self.input and node is self._device:
-                    copies[node] = graph.call_function(getattr, (copies[start], "device"))
+                if start is not self.input and self._is_told_by_any(node):
+                    size = torch.ops.aten.sym_size.int, (copies[start], 0)
+                    told = (getattr, (copies[start], "device")) if node is self._device else size
+                    copies[node] = graph.call_function(*told)
                 else:
                     copies[node] = graph.node_copy(node, copies.__getitem__)
                     copies[node].target = GUARDED.get(node.target, node.target)
@@ -194,7 +194,7 @@ class ExportedNetwork(Network):
         return found
 
     def _path_around(self, start: fx.Node, end: fx.Node) -> list[str] | None:
-        """The modules on a path from the input to ``end`` that avoids ``start``; None if every path passes it."""
+        """The modules on a path from the input to ``end`` around ``start``; None if every path passes it."""
         reached = self._reach(end, start)
         if self.input not in reached or start is self.input:
             return None
@@ -211,11 +211,9 @@ class ExportedNetwork(Network):
         return names if len(names) <= 6 else [*names[:3], "…", *names[-3:]]
 
     def _is_told_by_any(self, node: fx.Node) -> bool:
-        """Whether every value of a pass tells it: the number of images, or the device."""
-        return node is self._device or self._is_batch_size(node)
-
-    def _is_batch_size(self, node: fx.Node) -> bool:
-        return operation(node) == "sym_size" and str(node.meta["val"]) == self._batch_size
+        """Whether any value of a pass tells it: the number of images, or the device."""
+        is_size = operation(node) == "sym_size" and str(node.meta["val"]) == self._batch_size
+        return is_size or node is self._device
 
 
 class _Single(nn.Module):
@@ -248,8 +246,7 @@ class _Reached(Exception):
 class HookedNetwork(Network):
     """Cuts by forward hooks, for models that ``torch.export`` cannot capture.
 
-    A segment re-runs the layers below its lower end, on blank images, and replaces their result: right, but its cost is
-    not limited to the layers between.
+    A segment re-runs the layers below its lower end, on blank images, and replaces their result: right, but dear.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
@@ -317,7 +314,7 @@ class HookedNetwork(Network):
         """See :meth:`Network.segment`; a path around is found by changing the input while ``lower`` is held."""
         self._check_pair(lower, upper)
         if lower == PIXELS:
-            return _HookedSegment(self, lower, upper)
+            return HookedSegment(self, lower, upper)
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self._blank.shape, generator=generator).to(self._blank)
         blank, noise = (images.to(device_of(self.model)) for images in (self._blank, noise))
@@ -329,15 +326,18 @@ class HookedNetwork(Network):
                 f"{upper!r} can be reached around {lower!r}: it still depends on the image while {lower!r} is held; "
                 "cut where all paths meet, such as at the end of a block"
             )
-        return _HookedSegment(self, lower, upper)
+        return HookedSegment(self, lower, upper)
 
 
-class _HookedSegment(nn.Module):
+class HookedSegment(nn.Module):
+    """A cut of a :class:`HookedNetwork`."""
+
     def __init__(self, network: HookedNetwork, lower: str, upper: str) -> None:
         super().__init__()
         self.network, self.lower, self.upper = network, lower, upper
 
     def forward(self, activation: Tensor) -> Tensor:
+        """The upper layer's output for the lower layer's."""
         if self.lower == PIXELS:
             return self.network._run(activation, [self.upper], None)[self.upper]
         blank = self.network._blank.to(activation).expand(len(activation), -1, -1, -1)

@@ -23,14 +23,16 @@ from typing import Any
 
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
+from vismech.capacity import out_of_memory
 from vismech.choices import Baseline, Mode, ReadOut, Stage
 from vismech.config import Config
 from vismech.data import ImageData, open_data
 from vismech.errors import UserError
+from vismech.layers import LOGITS
 from vismech.lit.devices import accelerator_of, rounding
+from vismech.lit.portions import no_memory
 from vismech.lit.trace import settings_of
 from vismech.memory import keep_freed_memory
-from vismech.network import LOGITS
 from vismech.sources import check_sources
 from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
@@ -186,6 +188,8 @@ def _run_job(ctx: Context, job: Job, events: Events) -> None:
                     with suppress(OSError):  # a full disk must not hide what ended the stage
                         for unit, spec in todo.items():
                             events.write("failed", stage=job.stage.value, unit=unit, key=spec.key, error=str(error))
+                    if out_of_memory(error):
+                        raise no_memory(f"{job.stage.value} {', '.join(todo)}") from error
                     raise
     seconds = time.perf_counter() - started
     peak = peak_memory()

@@ -64,6 +64,11 @@ def _gpu_resources(ordinal: int) -> Any:
     return require_faiss().StandardGpuResources()
 
 
+def release_scratch() -> None:
+    """Give the GPUs' scratch memory back."""
+    _gpu_resources.cache_clear()
+
+
 def exact_index(channels: int, ordinal: int | None = None, *, inner_product: bool = True) -> Any:
     """Return an empty exact index, of inner products or distances, on one GPU if an ordinal is given (never on all)."""
     faiss = require_faiss()

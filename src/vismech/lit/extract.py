@@ -11,8 +11,8 @@ from torch import Tensor
 from vismech.choices import Positions
 from vismech.config import ExtractConfig
 from vismech.errors import UserError
+from vismech.layers import LOGITS
 from vismech.lit.loop import Columns, ImageLoop
-from vismech.network import LOGITS
 from vismech.pfv import Layout, uniform_positions, weighted_positions
 from vismech.receptive_field import layer_relevance
 from vismech.rows import Column

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from vismech.attribution.engine import attribute
 from vismech.attribution.sources import ConceptSource
@@ -33,9 +33,9 @@ from vismech.evaluation.insertion_deletion import (
     ranked_order,
     values_at,
 )
+from vismech.layers import LOGITS
 from vismech.lit.loop import Columns, ImageLoop
 from vismech.lit.trace import settings_of
-from vismech.network import LOGITS
 from vismech.pfv import Layout
 from vismech.rows import Column
 
@@ -134,6 +134,14 @@ class ConceptLoop(ImageLoop):
         }
         self.segments = {name: self.network.segment(name, LOGITS) for name in self.layers}
 
+    def cuts(self) -> list[nn.Module]:
+        """See :meth:`ImageLoop.cuts`."""
+        return list(self.segments.values())
+
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`: codes, and float64 beside them while they are solved for."""
+        return 3 * max(layer.layout.positions * layer.dictionary.k for layer in self.layers.values())
+
     def coded(self, name: str, clean: Tensor) -> Coded:
         """Codes of a batch of activations; the mean concept is kept or ranked as ``dictionary.mean_rule`` says."""
         layout, dictionary = self.layers[name].layout, self.layers[name].dictionary
@@ -147,7 +155,7 @@ class ConceptLoop(ImageLoop):
 
     def reader(self, name: str, clean: Tensor, predicted: Int[Tensor, " b"], index: int, row: int) -> Read:
         """The probability of one image's predicted class, from PFVs of the layer."""
-        layout, segment, size = self.layers[name].layout, self.segments[name], self.config.runtime.path_batch_size
+        layout, segment, size = self.layers[name].layout, self.segments[name], self.portions.paths
         image, label = clean[index : index + 1], predicted[index]
 
         def read(vectors: Float[Tensor, "m p c"]) -> Float[Tensor, " m"]:
@@ -171,6 +179,12 @@ class InsertionLoop(ConceptLoop):
         super().__init__(*args, **kwargs)
         self.random_rows, self.greedy_rows = frozenset(random_rows), frozenset(greedy_rows)
         self.settings = replace(settings_of(self.config), mode=Mode.reverse)
+
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`: also the codes of every variant, until the image is done."""
+        evaluate = self.config.evaluate
+        variants = len(matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel))
+        return super().held_per_image() * (3 + variants) // 3
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
@@ -215,7 +229,8 @@ class InsertionLoop(ConceptLoop):
         source = ConceptSource(layer.dictionary.atoms, coded.codes, coded.vectors, wanted.along)
         targets = LogitTargets(predicted, wanted.output)
         try:
-            found = attribute(self.segments[name], layer.layout, source, coded.clean, targets, self.settings)  # type: ignore[arg-type]
+            settings = replace(self.settings, rows=self.portions.paths)
+            found = attribute(self.segments[name], layer.layout, source, coded.clean, targets, settings)  # type: ignore[arg-type]
         except FloatingPointError as error:
             said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
             raise UserError(f"{name} → {LOGITS}, {said}") from error

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vismech.attribution.engine import Attribution, Settings, attribute, completeness_gap
 from vismech.attribution.sources import ConceptSource
@@ -103,6 +103,14 @@ class InterlayerLoop(ImageLoop):
         }
         self.segments = {name: self.network.segment(*pair) for name, pair in self.pairs.items()}
 
+    def cuts(self) -> list[nn.Module]:
+        """See :meth:`ImageLoop.cuts`."""
+        return list(self.segments.values())
+
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`: codes of two layers, of the image and its donor."""
+        return 6 * max(layer.layout.positions * layer.dictionary.k for layer in self.layers.values())
+
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`; each layer is encoded once, and at most two are held at a time."""
         names, patching = list(self.layers), Order.activation_patching in self.orders
@@ -148,7 +156,7 @@ class InterlayerLoop(ImageLoop):
         source: Any = ConceptSource(layer.dictionary.atoms, lower.codes, lower.vectors, self.config.attribute.along)
         given = self.segments[name], layer.layout, source, lower.clean, targets
         try:
-            told = attribute(*given, self.settings)
+            told = attribute(*given, replace(self.settings, rows=self.portions.paths))
             edges = {order: told.edges[PATHS[order]].units for order in self.orders if order in PATHS}
             if Order.u_x_gradient in self.orders:
                 edges[Order.u_x_gradient] = attribute(*given, AT_END).edges[PathWeight.ig].units
@@ -168,7 +176,7 @@ class InterlayerLoop(ImageLoop):
         donor: Float[Tensor, "p k"] | None,
     ) -> Columns:
         """One image's columns; all zero, its targets being none, where no concept is active in it."""
-        layer, count = self.layers[self.pairs[name].lower], self.config.runtime.path_batch_size
+        layer, count = self.layers[self.pairs[name].lower], self.portions.paths
         whole = composition(lower.codes[index], layer.dictionary, self.mean_kept)
         active = torch.tensor(len(whole.units), dtype=torch.int32)
         if not len(whole.units):

@@ -59,6 +59,10 @@ class LocalizeLoop(ImageLoop):
         """Move the dictionary once."""
         self.dictionary = self.dictionary.to(self.device)
 
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`: codes, and float64 beside them while they are solved for."""
+        return 3 * self.layout.positions * self.dictionary.k
+
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
         vectors = self.layout.vectors(self.network.activations(images, [self.layer])[self.layer])

@@ -1,35 +1,35 @@
-"""A pass over images as a Lightning predict loop whose results go to :class:`~vismech.rows.Rows`, image by image."""
+"""A pass over images whose results go to :class:`~vismech.rows.Rows`, image by image; Lightning runs it on devices.
+
+A pass is a plain object: which images, what is opened once per process, what one batch becomes. Planning and reading
+results load no Lightning for it; :func:`run_loop` does, when there is something to compute.
+"""
 
 from __future__ import annotations
 
-import re
-import warnings
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch import Tensor, nn
 
+from vismech.capacity import numbers_per_row, out_of_memory
 from vismech.choices import Unreadable
 from vismech.config import Config
 from vismech.data import ImageData
-from vismech.errors import UserError
-from vismech.lit.batches import Batch, Images, PaddedBatches, distinct, loader
-from vismech.lit.devices import accelerator_of, devices_of, quiet, set_rounding
-from vismech.lit.progress import Progress
+from vismech.layers import LOGITS, PIXELS
+from vismech.lit.batches import Batch, Images, PaddedBatches, loader
+from vismech.lit.devices import quiet, set_rounding
+from vismech.lit.portions import Columns, Portions, in_portions, release, smaller
 from vismech.lit.resources import Resources, resources_of
 from vismech.memory import keep_freed_memory
 from vismech.rows import Rows
 from vismech.threads import one_thread
 
-Columns = dict[str, Tensor]
+__all__ = ["Columns", "ImageLoop", "run_loop"]
 
 
-class ImageLoop(lightning.LightningModule):
+class ImageLoop:
     """Maps batches of images to columns of one or more artifacts.
 
     Args:
@@ -43,23 +43,34 @@ class ImageLoop(lightning.LightningModule):
     def __init__(
         self, config: Config, data: ImageData, indices: Sequence[int], rows: Mapping[str, Rows], title: str
     ) -> None:
-        super().__init__()
         self.config, self.data, self.indices, self.rows, self.title = config, data, list(indices), dict(rows), title
         self.done = frozenset.intersection(*(frozenset(part.done()) for part in self.rows.values()))
         self.resources: Resources | None = None
+        self.device = torch.device("cpu")
+        self._portions: Portions | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As plain bytes: torch would hand tensors to spawned processes through shared memory, of which a container
+        # has 64 MB.
+        return {"plain": pickle.dumps(self.__dict__)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(pickle.loads(state["plain"]))
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """Columns of every artifact for a batch of images [B, 3, H, W]; ``rows`` are their rows, padding included."""
         raise NotImplementedError
 
-    def setup(self, stage: str) -> None:
+    def setup(self) -> None:
         """Open the network, in the process that will use it."""
         runtime = self.config.runtime
         quiet()  # all three again, where this is a process of its own
         keep_freed_memory()
         set_rounding(runtime.tf32, runtime.tf32)
         self.resources = resources_of(self.config.model, runtime.channels_last)
-        self.network_module = self.resources.model.module
+
+    def on_predict_start(self) -> None:
+        """Whatever is opened once per process, when the network is on its device."""
 
     @property
     def network(self):
@@ -67,17 +78,15 @@ class ImageLoop(lightning.LightningModule):
         assert self.resources is not None
         return self.resources.network
 
-    def predict_dataloader(self) -> Any:
-        """This process's share of the batches, without those that an earlier try finished."""
+    def batches(self, rank: int, world: int) -> Any:
+        """The share of process ``rank`` of ``world``, without the batches that an earlier try finished."""
         assert self.resources is not None
         runtime = self.config.runtime
-        sampler = PaddedBatches(
-            len(self.indices), runtime.batch_size, self.trainer.global_rank, self.trainer.world_size, self.done
-        )
+        sampler = PaddedBatches(len(self.indices), runtime.batch_size, rank, world, self.done)
         images = Images(self.data, self.indices, self.resources.model.preprocess)
         return loader(images, sampler, runtime.workers, self.device.type == "cuda")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Columns]:
+    def predict_step(self, batch: Batch) -> dict[str, Columns]:
         """Columns for one batch; gradients are available to :meth:`step`."""
         rows = batch.rows.tolist()
         if self.config.data.unreadable is Unreadable.fail:
@@ -89,33 +98,42 @@ class ImageLoop(lightning.LightningModule):
             images = images.to(memory_format=torch.channels_last)
         # As in the pipeline's own process, for a process that was spawned.
         with torch.no_grad(), one_thread():
-            return self.step(images, rows)
+            return self._in_portions(images, rows)
+
+    def _in_portions(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """The step's columns, again with less at once as long as that is too much for the memory."""
+        while True:
+            try:
+                if self.portions.images >= len(rows):
+                    return self.step(images, rows)
+                return in_portions(self.step, images, rows, self.portions.images)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._portions = smaller(self.portions, error, self.title)
+            release()  # not in the handler, where the traceback still holds what the step had made
+
+    @property
+    def portions(self) -> Portions:
+        """How much is taken at once: as configured, or what the free memory holds, or what was left after an error."""
+        if self._portions is None:
+            runtime, most = self.config.runtime, max(map(numbers_per_row, self.cuts()), default=1)
+            wanted = Portions(runtime.batch_size, runtime.path_batch_size)
+            per_image = numbers_per_row(self.network.segment(PIXELS, LOGITS)) + self.held_per_image()
+            self._portions = Portions.that_fit(wanted, per_image, most, self.device, self.title)
+        return self._portions
+
+    def cuts(self) -> list[nn.Module]:
+        """The segments that path points go through."""
+        return []
+
+    def held_per_image(self) -> int:
+        """Numbers that a step holds for each image beside the network's own, such as codes."""
+        return 0
 
     def sample_id(self, row: int) -> str:
         """Sample id of a row."""
         return self.data.samples[self.indices[row]].id
-
-
-class RowsWriter(BasePredictionWriter):
-    """Hands each batch's columns to the artifacts' rows, without its padding."""
-
-    def __init__(self) -> None:
-        super().__init__("batch")
-
-    def write_on_batch_end(
-        self, trainer, pl_module: ImageLoop, prediction, batch_indices, batch: Batch, batch_idx, dataloader_idx
-    ) -> None:
-        """Write one batch and note it as finished."""
-        count = distinct(batch.rows)
-        indices, readable = batch.rows[:count].tolist(), batch.readable[:count].tolist()
-        for name, columns in prediction.items():
-            values = {column: value[:count].cpu().numpy() for column, value in columns.items()}
-            pl_module.rows[name].write(indices, readable, values)
-
-    def teardown(self, trainer, pl_module: ImageLoop, stage: str) -> None:
-        """Close this process's files."""
-        for rows in pl_module.rows.values():
-            rows.close()
 
 
 def run_loop(loop: ImageLoop) -> None:
@@ -126,29 +144,6 @@ def run_loop(loop: ImageLoop) -> None:
     """
     if len(loop.done) == len(loop.indices):  # an earlier try was killed between its last batch and its commit
         return
-    runtime = loop.config.runtime
-    with warnings.catch_warnings():
-        quiet()
-        try:
-            trainer = lightning.Trainer(
-                accelerator=accelerator_of(runtime),
-                devices=devices_of(runtime),
-                strategy=runtime.strategy,
-                callbacks=[RowsWriter(), Progress(loop.title)],
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                enable_progress_bar=False,
-                use_distributed_sampler=False,
-                inference_mode=False,  # path integrals need gradients inside predict_step
-            )
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            told = f"accelerator={runtime.accelerator}, devices={runtime.devices}, strategy={runtime.strategy}"
-            raise UserError(f"runtime: Lightning refuses {told}: {str(error).splitlines()[0]}") from error
-        try:
-            trainer.predict(loop, return_predictions=False)
-        except ProcessRaisedException as error:
-            said = re.findall(r"^vismech\.errors\.UserError: (.*)$", str(error), re.MULTILINE)
-            if said:
-                raise UserError(said[-1]) from error
-            raise
+    from vismech.lit.runner import run
+
+    run(loop)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import lightning
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -59,23 +58,3 @@ def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
             meter.advance()
     finally:
         meter.close()
-
-
-class Progress(lightning.Callback):
-    """A :class:`Meter` over the batches of the first process."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.meter: Meter | None = None
-
-    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        """Advance by one batch."""
-        if trainer.is_global_zero:
-            if self.meter is None:
-                self.meter = Meter(self.title, int(sum(trainer.num_predict_batches)))
-            self.meter.advance()
-
-    def teardown(self, trainer, pl_module, stage: str) -> None:
-        """Take the bar away, after an error too."""
-        if self.meter is not None:
-            self.meter.close()

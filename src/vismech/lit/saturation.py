@@ -11,10 +11,10 @@ from vismech.attribution.engine import Attribution
 from vismech.choices import PathWeight
 from vismech.evaluation.attribution_metrics import Measured, abpc, completeness
 from vismech.evaluation.saturation import RELATIONS, WEIGHTS, relation
+from vismech.layers import PIXELS
 from vismech.lit.loop import Columns
 from vismech.lit.trace import Coded
 from vismech.lit.units import Case, UnitLoop, score_columns
-from vismech.network import PIXELS
 from vismech.pfv import Layout
 from vismech.rows import Column
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vismech.attribution.engine import (
     Attribution,
@@ -148,6 +148,14 @@ class TraceLoop(ImageLoop):
             if self.settings.mode is Mode.auto:
                 self.settings = replace(self.settings, mode=self._mode())
 
+    def cuts(self) -> list[nn.Module]:
+        """See :meth:`ImageLoop.cuts`."""
+        return [self.segment]
+
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`: codes, and float64 beside them while they are solved for."""
+        return 3 * self.layout.positions * self.dictionary.k
+
     def _coded(self, images: Tensor) -> Coded:
         clean = self.network.activations(images, [self.lower])[self.lower]
         vectors = self.layout.vectors(clean)
@@ -234,6 +242,7 @@ class TraceLoop(ImageLoop):
         return {"trace": columns}
 
     def _attribute(self, coded: Coded, rows: list[int], settings: Settings) -> Attribution:
+        settings = replace(settings, rows=self.portions.paths)
         try:
             return attribute(
                 self.segment, self.layout, self._sources(coded, rows), coded.clean, self._targets(rows), settings

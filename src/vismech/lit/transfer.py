@@ -10,9 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vismech.evaluation.insertion_deletion import Ends, count_axis, values_at
+from vismech.layers import LOGITS
 from vismech.lit.insertion import ConceptLoop
 from vismech.lit.loop import Columns
-from vismech.network import LOGITS
 from vismech.rows import Column
 
 ORDERS = ("gig", "random")

@@ -18,9 +18,9 @@ from vismech.errors import UserError
 from vismech.evaluation.attribution_metrics import Ends, Measured, max_sensitivity
 from vismech.evaluation.saturation import RADIUS, WEIGHTS, disturbances, root_mean_square
 from vismech.evaluation.units import Outputs, all_units, unit_outputs
+from vismech.layers import PIXELS
 from vismech.lit.loop import Columns
 from vismech.lit.trace import Coded, TraceLoop, settings_of
-from vismech.network import PIXELS
 from vismech.rows import Column
 
 
@@ -90,6 +90,10 @@ class UnitLoop(TraceLoop):
         wanted = settings_of(self.config)
         self.settings = replace(wanted, weights=WEIGHTS, mode=Mode.reverse, tolerance=None, profile=True)
 
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`."""
+        return 0 if self.lower == PIXELS else super().held_per_image()
+
     def _coded(self, images: Tensor) -> Coded:
         if self.lower != PIXELS:
             return super()._coded(images)
@@ -137,7 +141,7 @@ class UnitLoop(TraceLoop):
     ) -> Case:
         moving = found.moves[index].nonzero()[:, 0]
         ends = Ends(found.value[index][moving], found.baseline[index][moving])
-        rows = self.config.runtime.path_batch_size
+        rows = self.portions.paths
         outputs = unit_outputs(self.segment, self.layout, source, coded.clean, targets, index, rows)
         return Case(row, moving, edges[moving], source.active(index), ends, lambda kept: outputs(kept)[:, moving])
 

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.errors import UserError
-from vismech.network import LOGITS, ExportedNetwork, Network
+from vismech.layers import LOGITS
+from vismech.network import ExportedNetwork, Network
 from vismech.pfv import Layout, layout_of
 from vismech.receptive_field.measure import LayerRelevance, classes_of
 

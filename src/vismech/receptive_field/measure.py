@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.errors import UserError
-from vismech.network import LOGITS, Network
+from vismech.layers import LOGITS
+from vismech.network import Network
 from vismech.receptive_field.plan import Head
 from vismech.receptive_field.ratios import SharingRatios
 from vismech.receptive_field.runner import runner_of

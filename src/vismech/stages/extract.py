@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import numpy as np
 
 from vismech.choices import Positions, Stage
+from vismech.layers import LOGITS
 from vismech.lit.extract import ExtractLoop, extract_columns
 from vismech.lit.loop import run_loop
-from vismech.network import LOGITS
 from vismech.rows import Column, Rows
 from vismech.stages.context import Context, Job, compact, some_kept, write_images
 from vismech.store import Spec, plain, write_json

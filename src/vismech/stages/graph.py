@@ -12,7 +12,7 @@ from vismech.attribution.aggregation import group_means
 from vismech.attribution.influence import Inflow
 from vismech.choices import Along, Output, Stage
 from vismech.graph import LayerConcepts, LayerEdges, build_graph, named
-from vismech.network import LOGITS
+from vismech.layers import LOGITS
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job
 from vismech.stages.explained import Explained

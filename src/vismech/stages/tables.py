@@ -11,8 +11,8 @@ import pandas as pd
 
 from vismech.attribution.account import shares
 from vismech.attribution.weights import SIDES
+from vismech.layers import LOGITS
 from vismech.lit.trace import NOT_CHECKED
-from vismech.network import LOGITS
 from vismech.stages.context import Context, Plan
 from vismech.store import Artifact
 

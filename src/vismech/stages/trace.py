@@ -12,10 +12,10 @@ from vismech.attribution.weights import SIDES
 from vismech.choices import Baseline, Scope, Stage
 from vismech.config import Config
 from vismech.errors import UserError
+from vismech.layers import LOGITS
 from vismech.lit.baselines import Start, draw_baselines
 from vismech.lit.loop import run_loop
 from vismech.lit.trace import TraceLoop, UpperConcepts, trace_columns
-from vismech.network import LOGITS
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, compact, read_images

@@ -14,6 +14,7 @@ from vismech.choices import Baseline, Evaluation, Stage
 from vismech.errors import UserError
 from vismech.evaluation.insertion_deletion import FIRST, GRID, count_area, count_axis, random_control, share_area
 from vismech.evaluation.statistics import bootstrap
+from vismech.layers import LOGITS
 from vismech.lit.insertion import (
     InsertionLoop,
     Layer,
@@ -23,7 +24,6 @@ from vismech.lit.insertion import (
     whole_variants,
 )
 from vismech.lit.loop import run_loop
-from vismech.network import LOGITS
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images

@@ -10,9 +10,9 @@ import numpy as np
 from vismech.choices import Half, Stage
 from vismech.data import half_of
 from vismech.errors import UserError
+from vismech.layers import LOGITS
 from vismech.lit.extract import ExtractLoop
 from vismech.lit.loop import run_loop
-from vismech.network import LOGITS
 from vismech.rows import Column, Rows
 from vismech.stages import extract
 from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images

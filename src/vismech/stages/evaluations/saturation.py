@@ -10,8 +10,8 @@ import pandas as pd
 from vismech.attribution.quadrature import quadrature
 from vismech.choices import Evaluation, PathWeight
 from vismech.evaluation.saturation import RELATIONS, WEIGHTS
+from vismech.layers import PIXELS
 from vismech.lit.saturation import SaturationLoop, saturation_columns
-from vismech.network import PIXELS
 from vismech.report import saturation as drawing
 from vismech.stages.context import Context, Job, Plan, read_images
 from vismech.stages.evaluations.units import Scores, count_row, interval_row, unit_jobs

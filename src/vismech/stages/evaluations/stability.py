@@ -22,7 +22,7 @@ from vismech.errors import UserError
 from vismech.evaluation.planted_scores import match
 from vismech.evaluation.stability import SAME, Pairing, graph_overlap, pairing, traced
 from vismech.evaluation.statistics import bootstrap
-from vismech.network import LOGITS
+from vismech.layers import LOGITS
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import TAIL, tidy

@@ -17,11 +17,11 @@ from vismech.choices import Baseline, Evaluation, SourceKind, Stage
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.evaluation.statistics import bootstrap
+from vismech.layers import LOGITS, PIXELS
 from vismech.lit.baselines import Start
 from vismech.lit.loop import run_loop
 from vismech.lit.trace import UpperConcepts
 from vismech.lit.units import UnitLoop
-from vismech.network import LOGITS, PIXELS
 from vismech.pfv import Layout
 from vismech.rows import Column, Rows
 from vismech.stages import dictionary as dictionary_stage

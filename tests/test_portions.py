@@ -1,0 +1,181 @@
+"""Batches in portions: what the memory holds, less after an error, and the same numbers."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from conftest import draw_photos
+from vismech import capacity
+from vismech.capacity import numbers_per_row, out_of_memory, rows_that_fit
+from vismech.choices import Code, DataSource, ModelSource
+from vismech.coding import Coding
+from vismech.config import Config
+from vismech.dictionaries import Dictionary
+from vismech.errors import UserError
+from vismech.lit.extract import ExtractLoop
+from vismech.lit.insertion import ConceptLoop, Layer
+from vismech.lit.loop import run_loop
+from vismech.lit.portions import Portions, in_portions
+from vismech.network import LOGITS, open_network
+from vismech.pfv import Layout, layout_of
+from vismech.pipeline import open_context
+from vismech.rows import Column, Rows
+from vismech.runtime import RuntimeConfig
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """So many bytes free on every device."""
+    return lambda count: monkeypatch.setattr(capacity, "free_bytes", lambda device: count)
+
+
+def test_a_segment_counts_what_it_computes_for_a_row() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+    network = open_network(model.eval(), torch.zeros(1, 3, 8, 8))
+    # relu, flat, linear
+    assert numbers_per_row(network.segment("0", LOGITS)) == 144 + 144 + 5
+    hooked = tiny.hooked(tiny.network())
+    assert numbers_per_row(hooked.segment("layer1", LOGITS)) > numbers_per_row(
+        open_network(tiny.network(), torch.zeros(1, 3, 32, 32)).segment("layer3", LOGITS)
+    )
+
+
+def test_rows_are_what_the_free_memory_holds(free) -> None:
+    free(10_000)
+    assert rows_that_fit(1024, 100, CUDA) == 20  # 0.8 × 10,000 / (4 × 100)
+    assert rows_that_fit(8, 100, CUDA) == 8
+    assert rows_that_fit(1024, 10**9, CUDA) == 2
+    free(None)
+    assert rows_that_fit(1024, 10**9, CPU) == 1024
+
+
+def test_what_is_lowered_is_said(free, caplog) -> None:
+    free(10_000)
+    with caplog.at_level(logging.INFO):
+        assert Portions.that_fit(Portions(256, 1024), 250, 100, CUDA, "pass") == Portions(8, 20)
+    assert "pass: 8 images (of 256), 20 path points (of 1024) at a time" in caplog.text
+
+
+def test_halving_ends_at_one_image_and_two_path_points() -> None:
+    portions, tried = Portions(6, 9), []
+    while portions is not None:
+        tried.append(tuple(portions))
+        portions = portions.halved()
+    assert tried == [(6, 9), (3, 4), (1, 2)]
+    assert Portions(1, 1).halved() is None
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5], [0, 1, 2, 2, 2, 2], [3, 3, 3, 3, 3, 3]])
+@pytest.mark.parametrize("size", [1, 2, 4, 6])
+def test_portions_give_each_row_once(rows, size) -> None:
+    images, asked = torch.tensor(rows).float()[:, None], []
+
+    def step(some: Tensor, numbers: list[int]) -> dict[str, dict[str, Tensor]]:
+        asked.append(len(numbers))
+        return {"a": {"double": 2 * some[:, 0]}}
+
+    found = in_portions(step, images, rows, size)["a"]["double"]
+    assert found.tolist() == [2 * row for row in dict.fromkeys(rows)]
+    assert max(asked) <= size
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("StandardGpuResources: alloc fail: Cuda error 2 out of memory"),
+    ],
+    ids=lambda error: str(error)[:16],
+)
+def test_every_librarys_words_are_known(error) -> None:
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+class Small(ExtractLoop):
+    """On a device that holds so many images at once."""
+
+    held, seen = 2, 0
+
+    def step(self, images, rows):
+        if len(images) > self.held:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        self.seen = max(self.seen, len(images))
+        return super().step(images, rows)
+
+
+class Full(ExtractLoop):
+    """Out of memory before the first image."""
+
+    def on_predict_start(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def loop(kind: type[ExtractLoop], folder: Path, **runtime) -> ExtractLoop:
+    config = Config()
+    config.model.source, config.model.name, config.model.target = ModelSource.custom, "tiny", "tiny:network"
+    config.model.crop = config.model.resize = 32
+    config.data.source, config.data.root = DataSource.imagefolder, str(draw_photos(folder / "photos"))
+    config.runtime = RuntimeConfig("cpu", batch_size=8, **runtime)
+    ctx = open_context(config)
+    rows = Rows(folder, {"logits": Column((3,))}, len(ctx.data))
+    return kind(config, ctx.data, range(len(ctx.data)), {"logits": rows}, "the pass", layouts={})
+
+
+def logits(made: ExtractLoop) -> np.ndarray:
+    run_loop(made)
+    assert made.rows["logits"].finish() == list(range(12))
+    return np.load(made.rows["logits"].folder / "logits.npy")
+
+
+def test_a_pass_that_runs_out_of_memory_goes_on_with_less(tmp_path, caplog) -> None:
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    small = loop(Small, tmp_path / "a")
+    found = logits(small)
+    np.testing.assert_allclose(found, logits(loop(ExtractLoop, tmp_path / "b")), rtol=1e-5, atol=1e-5)
+    assert small.seen == 2
+    assert "the pass: out of memory; going on with 2 images" in caplog.text
+
+
+def test_a_single_image_too_much_is_a_sentence(tmp_path) -> None:
+    none = loop(Small, tmp_path)
+    none.held = 0
+    with pytest.raises(UserError, match=r"^the pass: out of memory: lower runtime.batch_size or runtime.path_batch"):
+        run_loop(none)
+
+
+def test_another_error_is_no_matter_of_memory(tmp_path, monkeypatch) -> None:
+    broken = loop(ExtractLoop, tmp_path)
+    monkeypatch.setattr(broken, "step", lambda images, rows: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run_loop(broken)
+
+
+def test_memory_that_runs_out_in_another_process_is_a_sentence(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"^the pass: out of memory: lower runtime.batch_size"):
+        run_loop(loop(Full, tmp_path, devices=2, strategy="ddp_spawn"))
+
+
+def test_dictionaries_do_not_travel_through_shared_memory(tmp_path) -> None:
+    plain = loop(ExtractLoop, tmp_path)
+    atoms = torch.nn.functional.normalize(torch.rand(6, 4), dim=1)
+    layer = Layer(layout_of((4, 2, 2), "a"), Dictionary(atoms, Coding(Code.omp, l0=2), encoder={"weight": atoms + 1}))
+    assert isinstance(layer.layout, Layout)
+    sent = ConceptLoop(plain.config, plain.data, plain.indices, plain.rows, "pass", layers={"a": layer})
+    arrived = pickle.loads(bytes(ForkingPickler.dumps(sent))).layers["a"].dictionary
+    assert not atoms.is_shared() and not layer.dictionary.encoder["weight"].is_shared()
+    assert torch.equal(arrived.atoms, atoms) and torch.equal(arrived.encoder["weight"], atoms + 1)
