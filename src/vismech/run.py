@@ -17,14 +17,11 @@ import pandas as pd
 from vismech.choices import Stage
 from vismech.config import Config
 from vismech.disk import writing
-from vismech.lit.loggers import log_run
 from vismech.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
 from vismech.search import require_faiss
 from vismech.stages import tables
-from vismech.stages.cards import Gallery, important_concepts, write_cards
 from vismech.stages.context import Context, Plan, read_images
 from vismech.stages.evaluations import EVALUATIONS
-from vismech.stages.report import graph_concepts, report_data, write_report
 from vismech.store import plain, write_json
 
 log = logging.getLogger(__name__)
@@ -77,6 +74,11 @@ def _only(config: Config, stage: Stage) -> bool:
 def _describe(
     ctx: Context, plan: Plan, events: Events, folder: Path, started: float
 ) -> tuple[dict[str, Any], list[Path]]:
+    # Pictures and loggers are slow to import, and a plan needs neither.
+    from vismech.lit.loggers import log_run
+    from vismech.stages.cards import Gallery, important_concepts, write_cards
+    from vismech.stages.report import graph_concepts, report_data, write_report
+
     unreadable = sorted(
         {sample for spec in plan.vectors.values() for sample in read_images(ctx.store.open(spec)).unreadable}
     )

@@ -14,7 +14,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from integration.conftest import FileLimit, command, digest, draw_pictures, said, start_command, tiny_arguments
+from integration.conftest import (
+    FileLimit,
+    command,
+    digest,
+    draw_pictures,
+    run_apart,
+    said,
+    start_command,
+    tiny_arguments,
+    tiny_config,
+)
 from vismech.rows import Rows
 from vismech.store import Store
 
@@ -202,22 +212,38 @@ def test_a_signal_ends_workers_and_spawned_processes(number, status, word, runti
     assert not [pid for pid in started if alive(pid)]
 
 
+def test_more_processes_than_batches_are_no_error(arguments, base) -> None:
+    """One batch for two processes: one of them has nothing to do."""
+    two = ["runtime.devices=2", "runtime.strategy=ddp_spawn", "runtime.batch_size=64", "until=extract"]
+    ended = command([*arguments, *two], base)
+    assert ended.status == 0, ended.err
+    assert command([*arguments, *two, "plan=true"], base).out.splitlines()[-1] == "3 hits, 0 misses"
+
+
 # Disks and folders
 
 
-@pytest.mark.parametrize("limit", [150, 3_000])
-def test_a_disk_that_is_full_for_the_runs_folder_is_one_sentence(limit, arguments, base) -> None:
-    assert command(arguments, base).status == 0  # so that nothing is left to write in the store
-    ended = command([*arguments, "hydra.output_subdir=null"], base, FileLimit(limit))
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory) -> list[str]:
+    """A whole run as typed, with nothing left to compute."""
+    base = tmp_path_factory.mktemp("finished")
+    assert run_apart(tiny_config(pictures, base / "store"), base / "run") == 0
+    return tiny_arguments(pictures, base / "store")
+
+
+@pytest.mark.parametrize("limit", [600, 8_000], ids=["plan", "page"])
+def test_a_disk_that_is_full_for_the_runs_folder_is_one_sentence(limit, finished, base) -> None:
+    ended = command([*finished, "hydra.output_subdir=null"], base, FileLimit(limit))
     assert ended.status == 1
     assert ended.sentence.startswith("the disk that holds ") and "set hydra.run.dir to another disk" in ended.sentence
+    assert f"{base}/outputs/runs/tiny/" in ended.sentence
 
 
 def test_folders_that_cannot_be_made_are_one_sentence(arguments, base, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     for extra, words in (
         (f"hydra.run.dir={tmp_path}/file/run", "set hydra.run.dir to another folder"),
-        (f"hydra.run.dir={tmp_path}/{'x' * 300}", "set hydra.run.dir to another folder"),
+        (f"hydra.run.dir={tmp_path}/{'x' * 300}", "File name too long"),
         (f"store.root={tmp_path}/file/store", "set store.root to another folder"),
         (f"store.root={tmp_path}/{'x' * 300}", "set store.root to another folder"),
     ):
@@ -225,15 +251,14 @@ def test_folders_that_cannot_be_made_are_one_sentence(arguments, base, tmp_path)
         assert ended.status == 1 and words in ended.sentence and folders(base) == []
 
 
-@pytest.mark.parametrize("name", ["tables", "report", "graph.json", "metrics.json", "cases", "cards", "events.jsonl"])
-def test_what_stands_in_the_way_in_the_runs_folder_is_one_sentence(name, arguments, base, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["events.jsonl", "tables", "cards", "report"])
+def test_what_stands_in_the_way_in_the_runs_folder_is_one_sentence(name, finished, base) -> None:
     taken = base / "run" / name
     taken.parent.mkdir(parents=True)
     if "." in name:
         taken.mkdir()
     else:
         taken.write_text("")
-    whole = [each for each in arguments if not each.startswith("until=")]
-    ended = command([*whole, "hydra.run.dir=run"], base)
+    ended = command([*finished, "hydra.run.dir=run"], base)
     assert ended.status == 1
     assert f"{base}/run cannot be written (" in ended.sentence and "set hydra.run.dir" in ended.sentence

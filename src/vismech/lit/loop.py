@@ -47,6 +47,8 @@ class ImageLoop(lightning.LightningModule):
         self.config, self.data, self.indices, self.rows, self.title = config, data, list(indices), dict(rows), title
         self.done = frozenset.intersection(*(frozenset(part.done()) for part in self.rows.values()))
         self.resources: Resources | None = None
+        # More processes than batches that are left: some have nothing to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """Columns of every artifact for a batch of images [B, 3, H, W]; ``rows`` are their rows, padding included."""
@@ -120,6 +122,7 @@ class RowsWriter(BasePredictionWriter):
 def _quiet() -> None:
     """Lightning's advice and deprecations that a user of ours cannot follow."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*custom batch sampler.*|.*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*uneven batch length.*")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
