@@ -216,6 +216,87 @@ def test_the_table_is_logged_to_wandb(two, tmp_path, capsys, monkeypatch) -> Non
     assert len(logged["tables/comparison/extraction"].data) == 12
 
 
+def transfer_run(folder: Path, method: str, values: np.ndarray, clusters: list | None) -> Path:
+    """A run with transfer's score of 60 images at one layer."""
+    row = ["layer1", method, "transfer_first_8", values.mean(), 60, values.mean() - 0.5, values.mean() + 0.5, "area"]
+    run = write_run(folder, pd.DataFrame([row], columns=["layer", "dictionary", *TAIL]))
+    cases = pd.DataFrame({"layer": "layer1", "dictionary": method, "metric": "transfer_first_8"}, index=range(60))
+    cases = cases.assign(image=[f"{image:03}" for image in range(60)], value=values)
+    (run / "cases").mkdir()
+    (cases if clusters is None else cases.assign(cluster=clusters)).to_csv(run / "cases/extraction.csv.gz", index=False)
+    return run
+
+
+def transfer_case() -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Two methods whose difference lies between halves of groups: ten halves of six images that go together."""
+    rng = np.random.default_rng(2)
+    halves = np.repeat(np.arange(10), 6)
+    shift = rng.normal(-0.2, 0.6, 10)[halves] + rng.normal(0, 0.02, 60)
+    first = rng.normal(0.5, 0.1, 60)
+    return first, first + shift - shift.mean() - 0.18, halves.tolist()
+
+
+def test_images_that_share_an_order_are_drawn_together(tmp_path, capsys) -> None:
+    """The paired difference over transfer is as wide as the halves say, not as if images were independent."""
+    first, second, halves = transfer_case()
+    runs = [transfer_run(tmp_path / name, name, values, halves) for name, values in (("a", first), ("b", second))]
+    text = compared(capsys, *runs, "--rows", "dictionary", "--out", tmp_path / "out")
+    row = pd.read_csv(tmp_path / "out/extraction.csv").set_index("dictionary").loc["b"]
+    narrow, wide = paired_difference(second, first), paired_difference(second, first, clusters=np.array(halves))
+    assert narrow.high < 0 < wide.high  # the two would say opposite things
+    assert (row["test"], row["mark"]) == ("paired", "tied") and "†" in text
+    found = row[["difference", "difference_low", "difference_high"]].astype(float)
+    assert found.tolist() == pytest.approx([*wide])
+
+
+def test_images_that_share_an_order_in_either_run_are_drawn_together(tmp_path, capsys) -> None:
+    """With another seed the halves are others: then whole groups go together."""
+    first, second, halves = transfer_case()
+    others = [f"g{half // 2}-{image % 2}" for image, half in enumerate(halves)]
+    runs = [
+        transfer_run(tmp_path / name, name, values, clusters)
+        for name, values, clusters in (("a", first, halves), ("b", second, others))
+    ]
+    compared(capsys, *runs, "--rows", "dictionary", "--out", tmp_path / "out")
+    row = pd.read_csv(tmp_path / "out/extraction.csv").set_index("dictionary").loc["b"]
+    groups = paired_difference(second, first, clusters=np.array(halves) // 2)
+    assert [row["difference_low"], row["difference_high"]] == pytest.approx([groups.low, groups.high])
+
+
+@pytest.mark.parametrize("clusters", [None, [0] * 60], ids=["unknown", "one"])
+def test_transfer_without_its_clusters_is_not_compared_image_by_image(tmp_path, capsys, clusters) -> None:
+    first, second, _ = transfer_case()
+    runs = [transfer_run(tmp_path / name, name, values, clusters) for name, values in (("a", first), ("b", second))]
+    compared(capsys, *runs, "--rows", "dictionary", "--out", tmp_path / "out")
+    assert pd.read_csv(tmp_path / "out/extraction.csv").set_index("dictionary").loc["b", "test"] == "overlap"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (".hydra/config.yaml", b"model: !!python/object/apply:os.system [touch hacked]\n"),
+        (".hydra/config.yaml", b"[1, 2]"),
+        (".hydra/config.yaml", b"a: [\n"),
+        (".hydra/config.yaml", b"\xff\xfe\x00"),
+        ("tables/extraction.csv", b"metric,value\n\xff\xfe,1\n"),
+        ("cases/extraction.csv.gz", b"garbage"),
+        ("cases/extraction.csv.gz", b""),
+    ],
+    ids=str,
+)
+def test_a_damaged_run_is_one_sentence_and_executes_nothing(two, capsys, file, content, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (two[0] / file).parent.mkdir(exist_ok=True)
+    (two[0] / file).write_bytes(content)
+    assert str(two[0] / file) in refused(capsys, *two, "--metric", "auc_difference", "--table", "extraction")
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_value_that_is_no_number_is_one_sentence(two, capsys) -> None:
+    (two[0] / "tables/extraction.csv").write_text("metric,value\nauc_difference,abc\n")
+    assert "holds a value that is no number" in refused(capsys, *two)
+
+
 @pytest.mark.parametrize(
     ("metric", "sign"),
     [

@@ -85,9 +85,13 @@ def collect_runs(runs: Sequence[Run], table: str) -> Numbers:
     for place, (run, rows) in enumerate(zip(runs, tables, strict=True)):
         facts = {"place": place, "run": run.label, **{key: run.settings.get(key) for key in differ}}
         found += [{**facts, **dict.fromkeys([*keys, *TAIL]), **row} for row in rows]
-    if not found or not all(row["value"] is not None and np.isfinite(row["value"]) for row in found):
+    if not found or not all(_finite(row["value"]) for row in found):
         raise UserError(f"table {table!r} holds {'a value that is no number' if found else 'no rows'}")
     return Numbers(found, differ, keys)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))
 
 
 def select(numbers: Numbers, metrics: Sequence[str], where: Mapping[str, Sequence[str]]) -> Numbers:
@@ -166,7 +170,8 @@ def judge(
     In each metric and column, and for each value of APART's keys, the largest number is best, or the smallest where the
     metric's direction is −1; numbers equal to it are best too. Another ties with it when zero lies in the interval of
     their paired difference (:func:`~vismech.evaluation.statistics.paired_difference`, its own minus the best's) over
-    the images that both runs kept values of, or, where one of them kept none, when their intervals overlap.
+    the images that both runs kept values of, or, where one of them kept none, when their intervals overlap. Images that
+    share an order in either run, as those of transfer do, are drawn together.
     """
     blank = dict.fromkeys(["mark", "test", "difference", "difference_low", "difference_high", "common_images"])
     judged = [{**row, **blank} for row in numbers.rows]
@@ -186,9 +191,13 @@ def judge(
             common = sorted({*first} & {*second})
             ends = [row["ci_low"], row["ci_high"], best["ci_low"], best["ci_high"]]
             tied = False
-            if len(common) > 1:
+            clusters = _together(common, cases[best["place"]].shared(best), cases[row["place"]].shared(row))
+            # One cluster alone says nothing of how others would come out.
+            if len(common) > 1 and (clusters is None or len({*clusters}) > 1):
                 pairs = np.array([[second[image], first[image]] for image in common])
-                found = paired_difference(pairs[:, 0], pairs[:, 1])
+                found = paired_difference(
+                    pairs[:, 0], pairs[:, 1], clusters=None if clusters is None else np.array(clusters)
+                )
                 names = ["difference", "difference_low", "difference_high"]
                 row |= {**dict(zip(names, found, strict=True)), "test": "paired", "common_images": len(common)}
                 tied = found.low <= 0 <= found.high
@@ -197,6 +206,25 @@ def judge(
                 tied = ends[0] <= ends[3] and ends[2] <= ends[1]
             row["mark"] = "tied" if tied else None
     return judged
+
+
+def _together(images: Sequence[str], *shared: Mapping[str, str]) -> list[int] | None:
+    """The cluster of each image: together are those that share something in any of the runs; None where none do."""
+    if not any(shared):
+        return None
+    above: dict[object, object] = {}
+
+    def top(place: object) -> object:
+        while above.setdefault(place, place) != place:
+            place = above[place]
+        return place
+
+    for image in images:
+        for run, clusters in enumerate(shared):
+            if image in clusters:
+                above[top((run, clusters[image]))] = top(image)
+    tops = {each: number for number, each in enumerate(dict.fromkeys(top(image) for image in images))}
+    return [tops[top(image)] for image in images]
 
 
 def direction(metric: str) -> int:

@@ -18,7 +18,6 @@ from vismech.choices import Stage
 from vismech.config import Config
 from vismech.disk import writing
 from vismech.graph import write_graphml
-from vismech.lit.loggers import log_run
 from vismech.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
 from vismech.search import require_faiss
 from vismech.stages import graph as graph_stage
@@ -90,6 +89,8 @@ def _only(config: Config, stage: Stage) -> bool:
 def _describe(
     ctx: Context, plan: Plan, events: Events, folder: Path, started: float
 ) -> tuple[dict[str, Any], list[Path]]:
+    from vismech.lit.loggers import log_run  # slow to import, and a plan needs it not
+
     unreadable = unreadable_images(ctx, plan)
     for sample in unreadable:
         log.warning("unreadable image left out: %s", sample)

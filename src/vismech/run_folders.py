@@ -38,7 +38,7 @@ class Launch:
     @property
     def jobs(self) -> list[Path]:
         """The folders of a sweep's jobs that began, in the order of their numbers."""
-        if not self.sweep or self.folder is None or not self.folder.is_dir():
+        if not self.sweep or self.folder is None or not os.path.isdir(self.folder):
             return []
         from vismech.sweep import numbered
 
@@ -46,7 +46,7 @@ class Launch:
 
     def tidy(self) -> None:
         """Remove the folders that this launch made, if they hold nothing but what Hydra wrote and what was planned."""
-        if not self.missing or self.folder is None or not self.folder.is_dir():
+        if not self.missing or self.folder is None or not os.path.isdir(self.folder):
             return
         inner = self.jobs if self.sweep else [self.folder]
         outer = {path.name for path in self.folder.iterdir()} - {"multirun.yaml"} if self.sweep else set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,17 +29,40 @@ UNCOMPARED = {"name", "plan", "until", "force", "describe", "report", "runtime",
 """Keys and groups of the configuration that change no number."""
 
 
+SHARED = "transfer_"
+"""Begins the metrics whose images share orders, so that their values are no independent cases."""
+
+
 class Cases(NamedTuple):
-    """Values of images: the columns that tell numbers apart, and their texts → value by image."""
+    """Values of images: the columns that tell numbers apart, and their texts → value by image.
+
+    Attributes:
+        keys: columns.
+        values: texts of the columns → image → value.
+        clusters: texts of the columns → image → what it shares with others, such as the order it is scored by.
+    """
 
     keys: list[str]
     values: Mapping[tuple[str, ...], Mapping[str, float]]
+    clusters: Mapping[tuple[str, ...], Mapping[str, str]]
 
     def of(self, row: Row) -> Mapping[str, float]:
-        """The values whose mean a row of the table is; none of medians and of ratios of sums."""
-        found = self.values.get(tuple(text_of(row.get(key)) for key in self.keys), {})
+        """The values whose mean a row of the table is; none of medians and of ratios of sums.
+
+        None either of images that share an order in a file that does not say which: their interval would be too narrow.
+        """
+        found = self.values.get(self._key(row), {})
+        if str(row["metric"]).startswith(SHARED) and not self.shared(row):
+            return {}
         same = found and np.isclose(np.mean([*found.values()]), row["value"], rtol=1e-3, atol=1e-6)
         return found if same else {}
+
+    def shared(self, row: Row) -> Mapping[str, str]:
+        """The cluster of each image behind a row, of those that have one."""
+        return self.clusters.get(self._key(row), {})
+
+    def _key(self, row: Row) -> tuple[str, ...]:
+        return tuple(text_of(row.get(key)) for key in self.keys)
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,12 @@ class Run:
 
     def rows(self, table: str) -> list[Row]:
         """One of its tables."""
-        frame = pd.read_csv(self.tables[table]).astype(object)
+        try:
+            frame = pd.read_csv(self.tables[table]).astype(object)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.tables[table]} cannot be read ({error}): take a run whose folder is whole"
+            ) from error
         return [
             dict(zip(frame, values, strict=True)) for values in frame.where(frame.notna(), None).to_numpy().tolist()
         ]
@@ -82,15 +111,23 @@ class Run:
         """
         file = self.folder / "cases" / f"{table}.csv.gz"
         if not file.is_file():
-            return Cases([], {})
-        frame = pd.read_csv(file, dtype={"image": str})
-        keys = [str(name) for name in frame if name not in ("image", "value")]
+            return Cases([], {}, {})
+        try:
+            frame = pd.read_csv(file, dtype={"image": str})
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise UserError(f"{file} cannot be read ({error}): take a run whose folder is whole") from error
+        keys = [str(name) for name in frame if name not in ("image", "value", "cluster")]
         several: dict[tuple[str, ...], dict[str, list[float]]] = {}
+        clusters: dict[tuple[str, ...], dict[str, str]] = {}
         texts = [frame[key].map(text_of).tolist() for key in keys]
-        for *key, image, value in zip(*texts, frame["image"].tolist(), frame["value"].tolist(), strict=True):
+        shared = frame["cluster"].map(text_of).tolist() if "cluster" in frame else [""] * len(frame)
+        rows = zip(*texts, frame["image"].tolist(), frame["value"].tolist(), shared, strict=True)
+        for *key, image, value, cluster in rows:
             several.setdefault(tuple(key), {}).setdefault(image, []).append(value)
+            if cluster:
+                clusters.setdefault(tuple(key), {})[image] = cluster
         means = {key: {image: sum(all_) / len(all_) for image, all_ in of.items()} for key, of in several.items()}
-        return Cases(keys, means)
+        return Cases(keys, means, clusters)
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
@@ -154,5 +191,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _header(file: Path) -> list[str]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:
         return lines.readline().strip().split(",")

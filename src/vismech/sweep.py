@@ -26,22 +26,17 @@ def collect(sweep: Path, jobs: Sequence[Path] | None = None) -> list[Path]:
 
     jobs = numbered(sweep) if jobs is None else jobs
     frames: dict[str, list[pd.DataFrame]] = {}
-    overrides = {job: _overrides(job) for job in jobs}
-    varied = [
-        key
-        for key in dict.fromkeys(key for given in overrides.values() for key in given)
-        if len({given.get(key) for given in overrides.values()}) > 1 or len(jobs) == 1
-    ]
+    overrides = _varied(numbered(sweep))
     for job in jobs:
         for table in sorted((job / "tables").glob("*.csv")):
             try:
                 frame = pd.read_csv(table)
             except (OSError, ValueError):  # a job was killed while it wrote
                 continue
-            for place, key in enumerate(varied):
+            for place, (key, value) in enumerate(overrides[job].items()):
                 # A table may have a column of a group's name: its own stays.
                 column = f"overrides.{key}" if key in ("job", *frame.columns) else key
-                frame.insert(place, column, overrides[job].get(key))
+                frame.insert(place, column, value)
             frame.insert(0, "job", int(job.name))
             frames.setdefault(table.name, []).append(frame)
     written = []
@@ -54,8 +49,11 @@ def collect(sweep: Path, jobs: Sequence[Path] | None = None) -> list[Path]:
 
 def failed_jobs(sweep: Path) -> dict[str, str]:
     """Number of each job that did not come to its end → what it was to vary."""
-    failed = [job for job in numbered(sweep) if not (job / DONE).is_file()]
-    return {job.name: ", ".join(f"{key}={value}" for key, value in _overrides(job).items()) for job in failed}
+    return {
+        job.name: ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
+        for job, given in _varied(numbered(sweep)).items()
+        if not (job / DONE).is_file()
+    }
 
 
 def read_yaml(file: Path) -> Any:
@@ -76,6 +74,14 @@ def read_yaml(file: Path) -> Any:
 def numbered(sweep: Path) -> list[Path]:
     """The folders of a sweep's jobs, in the order of their numbers."""
     return sorted((path for path in sweep.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+
+
+def _varied(jobs: Sequence[Path]) -> dict[Path, dict[str, str | None]]:
+    """The overrides of each job in which the jobs differ; all of them where there is one job."""
+    overrides = {job: _overrides(job) for job in jobs}
+    keys = dict.fromkeys(key for given in overrides.values() for key in given)
+    varied = [key for key in keys if len({given.get(key) for given in overrides.values()}) > 1 or len(jobs) == 1]
+    return {job: {key: given.get(key) for key in varied} for job, given in overrides.items()}
 
 
 def _overrides(job: Path) -> dict[str, str]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.process
+import os
 import resource
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -80,7 +84,7 @@ def digest(store: Path) -> dict[str, str]:
 
 def _preloaded():
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["vismech.run", "tiny", "torch", "faiss"])
+    server.set_forkserver_preload(["vismech.run", "hydra.main", "tiny", "torch", "faiss"])
     return server
 
 
@@ -116,3 +120,66 @@ class FileLimit:
     def __call__(self) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
+
+
+def _command(arguments: Sequence[str], folder: Path, prepare: Callable[[], None] | None) -> None:
+    from vismech.cli import main
+
+    os.chdir(folder)
+    for number, name in ((1, "out.txt"), (2, "err.txt")):
+        os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = ["vismech", *arguments]
+    if prepare is not None:
+        prepare()
+    main()
+
+
+def start_command(
+    arguments: Sequence[str], folder: Path, prepare: Callable[[], None] | None = None
+) -> multiprocessing.process.BaseProcess:
+    """Start ``vismech`` with ``folder`` as its working directory; what it says is in out.txt and err.txt beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = _preloaded().Process(target=_command, args=(arguments, folder, prepare))
+    process.start()
+    return process
+
+
+class Said(NamedTuple):
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """Its one sentence, after the log's lines; no traceback anywhere."""
+        assert "Traceback" not in self.out + self.err, self.err
+        assert self.err.endswith("\n"), self
+        last = self.err.splitlines()[-1]
+        assert last.startswith("vismech: "), self.err
+        return last.removeprefix("vismech: ")
+
+
+def said(process: multiprocessing.process.BaseProcess, folder: Path, limit: int = 120) -> Said:
+    """Wait for a command that was started in ``folder``."""
+    process.join(limit)
+    assert process.exitcode is not None, "the command hangs"
+    return Said(process.exitcode, *((folder.parent / name).read_text() for name in ("out.txt", "err.txt")))
+
+
+def command(arguments: Sequence[str], folder: Path, prepare: Callable[[], None] | None = None) -> Said:
+    """Run ``vismech`` to its end."""
+    return said(start_command(arguments, folder, prepare), folder)
+
+
+def tiny_arguments(pictures: Path, store: Path) -> list[str]:
+    """:func:`tiny_config` as typed."""
+    return [
+        *("name=tiny", "model=custom", "model.name=tiny", "model.target=tiny:network", "model.crop=32"),
+        *("model.resize=32", "data=imagefolder", f"data.root={pictures}", "extract.layers=[layer*]"),
+        *("extract=uniform", "extract.per_image=6", "dictionary.k=12", "describe.nearest=4", "describe.cards=1"),
+        *("attribute.steps=8", "graph=dataset", "graph.images_per_class=12", "graph.important=3"),
+        *("evaluate.images=10", "runtime=cpu", "runtime.batch_size=4", "runtime.path_batch_size=16"),
+        *("logger=none", "report.figure=false", f"store.root={store}"),
+    ]

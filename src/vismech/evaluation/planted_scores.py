@@ -11,8 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
 from torch import Tensor
 
 ROUNDING = 1e-5
@@ -44,6 +42,8 @@ def score(edges: Float[Tensor, "n t q"], known: Bool[np.ndarray, "t q"], effects
     Raises:
         FloatingPointError: an edge that is not finite.
     """
+    from scipy.stats import rankdata  # slow to import, and few runs plant circuits
+
     if not bool(edges.isfinite().all()):
         raise FloatingPointError("an edge is not finite")
     signed, absolute = (_rounded(part.double().mean(0).numpy()) for part in (edges, edges.abs()))
@@ -93,6 +93,8 @@ class Match(NamedTuple):
 
 def match(planted: Float[Tensor, "k c"], learned: Float[Tensor, "l c"]) -> Match:
     """The one-to-one matching of unit vectors with the largest total cosine (Kuhn 1955)."""
+    from scipy.optimize import linear_sum_assignment  # as above
+
     cosine = (planted.double() @ learned.double().T).numpy()
     rows, columns = linear_sum_assignment(-cosine)
     found = Match(np.full(len(planted), -1), np.zeros(len(planted)))

@@ -73,6 +73,7 @@ def quiet() -> None:
         ".*does not have many workers.*",
         ".*custom batch sampler.*",
         ".*LeafSpec.*",
+        ".*uneven batch length.*",
         ".*GPU available but not used.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -28,6 +28,8 @@ class Pass(lightning.LightningModule):
     def __init__(self, loop: ImageLoop) -> None:
         super().__init__()
         self.loop = loop
+        # More processes than batches that are left: some have nothing to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @property
     def resources(self) -> Resources | None:

@@ -11,11 +11,11 @@ import pandas as pd
 
 from vismech.choices import Stage
 from vismech.stages import graph as graph_stage
+from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.describe import Descriptions
 from vismech.stages.fields import VERSION as FIELDS_VERSION
 from vismech.stages.fields import compute_fields, field_inputs, read_fields
-from vismech.stages.gallery import Gallery, importances
 from vismech.store import Spec
 
 VERSION = 1
@@ -54,6 +54,8 @@ def pictures_job(ctx: Context, plan: Plan, fields: Spec) -> Job:
 
     def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         for spec in specs.values():
+            from vismech.stages.gallery import Gallery  # pictures are slow to import, and a plan needs none
+
             shown = important_concepts(ctx, plan)
             gallery = Gallery(ctx, plan, shown, read_fields(ctx.store.open(fields)))
             with ctx.store.writer(spec) as folder:
@@ -77,7 +79,7 @@ def count(ctx: Context) -> int:
 
 def important_concepts(ctx: Context, plan: Plan) -> list[tuple[str, int]]:
     """The ``describe.cards`` concepts of each layer of largest absolute importance for any group, or else share."""
-    measured = importances(ctx, plan)
+    measured = trace_stage.importances(ctx, plan)
     chosen = []
     for layer, spec in plan.descriptions.items():
         if layer in measured:
@@ -95,7 +97,7 @@ def graph_concepts(ctx: Context, graph: Spec) -> list[tuple[str, int]]:
     return [(node["layer"], node["concept"]) for node in nodes if node["kind"] == "concept"]
 
 
-def _write(gallery: Gallery, shown: list[tuple[str, int]], folder: Path) -> None:
+def _write(gallery: Any, shown: list[tuple[str, int]], folder: Path) -> None:
     from vismech.lit.progress import track
 
     rows: list[dict[str, Any]] = []

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from vismech.description import TreePlace
@@ -44,7 +43,7 @@ class Gallery:
         for layer, numbers in wanted.items():
             described = Descriptions(ctx, layer, plan.descriptions[layer])
             self.shown |= {(layer, concept): described.concept(concept) for concept in sorted(numbers)}
-        self.importance, self._groups = importances(ctx, plan), _groups(ctx, plan)
+        self.importance, self._groups = trace_stage.importances(ctx, plan), _groups(ctx, plan)
         if found is None:
             kind = patches_for(ctx, wanted)
             found = FieldsOf(fields_of(ctx, plan, self.shown.values(), kind, self.pictures), kind)
@@ -161,14 +160,6 @@ def _span(tree: TreePlace) -> str:
         return ""
     first, last = tree.sibling
     return str(first) if first == last else f"{first}–{last}"
-
-
-def importances(ctx: Context, plan: Plan) -> dict[str, np.ndarray]:
-    """Layer → importance of each concept for each explained group [G, K]; nothing without traces to the class."""
-    if plan.logits is None or not plan.to_class:
-        return {}
-    who = trace_stage.read_explained(ctx, ctx.store.open(plan.logits))
-    return {layer: trace_stage.importance(ctx, ctx.store.open(spec), who) for layer, spec in plan.to_class.items()}
 
 
 def _groups(ctx: Context, plan: Plan) -> list[str]:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from vismech.choices import Images, Output, Positions, Scope, Stage
 from vismech.report.patches import Patch, encode_png
-from vismech.report.text import wide
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
@@ -21,7 +20,6 @@ from vismech.stages.context import Context, Job, Plan, read_images
 from vismech.stages.evaluations import measured_rows
 from vismech.stages.explained import Explained, spread
 from vismech.stages.fields import Pictures, read_fields
-from vismech.stages.gallery import Gallery
 from vismech.store import Spec
 
 VERSION = 1
@@ -56,6 +54,7 @@ def unreadable_images(ctx: Context, plan: Plan) -> list[str]:
 def _write(ctx: Context, plan: Plan, fields: Spec, folder: Path) -> None:
     from vismech.report.figures import graph_figure
     from vismech.report.page import render_page
+    from vismech.stages.gallery import Gallery
 
     assert plan.graph is not None
     gallery = Gallery(ctx, plan, graph_concepts(ctx, plan.graph), read_fields(ctx.store.open(fields)))
@@ -68,9 +67,10 @@ def _write(ctx: Context, plan: Plan, fields: Spec, folder: Path) -> None:
         graph_figure(data.graph, data.cards, folder / FIGURE, data.images, probability=data.probability)
 
 
-def report_data(ctx: Context, plan: Plan, gallery: Gallery) -> Any:
+def report_data(ctx: Context, plan: Plan, gallery: Any) -> Any:
     """Everything the page shows; ``gallery`` holds the graph's concepts."""
     from vismech.report.page import ReportData
+    from vismech.report.text import wide
 
     assert plan.graph is not None and plan.logits is not None
     graph = graph_stage.read(ctx, plan.graph)

@@ -18,7 +18,7 @@ from vismech.lit.loop import run_loop
 from vismech.lit.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job, compact, read_images
+from vismech.stages.context import Context, Job, Plan, compact, read_images
 from vismech.stages.explained import Explained, explained
 from vismech.store import Artifact, Spec, plain
 
@@ -94,6 +94,14 @@ def read_explained(ctx: Context, logits: Artifact) -> Explained:
 def importance(ctx: Context, trace: Artifact, who: Explained) -> np.ndarray:
     """Importance of each concept for each group [G, K]: the mean edge to the class logit over the group's images."""
     return group_means(np.asarray(trace.array("edges.npy"))[:, 0], who.group, len(who.groups))
+
+
+def importances(ctx: Context, plan: Plan) -> dict[str, np.ndarray]:
+    """Layer → importance of each concept for each explained group [G, K]; nothing without traces to the class."""
+    if plan.logits is None or not plan.to_class:
+        return {}
+    who = read_explained(ctx, ctx.store.open(plan.logits))
+    return {layer: importance(ctx, ctx.store.open(spec), who) for layer, spec in plan.to_class.items()}
 
 
 def selection(ctx: Context, trace: Artifact, who: Explained) -> Selection:

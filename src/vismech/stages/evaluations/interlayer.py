@@ -20,7 +20,6 @@ from vismech.evaluation.interlayer import READOUTS, Curves
 from vismech.evaluation.interlayer_scores import SCORES, Scored, scored
 from vismech.lit.interlayer import PATHS, InterlayerLoop, Layer, Pair, interlayer_columns
 from vismech.lit.loop import run_loop
-from vismech.report import interlayer as drawing
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
@@ -246,4 +245,6 @@ def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
 
 def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
     """Mean curves of every pair and order, by the paper's score and read-out."""
+    from vismech.report import interlayer as drawing  # loads matplotlib
+
     return [drawing.curves_figure(curve_table(ctx, plan), folder / "interlayer_curves.png")]

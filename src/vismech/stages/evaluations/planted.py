@@ -22,7 +22,6 @@ from vismech.evaluation.planted import METHODS, Measured, measure, training_vect
 from vismech.evaluation.planted_models import PlantedNetwork, plant
 from vismech.evaluation.planted_networks import NETWORKS, circuit_of
 from vismech.evaluation.statistics import bootstrap
-from vismech.report.planted import heat_map
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import TAIL, tidy
@@ -143,4 +142,6 @@ def _rows(values: Mapping[tuple, list[float]]) -> Iterator[dict[str, Any]]:
 def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
     """Average precision of every network and method, one map for each dictionary and noise."""
     found = rows(ctx, plan).query("metric == 'average_precision' and network != @ALL")
+    from vismech.report.planted import heat_map  # loads matplotlib
+
     return [heat_map(found, folder / "planted.png")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,14 @@ from vismech.choices import Evaluation, PathWeight
 from vismech.evaluation.saturation import RELATIONS, WEIGHTS
 from vismech.layers import PIXELS
 from vismech.lit.saturation import SaturationLoop, saturation_columns
-from vismech.report import saturation as drawing
 from vismech.stages.context import Context, Job, Plan, read_images
 from vismech.stages.evaluations.units import Scores, count_row, interval_row, unit_jobs
 from vismech.stages.explained import spread
 from vismech.stages.tables import tidy
 from vismech.store import Spec
+
+if TYPE_CHECKING:
+    from vismech.report import saturation as drawing  # loads matplotlib
 
 VERSION = 1
 IG = WEIGHTS.index(PathWeight.ig)
@@ -72,6 +75,8 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
 
 def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
     """Curves along the path, ratios of norms, differences of the paths, and of pixels the heat maps."""
+    from vismech.report import saturation as drawing
+
     specs = plan.evaluations[Evaluation.saturation].values()
     panels = [_panel(ctx, spec) for spec in specs]
     drawn = [panel for panel in panels if len(panel.ratios)]
@@ -90,6 +95,8 @@ def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
 
 
 def _panel(ctx: Context, spec: Spec) -> drawing.Panel:
+    from vismech.report import saturation as drawing
+
     scores = Scores(ctx.store.open(spec))
     moves, crossing = scores.array("moves"), scores.array("crossing")
 
@@ -109,6 +116,8 @@ def _panel(ctx: Context, spec: Spec) -> drawing.Panel:
 
 def _photographs(ctx: Context, spec: Spec) -> list[drawing.Photograph]:
     """Evenly spread over the images."""
+    from vismech.report import saturation as drawing
+
     artifact = ctx.store.open(spec)
     ids, classes, maps = read_images(artifact).ids, artifact.json("units.json")["classes"], artifact.array("maps.npy")
     place = {sample: index for index, sample in enumerate(ctx.data.ids)}

@@ -131,6 +131,12 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
 
 
 def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
-    """The numbers behind :func:`rows`, image by image: its keys, then metric, image and value."""
-    found = [case_frame(one.base, one.metric, np.array(one.ids), one.values) for one in _scores(ctx, plan)]
+    """The numbers behind :func:`rows`, image by image: its keys, then metric, image, value and cluster.
+
+    The cluster is the half of a group whose images are scored by one order.
+    """
+    found = [
+        case_frame(one.base, one.metric, np.array(one.ids), one.values).assign(cluster=one.halves)
+        for one in _scores(ctx, plan)
+    ]
     return pd.concat(found, ignore_index=True)
