@@ -15,6 +15,7 @@ from typing import Any
 from vismech.config import Config, register
 from vismech.documentation import documentation
 from vismech.errors import UserError
+from vismech.trust import refuse_rerun
 
 log = logging.getLogger("vismech")
 
@@ -46,6 +47,10 @@ def main() -> None:
         print(f"vismech {version('vismech')}")
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; the sentences are ours
+    try:
+        refuse_rerun(arguments)
+    except UserError as error:
+        _fail(str(error))
     import hydra
 
     register()
@@ -91,6 +96,9 @@ def _run(cfg: Any, folder: Path) -> float:
     except OmegaConfBaseException as error:
         raise UserError(composition_error(error)) from error
     assert isinstance(config, Config)
+    from vismech.sources import check_config_sources
+
+    check_config_sources(config)  # before torch is loaded
     from vismech.run import run
 
     result = run(config, folder)

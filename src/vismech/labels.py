@@ -154,7 +154,7 @@ def _named(folder: str, value: Any, classes: Mapping[int, str], outputs: int, fo
 class _Finder:
     """Name → class of the model: as written, then without case and underscores, then as ImageNet's wnid.
 
-    A name that several classes have, such as ImageNet's two cranes, tells none of them.
+    A name that several classes have, such as CARDIGAN of ImageNet's Cardigan (a dog) and cardigan, tells none of them.
     """
 
     def __init__(self, classes: Mapping[int, str]) -> None:

@@ -57,7 +57,11 @@ class Run:
     def settings(self) -> dict[str, str]:
         """The configuration as dotted key → text, without what changes no number; empty where it was not kept."""
         file = self.folder / ".hydra/config.yaml"
-        found = yaml.safe_load(file.read_text()) if file.is_file() else {}
+        try:
+            found = yaml.safe_load(file.read_bytes()) if file.is_file() else {}
+        except yaml.YAMLError as error:  # a tag that names code is refused here, too
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{file} is no plain configuration ({reason}): leave this run out") from error
         kept = {key: value for key, value in (found or {}).items() if key not in UNCOMPARED}
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in _flat(kept)}
 
