@@ -208,7 +208,8 @@ def test_code_in_other_files_is_seen_and_names_of_files_are_not(tmp_path, monkey
 def test_the_same_in_every_process() -> None:
     lines = [
         "import torch, tiny, test_identity as t",
-        "print(*(t.code(t.Net(wayward=way, **t.CHANGES[name])) for way in (False, True) for name in ('partial', 'lambda')))",
+        "both = [(way, name) for way in (False, True) for name in ('partial', 'lambda')]",
+        "print(*(t.code(t.Net(wayward=way, **t.CHANGES[name])) for way, name in both))",
     ]
     found = {
         subprocess.run(

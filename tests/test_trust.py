@@ -166,7 +166,7 @@ def test_trust_is_for_what_a_package_defines(mark, tmp_path, monkeypatch) -> Non
         check_model(ModelConfig(ModelSource.custom, "x", target=f"friendly:{name}"), RUN, trusted)
 
     for name in ("system", "load", "partial", "functools"):
-        with pytest.raises(UserError, match="was made with model.target=friendly"):
+        with pytest.raises(UserError, match=r"was made with model.target=friendly"):
             check(name, "friendly")
     check("own", "friendly")
     check("partial", "friendly", "hostile")
@@ -204,7 +204,7 @@ def test_comparing_runs_imports_nothing_of_them(mark, tmp_path) -> None:
     run = theirs(tmp_path, **custom("hostile:build"))
     assert Run(run).settings["model.target"] == "hostile:build"
     (run / ".hydra/config.yaml").write_text(f"x: !!python/object/apply:os.system ['touch {mark}']")
-    with pytest.raises(UserError, match="config.yaml is no plain configuration"):
+    with pytest.raises(UserError, match=r"config.yaml is no plain configuration"):
         _ = Run(run).settings
     assert not mark.exists() and "hostile" not in sys.modules
 

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for path in write_concept(
             options.run, options.layer, options.concept, options.image, options.out, patches, options.trust
         ):
-            print(path)
+            print(str(path).encode("utf-8", "backslashreplace").decode())  # a name need not be UTF-8
     except UserError as error:
         print(f"vismech-concept: {error}", file=sys.stderr)
         sys.exit(1)
