@@ -202,3 +202,33 @@ def test_panels_stand_side_by_side_each_in_full() -> None:
     second = picture[136 : 136 + PANEL_SIDE, MARGIN + PANEL_SIDE + drawing.GAP :][:, :PANEL_SIDE]
     assert (first == [255, 0, 0]).all()
     assert (second[112:336] == [0, 0, 255]).all() and (second[:112] == 255).all() and (second[336:] == 255).all()
+
+
+NAMES = st.text(st.sampled_from("ilW m…日\u0301-"), max_size=120)
+
+
+@given(NAMES, st.integers(0, 400), st.sampled_from([16, 40]))
+def test_text_is_cut_where_trying_every_length_would_cut_it(name, room, size) -> None:
+    font = drawing._font(size, False)
+    expected = name
+    if font.getlength(name) > room:
+        kept = len(name)
+        while kept and font.getlength(name[:kept].rstrip() + "…") > room:
+            kept -= 1
+        expected = name[:kept].rstrip() + "…"
+    assert drawing._fitting(name, room, font) == expected
+
+
+@pytest.mark.parametrize("length", [1_000, 100_000])
+def test_a_long_name_is_measured_in_few_short_pieces(length, monkeypatch) -> None:
+    """Seconds for 1,000 characters, minutes for 3,000, when every length was measured."""
+    font, measured = drawing._font(17, False), []
+
+    class Counting:
+        def getlength(self, text: str) -> float:
+            measured.append(len(text))
+            return font.getlength(text)
+
+    cut = drawing._fitting("a name " * length, 300, Counting())  # type: ignore[arg-type]
+    assert cut.endswith("…") and 290 < font.getlength(cut) <= 300
+    assert sum(measured) < 1_000

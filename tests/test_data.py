@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +197,118 @@ def test_errors_of_every_decoder_are_a_users(tmp_path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name[0]}.{name[2:]} is not a readable image"):
             load_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_link_to_nothing_is_an_unreadable_image(photos, kind) -> None:
+    (photos / "berry" / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    (photos / "berry" / "circle.jpg").symlink_to(photos / "berry" / "circle.jpg")
+    data = open_data("imagefolder", photos)
+    assert {"berry/gone.jpg", "berry/circle.jpg"} < {*data.ids}
+    assert data.fingerprint(kind) != open_data("imagefolder", photos, classes=[0]).fingerprint(kind)
+    for name in ("gone", "circle"):
+        with pytest.raises(UserError, match=f"berry/{name}.jpg is not a readable image"):
+            data.load(data.ids.index(f"berry/{name}.jpg"))
+
+
+def test_a_pipe_is_no_image_and_nobody_waits_for_it(photos) -> None:
+    os.mkfifo(photos / "berry" / "pipe.jpg")
+    data = open_data("imagefolder", photos)
+    assert data.fingerprint(Fingerprint.content)
+    with pytest.raises(UserError, match=r"pipe.jpg is not a readable image \(it is no file\)"):
+        data.load(data.ids.index("berry/pipe.jpg"))
+
+
+def test_a_link_to_no_class_folder_is_left_out_and_named(photos, caplog) -> None:
+    (photos / "zebra").symlink_to(photos / "nowhere")
+    (photos / "linked").symlink_to(photos / "apple")
+    assert open_data("imagefolder", photos).classes == dict(enumerate((*CLASSES, "linked")))
+    assert "zebra is a link to nothing and is left out" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["class", "folder", "file"])
+def test_a_name_that_is_not_utf8_is_one_sentence(photos, place) -> None:
+    root, name = os.fsencode(photos), b"caf\xe9"
+    folder = os.path.join(root, name if place == "class" else b"apple", name if place == "folder" else b"more")
+    os.makedirs(folder)
+    shutil.copy(photos / "apple" / "000.png", os.path.join(folder, (name if place == "file" else b"x") + b".png"))
+    with pytest.raises(UserError, match=r"caf\\xe9(/|\.png)? has a name that is not UTF-8, which no sample id"):
+        open_data("imagefolder", photos)
+
+
+def test_what_systems_leave_beside_photographs_is_no_image_and_no_class(photos) -> None:
+    expected = open_data("imagefolder", photos)
+    content = (photos / "apple" / "000.png").read_bytes()
+    for path in (
+        "apple/._000.png",
+        "apple/.hidden.jpg",
+        "apple/.DS_Store",
+        "apple/Thumbs.db",
+        "apple/__MACOSX/000.png",
+        "apple/.cache/000.png",
+        "apple/@eaDir/000.png",
+        "__MACOSX/apple/000.png",
+        ".DS_Store",
+        ".git/x.png",
+    ):
+        (photos / path).parent.mkdir(parents=True, exist_ok=True)
+        (photos / path).write_bytes(content)
+    found = open_data("imagefolder", photos)
+    assert found.samples == expected.samples and found.classes == expected.classes
+    assert found.fingerprint() == expected.fingerprint()
+
+
+@pytest.mark.parametrize("place", ["", "berry", "berry/deep"])
+def test_a_folder_that_cannot_be_read_is_named(photos, place, monkeypatch) -> None:
+    """Root may read everything, so the system's answer is put in its place."""
+    (photos / "berry" / "deep").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder) == photos / place:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=rf"{place} cannot be read \(Permission denied\): give yourself access"):
+        open_data("imagefolder", photos)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_cannot_be_read_is_an_unreadable_image(photos, kind, monkeypatch) -> None:
+    data = open_data("imagefolder", photos)
+    path, read = photos / "berry" / "001.png", Path.read_bytes
+
+    def refuse(file) -> bytes:
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert data.fingerprint(kind)
+
+
+def test_an_empty_class_folder_has_its_label_and_no_images(photos) -> None:
+    (photos / "banana").mkdir()
+    data = open_data("imagefolder", photos)
+    assert data.classes == {0: "apple", 1: "banana", 2: "berry", 3: "cherry"}
+    assert sorted({sample.label for sample in data.samples}) == [0, 2, 3]
+
+
+def test_a_large_image_is_read_and_a_bomb_is_refused(photos, monkeypatch, recwarn) -> None:
+    data = open_data("imagefolder", photos)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # pictures of 1,440 pixels: Pillow warns
+    assert data.load(0).size == (36, 40) and not recwarn
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    with pytest.raises(UserError, match=r"000.png is not a readable image \(Image size \(1440 pixels\) exceeds"):
+        data.load(0)
+
+
+def test_only_some_folders(photos) -> None:
+    found = open_data("imagefolder", photos, folders=["cherry", "berry"])
+    assert {sample.id.split("/")[0] for sample in found.samples} == {"berry", "cherry"}
+    with pytest.raises(UserError, match=r"evaluate.root=.* has no image of the class 'pear', which data.classes asks"):
+        open_data("imagefolder", photos, key="evaluate.root", folders=["berry", "pear"])
 
 
 # Pixels

@@ -166,6 +166,24 @@ def test_preprocessing_is_timms_own(name) -> None:
     torch.testing.assert_close(model.preprocess(picture), theirs, rtol=0, atol=1e-6)
 
 
+def test_photographs_for_a_model_of_ones_own_are_as_large_as_its_input() -> None:
+    """They were brought to 256 and then cut to the crop: a 64-pixel model saw a sixteenth of each."""
+    own = open_model("custom", "mine", target="tiny:network", preprocess={"crop": 64}).preprocess
+    assert (own.resize, own.crop) == (64, 64)
+    picture = Image.new("RGB", (512, 512), "black")
+    picture.paste("white", (0, 0, 512, 64))  # at the edge
+    assert np.asarray(own.geometry(picture))[:6].min() > 200
+    assert open_model("custom", "mine", target="tiny:network").preprocess.resize == 224
+    asked = open_model("custom", "mine", target="tiny:network", preprocess={"crop": 64, "resize": 72}).preprocess
+    assert (asked.resize, asked.crop) == (72, 64)
+    assert str(asked).startswith("their short side at 72 (bilinear), the middle 64 × 64 pixels, mean 0.485, 0.456, ")
+
+
+def test_class_names_are_imagenets_only_where_the_model_says_that_it_has_these() -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k"  # of 21,843 classes, the first 1,000 of which are no others
+    assert open_model("timm", name, weights=None).classes == {}
+
+
 def test_geometry_is_what_the_model_sees() -> None:
     picture = photograph((40, 32))
     assert Preprocess(None, 32).geometry(picture).tobytes() == picture.crop((4, 0, 36, 32)).tobytes()
@@ -234,6 +252,16 @@ def test_targets_that_are_no_factory_are_refused(target, sentence) -> None:
 def test_errors_inside_ones_own_factory_are_not_hidden() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'clases'"):
         open_model("custom", "mine", target="tiny:network", kwargs={"clases": 3})
+
+
+def test_paths_of_ones_own_model_that_are_not_there_are_one_sentence(tmp_path) -> None:
+    gone = tmp_path / "gone.pt"
+    with pytest.raises(UserError, match=r"gone.pt, which is not there: give another path in model.kwargs="):
+        open_model("custom", "mine", target="tiny:from_file", kwargs={"path": str(gone)})
+    with pytest.raises(UserError, match=r"model.checkpoint=.*gone.pt is not a file"):
+        open_model("custom", "mine", target="tiny:network", checkpoint=gone)
+    with pytest.raises(UserError, match=r"model.weights=.*gone.pt does not suit model=custom.*give model.checkpoint"):
+        open_model("custom", "mine", target="tiny:network", weights=str(gone))
 
 
 @pytest.mark.parametrize("source", ["torchvision", "timm"])

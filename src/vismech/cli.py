@@ -18,6 +18,7 @@ from vismech.errors import UserError
 from vismech.run_folders import launch
 from vismech.shell import command, fail
 from vismech.store import Store
+from vismech.trust import refuse_rerun
 
 log = logging.getLogger("vismech")
 
@@ -51,6 +52,7 @@ def main() -> None:
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; the sentences are ours
     logging.raiseExceptions = False  # a disk that is full for the log is told once, by whoever writes results
+    refuse_rerun(arguments)
     import hydra
 
     register()
@@ -120,9 +122,12 @@ def _run(cfg: Any, folder: Path, sweep: bool) -> float:
     except OmegaConfBaseException as error:
         raise UserError(composition_error(error)) from error
     assert isinstance(config, Config)
+    from vismech.sources import check_config_sources
+
+    check_config_sources(config)  # before torch is there, as the next
     if sweep and config.describe.cards is None:
         config.describe.cards = 0
-    if not config.plan:  # before torch is there
+    if not config.plan:
         Store(config.store.root).check()
     from vismech.run import run
 

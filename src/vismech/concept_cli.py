@@ -9,7 +9,7 @@ import argparse
 import difflib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from vismech.choices import Patches, Stage
 from vismech.config import Config
 from vismech.errors import UserError
 from vismech.shell import command
+from vismech.trust import check_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,13 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=[each.value for each in Patches],
         help="how vectors are traced to pixels; default: as in the run (describe.patches)",
     )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="import code of this package, such as the run's own model; may be given again",
+    )
     parser.add_argument("--out", type=Path, help="where to write; default: concepts/ in the run's folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         patches = Patches(options.patches) if options.patches else None
-        for path in write_concept(options.run, options.layer, options.concept, options.image, options.out, patches):
-            print(path)
+        for path in write_concept(
+            options.run, options.layer, options.concept, options.image, options.out, patches, options.trust
+        ):
+            print(str(path).encode("utf-8", "backslashreplace").decode())  # a name need not be UTF-8
     except UserError as error:
         print(f"vismech-concept: {error}", file=sys.stderr)
         sys.exit(1)
@@ -61,13 +71,15 @@ def write_concept(
     images: Sequence[Path] = (),
     out: Path | None = None,
     patches: Patches | None = None,
+    trusted: Collection[str] = (),
 ) -> list[Path]:
     """The concept's card, and for each image the image, the localisation and plain upsampling side by side.
 
     Raises:
-        UserError: no run there, an unknown layer or concept, an unreadable image, an artifact that is gone.
+        UserError: no run there, code that is not in the ``trusted`` packages, an unknown layer or concept, an
+            unreadable image, an artifact that is gone.
     """
-    config = config_of(run)
+    config = config_of(run, trusted)
     if patches is not None:
         config.describe.patches = patches
     from vismech.data import load_image
@@ -156,24 +168,34 @@ def _panels(
     return pictures
 
 
-def config_of(run: Path) -> Config:
+def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
     """The configuration of a run, from its folder; paths are those of the folder that it was started in.
 
+    Of the code that it names only what :mod:`vismech.trust` allows is imported.
+
     Raises:
-        UserError: no run there.
+        UserError: no run there, files that are none of a run's, or code of packages that are not ``trusted``.
     """
     files = run / ".hydra/config.yaml", run / ".hydra/hydra.yaml"
     if not all(file.is_file() for file in files):
         raise UserError(f"{run} is not the folder of a run: name one such as outputs/runs/quickstart/<time>")
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from vismech.sweep import read_yaml
 
-    found, hydra = (OmegaConf.create(read_yaml(file)) for file in files)
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), found))
-    started = Path(OmegaConf.to_container(hydra)["hydra"]["runtime"]["cwd"])  # type: ignore[index]
+    found, hydra = map(read_yaml, files)
+    try:
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(found)))
+        started = Path(hydra["hydra"]["runtime"]["cwd"])
+    except (OmegaConfBaseException, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{run / '.hydra'} holds no configuration of this version of vismech ({reason})") from error
+    check_model(config.model, run, trusted)
+    config.attribute.curve = {}  # a path of somebody's own, which no card needs
     config.store.root = str(started / config.store.root)
-    if config.data.root is not None:
-        config.data.root = str(started / Path(config.data.root).expanduser())
+    for part, name in ((config.data, "root"), (config.model, "checkpoint")):
+        if (value := getattr(part, name)) is not None:
+            setattr(part, name, str(started / Path(value).expanduser()))
     config.until, config.plan, config.force = Stage.describe, False, []
     return config

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 # What operating systems and archivers leave beside photographs; whatever starts with a dot is left out, too.
 LITTER = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+SAMPLE_NAMES = "imagenet_*.jpg"
 CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -196,7 +197,7 @@ def _no_access(error: OSError) -> UserError:
     return UserError(f"{where} cannot be read ({error.strerror}): give yourself access to it or move it away")
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     """Every image file below ``folder``, links to nothing included: those are unreadable images, not absent ones."""
 
     def refuse(error: OSError) -> None:
@@ -244,7 +245,7 @@ def _folders(source: DataSource, root: Path, only: Sequence[str]) -> ImageData:
         Sample(path.relative_to(root).as_posix(), labels[name])
         for name in names
         if not only or name in only
-        for path in _image_files(root / name)
+        for path in image_files(root / name)
     ]
     return ImageData(root, samples, classes)
 
@@ -252,7 +253,7 @@ def _folders(source: DataSource, root: Path, only: Sequence[str]) -> ImageData:
 def _samples() -> ImageData:
     """The 20 ImageNet photographs in foolbox; the class index is the last part of the file's name."""
     root = samples_folder()
-    samples = [Sample(path.name, int(path.stem.split("_")[-1])) for path in root.glob("imagenet_*.jpg")]
+    samples = [Sample(path.name, int(path.stem.split("_")[-1])) for path in root.glob(SAMPLE_NAMES)]
     return ImageData(root, samples, dict(enumerate(imagenet_names())))
 
 

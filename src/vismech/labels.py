@@ -10,7 +10,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,13 @@ class ClassLabels:
 
     Attributes:
         known: the data's label → the model's class; labels that are absent are no class of the model's.
-        names: the data's label → its name, of the labels that images have.
+        names: the data's label → its name.
+        present: the labels that images have.
     """
 
     known: Mapping[int, int]
     names: Mapping[int, str]
+    present: Sequence[int]
 
     def classes(self, labels: np.ndarray) -> np.ndarray:
         """The model's class of each label, −1 where it is unknown."""
@@ -42,17 +44,17 @@ class ClassLabels:
     @property
     def class_names(self) -> dict[int, str]:
         """The model's class → what the data calls it."""
-        return {index: self.names[label] for label, index in self.known.items() if label in self.names}
+        return {index: self.names[label] for label, index in self.known.items()}
 
     @property
     def unknown(self) -> list[str]:
-        """Names of the data's classes that the model has no class for."""
-        return [name for label, name in self.names.items() if label not in self.known]
+        """Names of the images' classes that the model has no class for."""
+        return [self.names[label] for label in self.present if label not in self.known]
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The part of a key of whatever reads :meth:`classes`; nothing where each label is its own class."""
-        told = {label: self.known.get(label) for label in self.names}
+        told = {label: self.known.get(label) for label in self.present}
         return {} if all(label == index for label, index in told.items()) else {"class_of_label": told}
 
     def require(self, key: str) -> None:
@@ -61,7 +63,7 @@ class ClassLabels:
         Raises:
             UserError: no image has a known class.
         """
-        if not any(label in self.known for label in self.names):
+        if not any(label in self.known for label in self.present):
             raise UserError(
                 f"{key} needs the images' classes, but none of the folders ({_some(self.unknown)}) has the name of a "
                 f"class of the model: {REMEDY}"
@@ -95,13 +97,12 @@ def class_labels(
     Raises:
         UserError: a folder or class in ``class_map`` that is not there, or ranks where counts differ.
     """
-    present = dict.fromkeys(sample.label for sample in data.samples)
-    names = {label: data.classes[label] for label in present if label in data.classes}
+    present = list(dict.fromkeys(sample.label for sample in data.samples))
     if data.source is not DataSource.imagefolder:
         if class_map or labels is Labels.rank:
             key = "data.class_map" if class_map else "data.labels=rank"
             raise UserError(f"{key} is for data=imagefolder: the classes of data={data.source} are published")
-        return ClassLabels(_published(data.classes, classes, outputs, present), names)
+        return ClassLabels(_published(data.classes, classes, outputs), data.classes, present)
     given = {
         str(folder): _named(folder, value, classes, outputs, {*data.classes.values(), *folders})
         for folder, value in (class_map or {}).items()
@@ -113,22 +114,20 @@ def class_labels(
         )
     find = _Finder(classes)
     known: dict[int, int] = {}
-    for label, name in names.items():
+    for label, name in data.classes.items():
         index = given[name] if name in given else label if labels is Labels.rank else find(name)
         if index is not None:
             known[label] = index
-    return ClassLabels(known, names)
+    return ClassLabels(known, data.classes, present)
 
 
-def _published(
-    data: Mapping[int, str], model: Mapping[int, str], outputs: int, present: Collection[int]
-) -> dict[int, int]:
+def _published(data: Mapping[int, str], model: Mapping[int, str], outputs: int) -> dict[int, int]:
     """A published numbering is the model's where both have as many classes, unless the names say another order."""
     find = _Finder(model)
-    found = {label: find(data[label]) for label in present}
+    found = {label: find(name) for label, name in data.items()}
     agrees = all(find.fits(data[label], label) or index is None for label, index in found.items())
     if len(data) == outputs and agrees:
-        return {label: label for label in present}
+        return {label: label for label in data}
     return {label: index for label, index in found.items() if index is not None}
 
 
@@ -154,7 +153,7 @@ def _named(folder: str, value: Any, classes: Mapping[int, str], outputs: int, fo
 class _Finder:
     """Name → class of the model: as written, then without case and underscores, then as ImageNet's wnid.
 
-    A name that several classes have, such as ImageNet's two cranes, tells none of them.
+    A name that several classes have, such as CARDIGAN of ImageNet's Cardigan (a dog) and cardigan, tells none of them.
     """
 
     def __init__(self, classes: Mapping[int, str]) -> None:

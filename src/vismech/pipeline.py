@@ -33,7 +33,7 @@ from vismech.lit.devices import accelerator_of, rounding
 from vismech.lit.portions import no_memory
 from vismech.lit.trace import settings_of
 from vismech.memory import keep_freed_memory
-from vismech.sources import check_sources
+from vismech.sources import check_config_sources
 from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.evaluations import EVALUATIONS, alone, measured
@@ -309,8 +309,7 @@ def check(config: Config) -> None:
     if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
         raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
     check_scope(config.graph)
-    if not alone(config):
-        check_sources(config)
+    check_config_sources(config)
 
 
 def _check_attribute(config: Config) -> None:

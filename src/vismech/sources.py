@@ -9,17 +9,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vismech.choices import Baseline, DataSource, ModelSource, Scope
+from vismech.choices import Baseline, DataSource, Evaluation, ModelSource, Scope, Stage
 from vismech.config import Config
 from vismech.errors import UserError
 
+# Evaluations that need neither model nor data where a run is for nothing else.
+ALONE = {Evaluation.planted}
 
-def check_sources(config: Config) -> None:
+
+def check_config_sources(config: Config) -> None:
     """Refuse sources that are not there.
 
     Raises:
         UserError: the key, its value and the remedy.
     """
+    if config.until is Stage.evaluate and config.evaluate.kinds and ALONE.issuperset(config.evaluate.kinds):
+        return
     root = _images(config)
     for key, sample, wanted in (
         ("graph.image", config.graph.image, config.graph.scope is Scope["image"]),
@@ -32,7 +37,7 @@ def check_sources(config: Config) -> None:
         if wanted and sample is not None and not os.path.lexists(root / sample):
             raise UserError(
                 f"{key}={sample} is not there: give a sample id, an image's path below {root}"
-                + (f", such as {first}" if (first := _first_below(root)) else "")
+                + (f", such as {first}" if (first := _first_below(root, config.data.source)) else "")
             )
     if config.evaluate.root is not None:
         _check_root("evaluate.root", Path(config.evaluate.root).expanduser(), config.data.source)
@@ -63,16 +68,14 @@ def _check_root(key: str, root: Path, source: DataSource) -> None:
         raise UserError(f"there is no image below {root}: data={source} expects ROOT/<class>/<image file>")
 
 
-def _first_below(root: Path) -> str | None:
+def _first_below(root: Path, source: DataSource) -> str | None:
     """Some sample id, found without listing everything."""
-    from vismech.data import SUFFIXES
+    from vismech.data import SAMPLE_NAMES, class_folders, image_files
 
-    for folder, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in sorted(files):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                return (Path(folder) / name).relative_to(root).as_posix()
-    return None
+    if source is DataSource.samples:
+        return min((path.name for path in root.glob(SAMPLE_NAMES)), default=None)
+    files = (path for name in class_folders(root) for path in image_files(root / name))
+    return next((path.relative_to(root).as_posix() for path in files), None)
 
 
 def _check_model(config: Config) -> None:

@@ -20,6 +20,8 @@ from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
 from vismech.run import run
 from vismech.store import plain
 
+TRUST = ["--trust", "tiny"]  # where the run's own model is
+
 
 @pytest.fixture(scope="module")
 def finished(pictures, tmp_path_factory) -> Path:
@@ -39,7 +41,7 @@ def test_a_card_and_localisations_of_any_image(finished, tmp_path, capsys) -> No
     Image.fromarray(rng.integers(0, 256, (50, 40), np.uint8)).save(tmp_path / "grey.png")
     Image.fromarray(rng.integers(0, 256, (70, 90, 4), np.uint8)).save(tmp_path / "transparent.png")
     paths = [str(tmp_path / name) for name in ("grey.png", "transparent.png")]
-    main([str(finished), "layer2", "3", "--image", *paths, "--out", str(tmp_path / "out")])
+    main([str(finished), "layer2", "3", *TRUST, "--image", *paths, "--out", str(tmp_path / "out")])
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert [path.name for path in printed] == ["layer2_3.png", "layer2_3_0_grey.png", "layer2_3_1_transparent.png"]
     assert sorted((tmp_path / "out").iterdir()) == sorted(printed)
@@ -47,7 +49,7 @@ def test_a_card_and_localisations_of_any_image(finished, tmp_path, capsys) -> No
         with Image.open(path) as picture:
             assert picture.size[0] == 2 * MARGIN + 3 * PANEL_SIDE + 2 * GAP  # the image, by fields, by upsampling
     first = printed[0].read_bytes()
-    main([str(finished), "layer2", "3"])
+    main([str(finished), "layer2", "3", *TRUST])
     assert (finished / "concepts/layer2_3.png").read_bytes() == first
 
 
@@ -73,10 +75,9 @@ def test_errors_are_one_sentence(arguments, words, finished, tmp_path, monkeypat
     Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:900])
     Image.new("RGB", (300, 2)).save("line.png")
     if "-1" in arguments:
-        arguments = ["--", *arguments]
-        run_folder = [arguments[0], str(finished), *arguments[1:]]
+        run_folder = [*TRUST, "--", str(finished), *arguments]
     else:
-        run_folder = [str(finished), *arguments]
+        run_folder = [str(finished), *arguments, *TRUST]
     with pytest.raises(SystemExit) as stopped:
         main(run_folder)
     said = capsys.readouterr().err
@@ -94,7 +95,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys) -> None:
 @pytest.mark.parametrize("patches", list(Patches))
 def test_the_same_concept_can_be_traced_in_every_way(patches, finished, pictures, tmp_path) -> None:
     image = next(pictures.rglob("*.png"))
-    written = write_concept(finished, "layer2", "3", [image], tmp_path, patches)
+    written = write_concept(finished, "layer2", "3", [image], tmp_path, patches, ["tiny"])
     with Image.open(written[1]) as picture:
         panels = 2 if patches is Patches.upsampling else 3
         assert picture.size[0] == 2 * MARGIN + panels * PANEL_SIDE + (panels - 1) * GAP
@@ -112,7 +113,8 @@ def test_every_mode_and_size_of_the_same_picture_is_the_same_picture(finished, p
     Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
     grey.resize((128, 128), Image.Resampling.NEAREST).save(tmp_path / "large.png")
     names = ["grey.png", "rgb.png", "palette.png", "rgba.png", "cmyk.tif", "deep.png", "large.png"]
-    written = write_concept(finished, "layer1", "3", [tmp_path / name for name in names], tmp_path / "out")
+    paths = [tmp_path / name for name in names]
+    written = write_concept(finished, "layer1", "3", paths, tmp_path / "out", trusted=["tiny"])
     seen = [np.asarray(Image.open(path))[136 : 136 + PANEL_SIDE, MARGIN : MARGIN + PANEL_SIDE] for path in written[1:]]
     for picture in seen[1:]:
         assert np.abs(picture.astype(int) - seen[0].astype(int)).mean() < 10

@@ -135,13 +135,28 @@ class _Pen:
     def text(self, x: int, y: int, text: str, size: int, colour: str = INK, *, bold: bool = False, room: int) -> int:
         """Write a line with its top left corner at (x, y); the x where it ends."""
         font = _font(size, bold)
-        if font.getlength(text) > room:
-            kept = len(text)
-            while kept and font.getlength(text[:kept].rstrip() + "…") > room:
-                kept -= 1
-            text = text[:kept].rstrip() + "…"
+        text = _fitting(text, room, font)
         self.draw.text((x, y), text, colour, font)
         return x + round(font.getlength(text))
+
+
+def _fitting(text: str, room: int, font: ImageFont.FreeTypeFont) -> str:
+    """``text``, or as much of its beginning as fits ``room`` with an ellipsis, in few measurements of short pieces."""
+
+    def fits(kept: int) -> bool:
+        return font.getlength(text[:kept].rstrip() + "…") <= room
+
+    # A name may be longer than any room by far: what is measured is never more than twice what fits.
+    above = 16
+    while above < len(text) and fits(above):
+        above *= 2
+    if above >= len(text) and font.getlength(text) <= room:
+        return text
+    below, above = 0, min(above, len(text))
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (middle, above) if fits(middle) else (below, middle)
+    return text[:below].rstrip() + "…"
 
 
 @cache
