@@ -19,7 +19,7 @@ from vismech.evaluation.insertion_deletion import (
     matched_codes,
     random_control,
     random_order,
-    ranked_order,
+    ranked_orders,
     share_area,
     share_counts,
     values_at,
@@ -50,7 +50,7 @@ def test_curves_are_those_of_codes_set_to_zero_one_by_one():
     codes[:, [2, 7]] = 0
     kept, left = torch.randn(2, P, C, generator=torch.Generator().manual_seed(9))
     ranked, read = codes.any(0), reader(weight)
-    order = ranked_order(torch.arange(K).float().cos(), ranked)
+    (order,) = ranked_orders(torch.arange(K).float().cos()[None], ranked[None])
     ends = Ends(kept + left, codes @ atoms + kept + left)
     found = curves(codes, atoms, order, ends, at(ends, read), read, count_axis([3]))
 

@@ -140,7 +140,8 @@ def _solve_most(
     for iterations in ROUNDS:
         state.run(problem, iterations)
         codes, solved = _exchange_all(problem, correlations[left], state.codes)
-        out[left[solved]] = codes[solved].to(out)
+        # The others are written again, or left for another method.
+        out[left] = codes.to(out)
         rest = (~solved).nonzero()[:, 0]
         left = left[rest]
         if not len(left):
@@ -203,9 +204,11 @@ def _exchange_all(
         wrong = trial * signs < 0
         missing = (problem.pull(slope) > problem.penalty * (1 + SLACK)) & (signs == 0)
         optimal = ~(wrong | missing).any(1) & trial.isfinite().all(1)
-        codes[left[optimal]], solved[left[optimal]] = trial[optimal], True
-        signs = torch.where(wrong, 0, torch.where(missing, slope.sign(), signs))[~optimal]
-        left = left[~optimal]
+        codes[left] = torch.where(optimal[:, None], trial, codes[left])
+        solved[left] = optimal
+        rest = (~optimal).nonzero()[:, 0]
+        signs = torch.where(wrong, 0, torch.where(missing, slope.sign(), signs))[rest]
+        left = left[rest]
     return codes, solved
 
 
@@ -225,7 +228,7 @@ def _exchange_one(
         slope = problem.slope(correlations[left], codes)
         most, atom = torch.where(signs == 0, problem.pull(slope), -torch.inf).max(1)
         done = settled & (most <= problem.penalty * (1 + SLACK))
-        solved[left[done]] = True
+        solved[left] = done
         rows = (~done).nonzero()[:, 0]
         if not len(rows):
             break
@@ -252,11 +255,13 @@ def _solve_active(
     codes, counts = torch.zeros_like(signs), signs.count_nonzero(1)
     # Sorted by size, so that little of each group is padding.
     order = counts.argsort(stable=True)
-    for rows in order.split(rows_at_once(signs, 2 * int(counts.max()) ** 2 + 1)):
+    sizes = counts[order].tolist()
+    at_once = rows_at_once(signs, 2 * sizes[-1] ** 2 + 1)
+    for last, rows in zip([*sizes[at_once - 1 :: at_once], sizes[-1]], order.split(at_once), strict=False):
         count = counts[rows]
         row, atom = signs[rows].nonzero(as_tuple=True)
         place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        active = torch.full((len(rows), int(count[-1])), k, device=row.device)
+        active = torch.full((len(rows), last), k, device=row.device)
         active[row, place] = atom
         gram = torch.take(problem.gram, active[:, :, None] * (k + 1) + active[:, None, :])
         gram.diagonal(dim1=1, dim2=2).add_(torch.where(active < k, RIDGE, 1.0))
@@ -264,7 +269,7 @@ def _solve_active(
         right[row, place] = correlations[rows[row], atom] - problem.penalty * signs[rows[row], atom]
         factor, failed = torch.linalg.cholesky_ex(gram)
         solution = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
-        solution[failed != 0] = torch.nan
+        solution.masked_fill_((failed != 0)[:, None], torch.nan)
         codes[rows[row], atom] = solution[row, place]
     return codes
 

@@ -78,10 +78,10 @@ def count_area(values: Float[np.ndarray, "*n j"], axis: Sequence[int], first: in
     return np.asarray(np.trapezoid(values[..., :stop], np.asarray(axis[:stop]), axis=-1) / first)
 
 
-def ranked_order(edges: Float[Tensor, " k"], ranked: Bool[Tensor, " k"]) -> Int[Tensor, " a"]:
-    """The ranked concepts by signed attribution, largest first; equal ones by their number."""
-    places = ranked.nonzero()[:, 0]
-    return places[edges[places].argsort(descending=True, stable=True)]
+def ranked_orders(edges: Float[Tensor, "b k"], ranked: Bool[Tensor, "b k"]) -> list[Int[Tensor, " a"]]:
+    """Each image's ranked concepts by signed attribution, largest first; equal ones by their number."""
+    order = edges.masked_fill(~ranked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return [own[:count] for own, count in zip(order, ranked.sum(1).tolist(), strict=True)]
 
 
 def random_order(ranked: Bool[Tensor, " k"], *names: object) -> Int[Tensor, " a"]:
@@ -209,9 +209,12 @@ def matched_codes(
     there = ranked.gather(1, chosen)
     found = torch.zeros_like(codes)
     if l0 is not None:
-        for image, own, mask, out in zip(vectors, chosen, there, found, strict=True):
-            if len(some := own[mask].sort().values):
-                out[:, some] = orthogonal_matching_pursuit(image, atoms[some], min(l0, len(some)))
+        # In the order of their numbers, those that are not there last.
+        ordered = chosen.masked_fill(~there, len(atoms)).sort(1).values
+        for image, own, count, out in zip(vectors, ordered, there.sum(1).tolist(), found, strict=True):
+            if count:
+                some = own[:count]
+                out[:, some] = orthogonal_matching_pursuit(image, atoms[some], min(l0, count))
         return found
     solved = least_squares(vectors, atoms[chosen] * there[..., None])
     places = chosen[:, None].expand_as(solved)

@@ -30,7 +30,7 @@ from vismech.evaluation.insertion_deletion import (
     greedy_curves,
     matched_codes,
     random_order,
-    ranked_order,
+    ranked_orders,
     values_at,
 )
 from vismech.layers import LOGITS
@@ -153,10 +153,10 @@ class ConceptLoop(ImageLoop):
             kept = codes[..., mean, None] * dictionary.atoms[mean]
         return Coded(clean, vectors, codes, kept, ranked)
 
-    def reader(self, name: str, clean: Tensor, predicted: Int[Tensor, " b"], index: int, row: int) -> Read:
+    def reader(self, name: str, clean: Tensor, label: int, index: int) -> Read:
         """The probability of one image's predicted class, from PFVs of the layer."""
         layout, segment, size = self.layers[name].layout, self.segments[name], self.portions.paths
-        image, label = clean[index : index + 1], predicted[index]
+        image = clean[index : index + 1]
 
         def read(vectors: Float[Tensor, "m p c"]) -> Float[Tensor, " m"]:
             found = []
@@ -164,12 +164,17 @@ class ConceptLoop(ImageLoop):
                 last = some[-1:].expand(-len(some) % ROW_MULTIPLE, -1, -1)
                 logits = segment(layout.activation(torch.cat([some, last]), image))
                 found.append(logits[: len(some)].softmax(1)[:, label])
-            values = torch.cat(found)
-            if not values.isfinite().all():
-                raise UserError(f"{name}, {self.sample_id(row)!r}: a probability is not finite with concepts deleted")
-            return values
+            return torch.cat(found)
 
         return read
+
+    def check_finite(self, name: str, columns: Columns, rows: list[int]) -> None:
+        """Refuse curves that are not finite; once for a layer, since each look makes the device wait."""
+        curves = [value for value in columns.values() if value.is_floating_point()]
+        finite = torch.stack([value.flatten(1).isfinite().all(1) for value in curves]).all(0)
+        if not finite.all():
+            row = rows[int((~finite).nonzero()[0])]
+            raise UserError(f"{name}, {self.sample_id(row)!r}: a probability is not finite with concepts deleted")
 
 
 class InsertionLoop(ConceptLoop):
@@ -203,11 +208,13 @@ class InsertionLoop(ConceptLoop):
             some = self._matched(name, coded, variant)
             matched.append((some, self._edges(name, some, predicted, rows)))
         done: dict[int, Columns] = {}
-        for index, row in enumerate(rows):
+        cases = [(each, ranked_orders(effects, each.ranked)) for each, effects in [(coded, edges), *matched]]
+        for index, (row, label) in enumerate(zip(rows, predicted.tolist(), strict=True)):
             if row not in done:  # the last batch is padded with its last row
-                read = self.reader(name, clean, predicted, index, row)
-                done[row] = self._image(name, [(coded, edges), *matched], read, index, row)
+                read = self.reader(name, clean, label, index)
+                done[row] = self._image(name, cases, read, index, row)
         columns = {key: torch.stack([done[row][key] for row in rows]) for key in done[rows[0]]}
+        self.check_finite(name, columns, rows)
         counts = [each for each, _ in [(coded, edges), *matched]]
         columns["l0"] = torch.stack([(each.codes != 0).sum(2).float().mean(1) for each in counts], 1)
         columns["distinct"] = torch.stack([each.ranked.sum(1) for each in counts], 1)
@@ -236,7 +243,7 @@ class InsertionLoop(ConceptLoop):
             raise UserError(f"{name} → {LOGITS}, {said}") from error
         return found.edges[wanted.path].units[:, 0]
 
-    def _image(self, name: str, cases: list[tuple[Coded, Tensor]], read: Read, index: int, row: int) -> Columns:
+    def _image(self, name: str, cases: list[tuple[Coded, list[Tensor]]], read: Read, index: int, row: int) -> Columns:
         """One image's curves; the first case is its own codes, the others those of each budget."""
         evaluate, atoms = self.config.evaluate, self.layers[name].dictionary.atoms
         axis, found, budgets = count_axis(evaluate.budgets), [], []
@@ -244,8 +251,8 @@ class InsertionLoop(ConceptLoop):
         rebuilt = [coded.codes[index] @ atoms for coded, _ in cases]
         ends = [Ends(coded.kept[index], whole) for (coded, _), whole in zip(cases, rebuilt, strict=True)]
         at_ends = [torch.cat([nothing, read(whole[None])]) for whole in rebuilt]
-        for (coded, edges), both, values in zip(cases, ends, at_ends, strict=True):
-            codes, order = coded.codes[index], ranked_order(edges[index], coded.ranked[index])
+        for (coded, orders), both, values in zip(cases, ends, at_ends, strict=True):
+            codes, order = coded.codes[index], orders[index]
             if len(found) > evaluate.residual:
                 (count,) = values_at(codes, atoms, order, both, values, read, [np.tile(axis, (2, 1))])
                 budgets.append(count)

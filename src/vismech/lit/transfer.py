@@ -47,12 +47,14 @@ class TransferLoop(ConceptLoop):
     def _counts(self, name: str, clean: Tensor, predicted: Int[Tensor, " b"], rows: list[int]) -> Tensor:
         coded, atoms = self.coded(name, clean), self.layers[name].dictionary.atoms
         grid, done = np.tile(count_axis(), (2, 1)), {}
-        for index, row in enumerate(rows):
+        for index, (row, label) in enumerate(zip(rows, predicted.tolist(), strict=True)):
             if row not in done:  # the last batch is padded with its last row
-                read = self.reader(name, clean, predicted, index, row)
+                read = self.reader(name, clean, label, index)
                 ends = Ends(coded.kept[index], coded.codes[index] @ atoms)
                 at_ends = read(torch.stack(ends))
                 orders = torch.from_numpy(self.orders[name][self.halves[row]]).to(clean.device)
                 each = [values_at(coded.codes[index], atoms, order, ends, at_ends, read, [grid])[0] for order in orders]
                 done[row] = torch.stack(each)
-        return torch.stack([done[row] for row in rows])
+        counts = torch.stack([done[row] for row in rows])
+        self.check_finite(name, {"count": counts}, rows)
+        return counts
