@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vismech.choices import Positions, Scope
+from vismech.attribution.automatic import TOO_MUCH
+from vismech.choices import Positions, Rule, Scope
+from vismech.config import Config
 from vismech.report.figures import graph_figure
 from vismech.report.page import ReportData, render_page
 from vismech.report.patches import Patch, encode_png
@@ -51,7 +53,7 @@ def report_data(
             for row in rows
         ]
     completeness = tables["completeness"].pivot_table(
-        index=["lower", "upper", "path", "rule", "steps"], columns="metric", values="value", sort=False
+        index=["lower", "upper", "path", "rule", "steps", "power"], columns="metric", values="value", sort=False
     )
     extraction = pd.DataFrame()
     if "extraction" in tables:
@@ -65,7 +67,7 @@ def report_data(
         completeness=completeness.reset_index(),
         reconstruction=extraction.reset_index(),
         facts=_facts(ctx, unreadable),
-        notes=_notes(ctx, graph, unreadable),
+        notes=_notes(ctx, graph, unreadable) + _incomplete(tables["completeness"]),
         traced=gallery.kind,
     )
 
@@ -111,10 +113,28 @@ def _facts(ctx: Context, unreadable: list[str]) -> dict[str, str]:
         "unreadable images": len(unreadable),
         "vectors": kept,
         "concepts": f"{config.dictionary.method.value}, coded by {config.dictionary.code.value}",
-        "path": f"{config.attribute.path.value}, {config.attribute.steps} {config.attribute.rule.value} steps",
+        "path": f"{config.attribute.path.value}, {_nodes(config)}",
         "seed": config.seed,
     }
     return {name: str(value) for name, value in facts.items()}
+
+
+def _nodes(config: Config) -> str:
+    steps, rule = config.attribute.steps, config.attribute.rule
+    return f"nodes chosen for each pair, from {steps} on" if rule is Rule.auto else f"{steps} {rule.value} steps"
+
+
+def _incomplete(completeness: pd.DataFrame) -> list[str]:
+    """A note on pairs of layers whose edges miss too much of what they should sum to."""
+    gaps = [row for row in completeness.to_dict("records") if row["metric"] == "gap_median"]
+    rows = [row for row in gaps if row["value"] > TOO_MUCH]
+    if not rows:
+        return []
+    named = ", ".join(f"{row['lower']} → {row['upper']} {row['value']:.0%}" for row in rows)
+    return [
+        f"Edges are not complete, so their sizes mean little: of the change of a target they miss (median) {named}. "
+        "Give more attribute.steps, attribute.rule=auto, or another attribute.baseline."
+    ]
 
 
 def _notes(ctx: Context, graph: Mapping[str, Any], unreadable: list[str]) -> list[str]:
