@@ -11,7 +11,7 @@ from vismech.attribution.quadrature import quadrature
 from vismech.choices import Rule
 from vismech.errors import UserError
 
-RULES = list(Rule)
+RULES = [rule for rule in Rule if rule is not Rule.auto]
 
 
 def allowed(rule: Rule, steps: int) -> int:
@@ -114,3 +114,30 @@ def test_too_few_steps_are_refused(rule, steps, least) -> None:
 def test_simpson_refuses_an_even_number() -> None:
     with pytest.raises(UserError, match=r"attribute.steps=32 is even.*give 33"):
         quadrature(Rule.simpson, 32)
+
+
+@given(st.sampled_from(RULES), st.integers(2, 64), st.sampled_from([2, 3, 4, 6]))
+def test_crowded_nodes_ascend_and_their_weights_sum_to_one(rule, steps, power) -> None:
+    nodes, weights = quadrature(rule, allowed(rule, steps), power)
+    assert np.allclose(nodes, quadrature(rule, allowed(rule, steps)).nodes ** power, rtol=1e-14, atol=0)
+    assert abs(weights.sum() - 1) < 1e-12 and (weights >= 0).all() and (np.diff(nodes) > 0).all()
+
+
+@pytest.mark.parametrize("power", [2, 4])
+def test_crowded_gauss_legendre_is_exact_for_polynomials_and_sees_a_change_near_zero(power) -> None:
+    nodes, weights = quadrature(Rule.gauss_legendre, 16, power)
+    for degree in range(32 // power):  # α^d · dα/ds is of degree p·d + p − 1 in s, at most 2S − 1
+        assert abs((weights * nodes**degree).sum() - 1 / (degree + 1)) < 1e-12
+    # What layer norm does to a straight path from zero: x / √(x² + ε²), whose slope is near zero from α = 10 ε on.
+    small = 1e-3
+
+    def change(rule: Rule, steps: int, power: int) -> float:
+        at, of = quadrature(rule, steps, power)
+        return float((of * small**2 / (at**2 + small**2) ** 1.5).sum()) * (1 + small**2) ** 0.5
+
+    assert abs(change(Rule.gauss_legendre, 64, 4) - 1) < 1e-3 < 0.5 < abs(change(Rule.midpoint, 32, 1) - 1)
+
+
+def test_auto_has_no_nodes_of_its_own() -> None:
+    with pytest.raises(ValueError, match="settle it for a segment first"):
+        quadrature(Rule.auto, 32)

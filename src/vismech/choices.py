@@ -153,8 +153,9 @@ class SourceKind(StrEnum):
 
 
 class Rule(StrEnum):
-    """The quadrature rule of the path integral."""
+    """The quadrature rule of the path integral; auto: nodes for each segment, from its gaps on a few images."""
 
+    auto = "auto"
     riemann_left = "riemann_left"
     riemann_right = "riemann_right"
     midpoint = "midpoint"

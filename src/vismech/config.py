@@ -154,10 +154,12 @@ class AttributeConfig:
     curve: dict[str, Any] = field(default_factory=dict)
     """A path of your own: `_target_`, package.module.Class, and its arguments (its code is not in the key); empty:
     straight."""
-    rule: Rule = Rule.midpoint
-    """Quadrature rule."""
+    rule: Rule = Rule.auto
+    """Quadrature rule. auto: for each pair of layers midpoint where its median completeness gap on the first images is
+    at most 1 %, else Gauss–Legendre nodes crowded towards the start (α = s^p), or more nodes, up to 4 · steps path
+    points an image (saturation, attribution: what their traces chose, of pixels midpoint; planted: midpoint)."""
     steps: int = 32
-    """Nodes of the quadrature."""
+    """Nodes of the quadrature; auto begins with so many."""
     tolerance: float | None = None
     """Double the steps of an image as long as that changes its edges by more than this share; null: never."""
     max_steps: int = 512

@@ -24,7 +24,7 @@ from typing import Any
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
 from vismech.capacity import out_of_memory
-from vismech.choices import Baseline, Mode, ReadOut, Stage
+from vismech.choices import Baseline, Mode, ReadOut, Rule, Stage
 from vismech.config import Config
 from vismech.data import ImageData, open_data
 from vismech.errors import UserError
@@ -314,7 +314,8 @@ def check(config: Config) -> None:
 
 def _check_attribute(config: Config) -> None:
     attribute = config.attribute
-    quadrature(attribute.rule, attribute.steps)
+    if attribute.rule is not Rule.auto:
+        quadrature(attribute.rule, attribute.steps)
     settings_of(config)
     load_path(attribute.curve)
     if attribute.baseline is Baseline.image and attribute.baseline_image is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vismech.attribution.automatic import PROBED, Choice, settle
 from vismech.attribution.forward import integrate_forward
 from vismech.attribution.gig import Ends, Profile, Segment, ends, integrate
 from vismech.attribution.quadrature import Quadrature, added, doubled, quadrature
@@ -37,7 +38,7 @@ class Settings:
     """How the integral is taken.
 
     Attributes:
-        rule, steps: quadrature.
+        rule, steps, power: quadrature; the rule auto begins with ``steps`` and settles for what :func:`settled` finds.
         weights: which weights to put under the integral.
         phi: share of the change that left_ig ends at.
         mode: reverse, forward, or the cheaper of the two for each image.
@@ -60,6 +61,11 @@ class Settings:
     profile: bool = False
     tolerance: float | None = None
     max_steps: int = 512
+    power: int = 1
+
+    def at(self, choice: Choice) -> Settings:
+        """The same with chosen nodes."""
+        return replace(self, rule=choice.rule, steps=choice.steps, power=choice.power)
 
     def __post_init__(self) -> None:
         if not self.weights:
@@ -142,9 +148,53 @@ def attribute(
     if settings.profile and len(each) > 1:
         raise UserError("a profile is that of one path: ask for it with a single baseline")
     problem = _Problem(segment, layout, clean, targets, settings)
-    paths = [_Path(source, ends(segment, layout, source.curve, clean, targets, settings.rows)) for source in each]
+    paths = _paths(problem, each)
+    if settings.rule is Rule.auto:
+        problem = problem._replace(settings=settings.at(_settled(problem, paths, len(clean))))
     solve = _fixed if settings.tolerance is None else _refined
     return _joined([solve(problem, paths, images, mode) for images, mode in _groups(problem, each[0])])
+
+
+def settled(
+    segment: Segment,
+    layout: Layout,
+    sources: Source | Sequence[Source],
+    clean: Tensor,
+    targets: Targets,
+    settings: Settings,
+    images: int | None = None,
+) -> Choice:
+    """The nodes that the rule auto takes, from the gaps of the first of the images given, whatever the other settings.
+
+    Args:
+        segment, layout, sources, clean, targets, settings: see :func:`attribute`.
+        images: how many images the nodes are for; as many as are given where None.
+    """
+    problem = _Problem(segment, layout, clean, targets, settings)
+    each = list(sources) if isinstance(sources, Sequence) else [sources]
+    return _settled(problem, _paths(problem, each), images or len(clean))
+
+
+def _settled(problem: _Problem, paths: list[_Path], images: int) -> Choice:
+    wanted = problem.settings
+    plain = replace(wanted, weights=(PathWeight.ig,), mode=Mode.reverse, profile=False, tolerance=None)
+    first = torch.arange(min(PROBED, len(problem.clean)), device=problem.clean.device)
+
+    def gaps(choice: Choice) -> Float[Tensor, " m"]:
+        found = _fixed(problem._replace(settings=plain.at(choice)), paths, first, Mode.reverse)
+        edges = found.edges[PathWeight.ig]
+        return completeness_gap(edges.units.sum(2) + edges.error, found.value, found.baseline)[found.moves]
+
+    return settle(gaps, wanted.steps, images, len(first), None if wanted.tolerance is None else wanted.max_steps)
+
+
+def _paths(problem: _Problem, sources: Sequence[Source]) -> list[_Path]:
+    segment, layout, clean, targets, settings = problem
+    return [_Path(source, ends(segment, layout, source.curve, clean, targets, settings.rows)) for source in sources]
+
+
+def _rule(settings: Settings) -> Quadrature:
+    return quadrature(settings.rule, settings.steps, settings.power)
 
 
 class _Problem(NamedTuple):
@@ -212,7 +262,7 @@ def _integral(problem: _Problem, path: _Path, rule: Quadrature, images: Int[Tens
 
 
 def _fixed(problem: _Problem, paths: list[_Path], images: Int[Tensor, " i"], mode: Mode) -> Attribution:
-    rule = quadrature(problem.settings.rule, problem.settings.steps)
+    rule = _rule(problem.settings)
     found = [_integral(problem, path, rule, images, mode) for path in paths]
     return _mean(problem, paths, found, images, problem.settings.steps)
 
@@ -221,12 +271,13 @@ def _refined(problem: _Problem, paths: list[_Path], images: Int[Tensor, " i"], m
     """Steps doubled until the edges stay; nodes that the doubled rule shares with the rule are not computed again."""
     settings, steps = problem.settings, problem.settings.steps
     assert settings.tolerance is not None
-    nested = not any(side in settings.weights for side in SIDES)  # where a node belongs may change with its neighbours
-    found = [_integral(problem, path, quadrature(settings.rule, steps), images, mode) for path in paths]
+    # Where a node belongs may change with its neighbours, and crowded rules are scaled to sum to one.
+    nested = settings.power == 1 and not any(side in settings.weights for side in SIDES)
+    found = [_integral(problem, path, _rule(settings), images, mode) for path in paths]
     coarse = _mean(problem, paths, found, images, steps)
     while doubled(settings.rule, steps) <= settings.max_steps:
         new, steps = added(settings.rule, steps) if nested else None, doubled(settings.rule, steps)
-        rule = new or quadrature(settings.rule, steps)
+        rule = new or quadrature(settings.rule, steps, settings.power)
         more = [_integral(problem, path, rule, images, mode) for path in paths]
         found = more if new is None else [_halved_plus(*pair) for pair in zip(found, more, strict=True)]
         fine = _mean(problem, paths, found, images, steps)

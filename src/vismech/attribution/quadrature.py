@@ -38,15 +38,24 @@ def added(rule: Rule | str, steps: int) -> Quadrature | None:
     return Quadrature(fine.nodes[new], fine.weights[new])
 
 
-def quadrature(rule: Rule | str, steps: int) -> Quadrature:
-    """Nodes and weights of ``rule`` with ``steps`` nodes.
+def quadrature(rule: Rule | str, steps: int, power: int = 1) -> Quadrature:
+    """Nodes and weights of ``rule`` with ``steps`` nodes, which a ``power`` p above 1 crowds towards zero:
+
+        α = s^p,   ∫₀¹ f(α) dα = ∫₀¹ p s^(p−1) f(s^p) ds
 
     On networks of ReLUs every rule converges as O(1/S); on smooth ones ``gauss_legendre`` is exact for polynomials of
-    degree 2S − 1.
+    degree 2S − 1. Layer norm forgets the length of what it is given, so along a path from zero all change happens near
+    α = 0, which only crowded nodes see.
 
     Raises:
         UserError: fewer nodes than the rule needs, or an even number for Simpson's rule.
+        ValueError: the rule auto, which has no nodes before :func:`~vismech.attribution.automatic.settle` chose them.
     """
+    if power != 1:
+        even = quadrature(rule, steps)
+        # Gauss–Legendre integrates p s^(p−1) exactly; another rule's weights would miss that they sum to one.
+        crowded = even.weights * even.nodes ** (power - 1)
+        return Quadrature(even.nodes**power, crowded / crowded.sum())
     rule = Rule(rule)
     least = {Rule.trapezoid: 2, Rule.simpson: 3}.get(rule, 1)
     if steps < least:
@@ -75,3 +84,5 @@ def quadrature(rule: Rule | str, steps: int) -> Quadrature:
         case Rule.gauss_legendre:
             nodes, weights = np.polynomial.legendre.leggauss(steps)
             return Quadrature((nodes + 1) / 2, weights / 2)
+        case Rule.auto:
+            raise ValueError("the rule auto has no nodes of its own: settle it for a segment first")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vismech.attribution.engine import attribute
+from vismech.attribution.automatic import PROBED, Choice
+from vismech.attribution.engine import attribute, settled
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import MeanRule, Mode
+from vismech.choices import MeanRule, Mode, Rule
 from vismech.coding import l0_of
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
@@ -35,9 +38,11 @@ from vismech.evaluation.insertion_deletion import (
 )
 from vismech.layers import LOGITS
 from vismech.lit.loop import Columns, ImageLoop
-from vismech.lit.trace import settings_of
+from vismech.lit.nodes import chosen_nodes
+from vismech.lit.trace import Given, first_readable, settings_of
 from vismech.pfv import Layout
 from vismech.rows import Column
+from vismech.threads import one_thread
 
 # Convolutions of other numbers of rows round differently: the last rows are padded to a multiple.
 ROW_MULTIPLE = 16
@@ -183,7 +188,29 @@ class InsertionLoop(ConceptLoop):
     def __init__(self, *args: Any, random_rows: Sequence[int], greedy_rows: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.random_rows, self.greedy_rows = frozenset(random_rows), frozenset(greedy_rows)
-        self.settings = replace(settings_of(self.config), mode=Mode.reverse)
+        self.settings = dict.fromkeys(self.layers, replace(settings_of(self.config), mode=Mode.reverse))
+
+    def on_predict_start(self) -> None:
+        """See :class:`ConceptLoop`; the nodes of each layer's way to the class are chosen too."""
+        super().on_predict_start()
+        if self.config.attribute.rule is not Rule.auto:
+            return
+        with torch.no_grad(), one_thread():
+            for name, rows in self.rows.items():
+                choice = chosen_nodes(rows.folder, partial(self._settled, name))
+                self.settings[name] = self.settings[name].at(choice)
+
+    def _settled(self, name: str) -> Choice:
+        """From the first images, one at a time."""
+        rows, images = first_readable(self, PROBED)
+        if not images:
+            return Choice(Rule.midpoint, self.settings[name].steps)
+        found = [self.network.activations(image, [name, LOGITS]) for image in images]
+        each = [self.coded(name, one[name]) for one in found]
+        whole = Coded(*(torch.cat(part) for part in zip(*each, strict=True)))
+        predicted = torch.cat([one[LOGITS] for one in found]).argmax(1)
+        with self._telling(name, rows):
+            return settled(*self._problem(name, whole, predicted), self.settings[name], len(self.indices))
 
     def held_per_image(self) -> int:
         """See :meth:`ImageLoop.held_per_image`: also the codes of every variant, until the image is done."""
@@ -231,17 +258,25 @@ class InsertionLoop(ConceptLoop):
             codes[..., mean] = coded.codes[..., mean]
         return coded._replace(codes=codes, ranked=ranked)
 
-    def _edges(self, name: str, coded: Coded, predicted: Int[Tensor, " b"], rows: list[int]) -> Float[Tensor, "b k"]:
+    def _problem(self, name: str, coded: Coded, predicted: Int[Tensor, " b"]) -> Given:
         layer, wanted = self.layers[name], self.config.attribute
-        source = ConceptSource(layer.dictionary.atoms, coded.codes, coded.vectors, wanted.along)
-        targets = LogitTargets(predicted, wanted.output)
+        source: Any = ConceptSource(layer.dictionary.atoms, coded.codes, coded.vectors, wanted.along)
+        return self.segments[name], layer.layout, source, coded.clean, LogitTargets(predicted, wanted.output)
+
+    @contextmanager
+    def _telling(self, name: str, rows: list[int]) -> Iterator[None]:
+        """An image that is not finite on its path, by its name."""
         try:
-            settings = replace(self.settings, rows=self.portions.paths)
-            found = attribute(self.segments[name], layer.layout, source, coded.clean, targets, settings)  # type: ignore[arg-type]
+            yield
         except FloatingPointError as error:
             said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
             raise UserError(f"{name} → {LOGITS}, {said}") from error
-        return found.edges[wanted.path].units[:, 0]
+
+    def _edges(self, name: str, coded: Coded, predicted: Int[Tensor, " b"], rows: list[int]) -> Float[Tensor, "b k"]:
+        with self._telling(name, rows):
+            settings = replace(self.settings[name], rows=self.portions.paths)
+            found = attribute(*self._problem(name, coded, predicted), settings)
+        return found.edges[self.config.attribute.path].units[:, 0]
 
     def _image(self, name: str, cases: list[tuple[Coded, list[Tensor]]], read: Read, index: int, row: int) -> Columns:
         """One image's curves; the first case is its own codes, the others those of each budget."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vismech.attribution.engine import Attribution, Settings, attribute, completeness_gap
+from vismech.attribution.automatic import PROBED, Choice
+from vismech.attribution.engine import Attribution, Settings, attribute, completeness_gap, settled
 from vismech.attribution.sources import ConceptSource
 from vismech.choices import Mode, Order, PathWeight, Rule, Unreadable
 from vismech.config import Config
@@ -34,9 +37,11 @@ from vismech.evaluation.interlayer import (
     strongest_targets,
 )
 from vismech.lit.loop import Columns, ImageLoop
-from vismech.lit.trace import Coded, settings_of
+from vismech.lit.nodes import chosen_nodes
+from vismech.lit.trace import Coded, Given, first_readable, settings_of
 from vismech.pfv import Layout
 from vismech.rows import Column
+from vismech.threads import one_thread
 
 PATHS = {Order.gig: PathWeight.ig, Order.left_ig: PathWeight.left_ig, Order.idg: PathWeight.idg}
 AT_END = Settings(rule=Rule.riemann_right, steps=1, mode=Mode.reverse)
@@ -94,14 +99,32 @@ class InterlayerLoop(ImageLoop):
         super().__init__(*args, **kwargs)
         self.pairs, self.layers, self.mean_kept = dict(pairs), dict(layers), mean_kept
         self.orders = list(dict.fromkeys(self.config.evaluate.orders))
-        self.settings = interlayer_settings(self.config)
+        self.settings = dict.fromkeys(self.pairs, interlayer_settings(self.config))
 
     def on_predict_start(self) -> None:
-        """Move the dictionaries and cut the segments, once per process."""
+        """Move the dictionaries, cut the segments and choose the nodes of each, once per process."""
         self.layers = {
             name: layer._replace(dictionary=layer.dictionary.to(self.device)) for name, layer in self.layers.items()
         }
         self.segments = {name: self.network.segment(*pair) for name, pair in self.pairs.items()}
+        if self.config.attribute.rule is Rule.auto:
+            with torch.no_grad(), one_thread():
+                for name, settings in self.settings.items():
+                    choice = chosen_nodes(self.rows[name].folder, partial(self._settled, name))
+                    self.settings[name] = settings.at(choice)
+
+    def _settled(self, name: str) -> Choice:
+        """From the first images and their strongest targets, one image at a time."""
+        pair, settings = self.pairs[name], self.settings[name]
+        rows, images = first_readable(self, PROBED)
+        if not images:
+            return Choice(Rule.midpoint, settings.steps)
+        found = [self.network.activations(image, pair) for image in images]
+        each = [[self._coded(layer, one, 1) for one in found] for layer in pair]
+        lower, upper = (Coded(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in each)
+        given = self._problem(name, lower, self._targets(name, upper))
+        with self._telling(name, rows):
+            return settled(*given, settings, len(self.indices))
 
     def cuts(self) -> list[nn.Module]:
         """See :meth:`ImageLoop.cuts`."""
@@ -133,10 +156,7 @@ class InterlayerLoop(ImageLoop):
     def _measure(
         self, name: str, lower: Coded, upper: Coded, donors: Float[Tensor, "b p k"] | None, rows: list[int]
     ) -> Columns:
-        evaluate, above = self.config.evaluate, self.layers[self.pairs[name].upper]
-        count, readout = evaluate.targets_per_image, self.config.attribute.readout
-        strongest = strongest_targets(upper.vectors, upper.codes, above.dictionary, above.layout, count)
-        targets = replace(strongest, readout=readout)
+        targets = self._targets(name, upper)
         edges, told = self._edges(name, lower, targets, rows)
         each = []
         for index, row in enumerate(rows):
@@ -148,21 +168,35 @@ class InterlayerLoop(ImageLoop):
         gap = completeness_gap(ig.units.sum(2) + ig.error, told.value, told.baseline)
         return {**columns, "concepts": targets.concepts, "gap": gap}
 
+    def _targets(self, name: str, upper: Coded) -> ImageTargets:
+        above, count = self.layers[self.pairs[name].upper], self.config.evaluate.targets_per_image
+        strongest = strongest_targets(upper.vectors, upper.codes, above.dictionary, above.layout, count)
+        return replace(strongest, readout=self.config.attribute.readout)
+
+    def _problem(self, name: str, lower: Coded, targets: ImageTargets) -> Given:
+        layer = self.layers[self.pairs[name].lower]
+        source: Any = ConceptSource(layer.dictionary.atoms, lower.codes, lower.vectors, self.config.attribute.along)
+        return self.segments[name], layer.layout, source, lower.clean, targets
+
+    @contextmanager
+    def _telling(self, name: str, rows: list[int]) -> Iterator[None]:
+        """An image that is not finite on its path, by its name."""
+        try:
+            yield
+        except FloatingPointError as error:
+            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
+            raise UserError(f"{name}, {said}") from error
+
     def _edges(
         self, name: str, lower: Coded, targets: ImageTargets, rows: list[int]
     ) -> tuple[dict[Order, Float[Tensor, "b t k"]], Attribution]:
         """Effects that gradients tell, of all images of the batch."""
-        layer = self.layers[self.pairs[name].lower]
-        source: Any = ConceptSource(layer.dictionary.atoms, lower.codes, lower.vectors, self.config.attribute.along)
-        given = self.segments[name], layer.layout, source, lower.clean, targets
-        try:
-            told = attribute(*given, replace(self.settings, rows=self.portions.paths))
+        given = self._problem(name, lower, targets)
+        with self._telling(name, rows):
+            told = attribute(*given, replace(self.settings[name], rows=self.portions.paths))
             edges = {order: told.edges[PATHS[order]].units for order in self.orders if order in PATHS}
             if Order.u_x_gradient in self.orders:
                 edges[Order.u_x_gradient] = attribute(*given, AT_END).edges[PathWeight.ig].units
-        except FloatingPointError as error:
-            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
-            raise UserError(f"{name}, {said}") from error
         return edges, told
 
     def _curves(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vismech.attribution.automatic import PROBED, Choice
 from vismech.attribution.engine import (
     Attribution,
     Settings,
@@ -19,23 +23,28 @@ from vismech.attribution.engine import (
     choose_mode,
     completeness_gap,
     relative_change,
+    settled,
 )
+from vismech.attribution.gig import Segment
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
 from vismech.attribution.sources import ConceptSource, Edges, Source
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
-from vismech.choices import Baseline, Mode
+from vismech.choices import Baseline, Mode, Rule, Unreadable
 from vismech.config import Config
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
 from vismech.lit.baselines import Baselines, Start
 from vismech.lit.loop import Columns, ImageLoop
+from vismech.lit.nodes import chosen_nodes
 from vismech.pfv import Layout
 from vismech.rows import Column
 from vismech.threads import one_thread
 
 log = logging.getLogger(__name__)
 NOT_CHECKED = -1.0
+Given = tuple[Segment, Layout, Source, Tensor, Targets]
+"""What an attribution is made of, before its settings."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,38 @@ def settings_of(config: Config) -> Settings:
     )
 
 
+def open_image(loop: ImageLoop, place: int) -> Tensor:
+    """One image [1, 3, H, W] as the loop's network takes it.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+    assert loop.resources is not None
+    image = loop.resources.model.preprocess(loop.data.load(place))[None].to(loop.device)
+    return image.to(memory_format=torch.channels_last) if loop.config.runtime.channels_last else image
+
+
+def first_readable(loop: ImageLoop, count: int) -> tuple[list[int], list[Tensor]]:
+    """Rows and images of the first ``count`` that can be read.
+
+    Raises:
+        UserError: an image that cannot be read, where that ends the run.
+    """
+    rows: list[int] = []
+    images: list[Tensor] = []
+    for row, place in enumerate(loop.indices):
+        if len(rows) == count:
+            break
+        try:
+            images.append(open_image(loop, place))
+        except UserError:
+            if loop.config.data.unreadable is Unreadable.fail:
+                raise
+        else:
+            rows.append(row)
+    return rows, images
+
+
 class TraceLoop(ImageLoop):
     """Edges from ``lower`` to ``upper`` for every image of the loop.
 
@@ -118,6 +159,7 @@ class TraceLoop(ImageLoop):
         concepts: targets in the upper layer; None where the target is each image's own class.
         classes: class index per row, used where the target is the class.
         start: the baseline.
+        nodes: what ``attribute.rule=auto`` chose, where it is known already.
     """
 
     def __init__(
@@ -130,11 +172,12 @@ class TraceLoop(ImageLoop):
         concepts: UpperConcepts | None,
         classes: np.ndarray,
         start: Start,
+        nodes: Choice | None = None,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lower, self.upper, self.layout, self.concepts, self.classes = lower, upper, layout, concepts, classes
-        self.dictionary, self.start = dictionary, start
+        self.dictionary, self.start, self.nodes = dictionary, start, nodes
 
     def on_predict_start(self) -> None:
         """Cut the segment, move the dictionaries, compute the baselines and choose the mode, once per process."""
@@ -145,6 +188,8 @@ class TraceLoop(ImageLoop):
         self.path, self.settings = load_path(self.config.attribute.curve), settings_of(self.config)
         with torch.no_grad(), one_thread():
             self.baselines = self._baselines()
+            if self.settings.rule is Rule.auto:
+                self.settings = self.settings.at(self.nodes or chosen_nodes(self._folder, self._settled))
             if self.settings.mode is Mode.auto:
                 self.settings = replace(self.settings, mode=self._mode())
 
@@ -165,9 +210,7 @@ class TraceLoop(ImageLoop):
         return self.dictionary.encode(vectors)
 
     def _open(self, place: int) -> Tensor:
-        assert self.resources is not None
-        image = self.resources.model.preprocess(self.data.load(place))[None].to(self.device)
-        return image.to(memory_format=torch.channels_last) if self.config.runtime.channels_last else image
+        return open_image(self, place)
 
     def _baselines(self) -> Baselines | None:
         kind = self.start.kind
@@ -181,6 +224,22 @@ class TraceLoop(ImageLoop):
         images = [torch.zeros_like(self._open(self.indices[0]))] if kind is Baseline.blank else None
         each = [self._coded(image) for image in images or map(self._open, self.start.samples)]
         return Baselines(self.start, torch.cat([one.vectors for one in each]), torch.cat([one.codes for one in each]))
+
+    @property
+    def _folder(self) -> Path:
+        (rows,) = self.rows.values()
+        return rows.folder
+
+    def _settled(self) -> Choice:
+        """From the artifact's first images, one at a time, so that it depends on no batch and on no process."""
+        rows, each = first_readable(self, PROBED)
+        coded = [self._coded(image) for image in each]
+        if not coded:
+            return Choice(Rule.midpoint, self.settings.steps)
+        whole = Coded(*(torch.cat(part) for part in zip(*coded, strict=True)))
+        given = self._sources(whole, rows), whole.clean, self._targets(rows)
+        with self._telling(rows):
+            return settled(self.segment, self.layout, *given, self.settings, len(self.indices))
 
     def _mode(self) -> Mode:
         """The cheaper mode for the artifact's first image, so that it depends on no batch and on no process."""
@@ -243,10 +302,16 @@ class TraceLoop(ImageLoop):
 
     def _attribute(self, coded: Coded, rows: list[int], settings: Settings) -> Attribution:
         settings = replace(settings, rows=self.portions.paths)
-        try:
+        with self._telling(rows):
             return attribute(
                 self.segment, self.layout, self._sources(coded, rows), coded.clean, self._targets(rows), settings
             )
+
+    @contextmanager
+    def _telling(self, rows: list[int]) -> Iterator[None]:
+        """An image that is not finite on its path, by its name."""
+        try:
+            yield
         except FloatingPointError as error:
             said = re.sub(r"^image (\d+)", lambda found: repr(self.sample_id(rows[int(found[1])])), str(error))
             raise UserError(f"{self.lower} → {self.upper}, {said}") from error

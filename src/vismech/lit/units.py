@@ -88,6 +88,8 @@ class UnitLoop(TraceLoop):
         else:
             super().on_predict_start()
         wanted = settings_of(self.config)
+        if self.nodes is not None:
+            wanted = wanted.at(self.nodes)
         self.settings = replace(wanted, weights=WEIGHTS, mode=Mode.reverse, tolerance=None, profile=True)
 
     def held_per_image(self) -> int:

@@ -13,7 +13,7 @@ from vismech.errors import UserError
 from vismech.network import ExportedNetwork, Network
 from vismech.receptive_field.rules import sharing_ratios_of
 from vismech.receptive_field.sweep import RatioMap, Share
-from vismech.receptive_field.walk import ALTERNATIVE, Walk
+from vismech.receptive_field.walk import ALTERNATIVE, Walk, module_of
 
 
 class Pass(NamedTuple):
@@ -80,7 +80,7 @@ class Runner:
         """Compute what ``ends`` and the maps ``measured`` need, each value forgotten after its last reader.
 
         Raises:
-            UserError: images of another size, or not finite.
+            UserError: images of another size, or not finite; activations so large that their squares are not finite.
             ValueError: activations that are not finite.
         """
         self._check(images)
@@ -93,7 +93,7 @@ class Runner:
                 ratios[number] = sharing_ratios_of(self.plan.maps[number].branches, values, values[node])
             for read in last_read:
                 del values[read]
-        self._check_finite(ratios)
+        self._check_finite(ratios, images)
         maps = []
         for number, planned in enumerate(self.plan.maps):
             found = ratios.get(number, [None] * len(planned.terms))
@@ -144,7 +144,7 @@ class Runner:
         if not images.isfinite().all():
             raise UserError("the images hold NaN or infinite values: mend them before the pass")
 
-    def _check_finite(self, ratios: dict[int, list[Tensor | None]]) -> None:
+    def _check_finite(self, ratios: dict[int, list[Tensor | None]], images: Tensor) -> None:
         sums = {
             (number, place): one.sum()
             for number, found in ratios.items()
@@ -153,5 +153,13 @@ class Runner:
         }
         if sums and not torch.stack(list(sums.values())).isfinite().all():
             number = next(number for (number, _), total in sums.items() if not total.isfinite())
-            name = self.plan.maps[number].value.name
-            raise ValueError(f"the sharing ratios at node {name!r} are not finite: its activations are NaN or infinite")
+            node = self.plan.maps[number].value
+            value = self.run(images, set(), {node}).values[node]
+            if value.isfinite().all():
+                raise UserError(
+                    f"the sharing ratios in module {module_of(node)!r} are not finite: its activations reach "
+                    f"{float(value.abs().max()):.1e}, too much to be squared; {ALTERNATIVE}"
+                )
+            raise ValueError(
+                f"the sharing ratios at node {node.name!r} are not finite: its activations are NaN or infinite"
+            )

@@ -36,6 +36,11 @@ ALTERNATIVE = (
 _POOLED = "it belongs to the head and has no positions"
 
 
+def module_of(node: fx.Node) -> str:
+    """Path of the innermost module that a node belongs to."""
+    return list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+
+
 class Walk:
     """One pass over the nodes of a graph, in order.
 
@@ -92,7 +97,7 @@ class Walk:
                 self.roles[node] = (FLAT_RULES if flat else RULES)[name](self, node, arguments(node))
         except NoRule as detail:
             at = detail.at or node
-            module = list((at.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+            module = module_of(at)
             where = f" in module {module!r}" if module else ""
             why = f" ({detail})" if str(detail) else ""
             self.roles[node] = Beyond(

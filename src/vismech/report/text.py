@@ -19,6 +19,7 @@ COMPLETENESS = (
     ("path", "Path", "text"),
     ("rule", "Quadrature", "text"),
     ("steps", "Steps", "number"),
+    ("power", "Crowded towards the start, power", "number"),
     ("gap_median", "Gap, median", "percent"),
     ("gap_p95", "Gap, 95th percentile", "percent"),
     ("step_change", "Change with twice the steps", "percent"),

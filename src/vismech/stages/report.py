@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vismech.choices import Images, Output, Positions, Scope, Stage
+from vismech.attribution.automatic import TOO_MUCH
+from vismech.choices import Images, Output, Positions, Rule, Scope, Stage
+from vismech.config import Config
 from vismech.report.patches import Patch, encode_png
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
@@ -84,15 +86,16 @@ def report_data(ctx: Context, plan: Plan, gallery: Any) -> Any:
     rebuilt = rows["variant"] == RECONSTRUCTION
     unreadable = unreadable_images(ctx, plan)
     facts = {**_facts(ctx), "unreadable images": str(len(unreadable))}
+    completeness = tables.completeness(ctx, plan)
     return ReportData(
         graph=graph,
         cards=cards,
         images={key: [one.patch for one in ones[:PHOTOGRAPHS]] for key, ones in photographs.items()},
-        completeness=wide(tables.completeness(ctx, plan), ["lower", "upper", "path", "rule", "steps"]),
+        completeness=wide(completeness, ["lower", "upper", "path", "rule", "steps", "power"]),
         reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
         insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
         facts=facts,
-        notes=_notes(ctx, graph, photographs, unreadable),
+        notes=_notes(ctx, graph, photographs, unreadable) + _incomplete(completeness),
         traced=gallery.kind,
         probability=ctx.config.attribute.output is Output.probability,
     )
@@ -158,10 +161,28 @@ def _facts(ctx: Context) -> dict[str, str]:
         "images": f"{len(ctx.data)} from {config.data.source.value}",
         "vectors": kept,
         "concepts": f"{config.dictionary.method.value}, coded by {config.dictionary.code.value}",
-        "path": f"{config.attribute.path.value}, {config.attribute.steps} {config.attribute.rule.value} steps",
+        "path": f"{config.attribute.path.value}, {_nodes(config)}",
         "seed": config.seed,
     }
     return {name: str(value) for name, value in facts.items()}
+
+
+def _nodes(config: Config) -> str:
+    steps, rule = config.attribute.steps, config.attribute.rule
+    return f"nodes chosen for each pair, from {steps} on" if rule is Rule.auto else f"{steps} {rule.value} steps"
+
+
+def _incomplete(completeness: pd.DataFrame) -> list[str]:
+    """A note on pairs of layers whose edges miss too much of what they should sum to."""
+    gaps = [row for row in completeness.to_dict("records") if row["metric"] == "gap_median"]
+    rows = [row for row in gaps if row["value"] > TOO_MUCH]
+    if not rows:
+        return []
+    named = ", ".join(f"{row['lower']} → {row['upper']} {row['value']:.0%}" for row in rows)
+    return [
+        f"Edges are not complete, so their sizes mean little: of the change of a target they miss (median) {named}. "
+        "Give more attribute.steps, attribute.rule=auto, or another attribute.baseline."
+    ]
 
 
 def _notes(

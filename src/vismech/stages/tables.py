@@ -11,7 +11,9 @@ import pandas as pd
 
 from vismech.attribution.account import shares
 from vismech.attribution.weights import SIDES
+from vismech.choices import Rule
 from vismech.layers import LOGITS
+from vismech.lit.nodes import NODES, read_nodes
 from vismech.lit.trace import NOT_CHECKED
 from vismech.stages.context import Context, Plan
 from vismech.store import Artifact
@@ -43,17 +45,24 @@ def completeness(ctx: Context, plan: Plan) -> pd.DataFrame:
     the path; a part of the path, left_ig or right_ig, has no gap but a ``share_median`` of the change, and counts the
     targets that never make the share φ. ``step_change``: with twice the steps. ``absent_targets``, ``still_targets``
     (present, but without a change) and ``uncrossed_targets`` are left out of what stands above them. With a tolerance,
-    ``steps_mean`` and ``steps_max`` of the images.
+    ``steps_mean`` and ``steps_max`` of the images. ``rule``, ``steps`` and ``power`` are those that rule=auto chose.
     """
-    attribute = ctx.config.attribute
-    keys = {"path": attribute.path.value, "rule": attribute.rule.value, "steps": attribute.steps}
     specs = {(layer, LOGITS): spec for layer, spec in plan.to_class.items()} | dict(plan.pairs)
     order = {layer: index for index, layer in enumerate([*ctx.layers, LOGITS] if specs else [])}
     rows = []
     for (lower, upper), spec in sorted(specs.items(), key=lambda item: [order[name] for name in item[0]]):
-        measured = _converged(ctx, ctx.store.open(spec))
-        rows += [{"lower": lower, "upper": upper, **keys, **one._asdict()} for one in measured if one.n]
-    return tidy(rows, ["lower", "upper", *keys])
+        trace = ctx.store.open(spec)
+        base = {"lower": lower, "upper": upper, "path": ctx.config.attribute.path.value, **_nodes(ctx, trace)}
+        rows += [{**base, **one._asdict()} for one in _converged(ctx, trace) if one.n]
+    return tidy(rows, ["lower", "upper", "path", "rule", "steps", "power"])
+
+
+def _nodes(ctx: Context, trace: Artifact) -> dict[str, Any]:
+    attribute = ctx.config.attribute
+    if attribute.rule is not Rule.auto:
+        return {"rule": attribute.rule.value, "steps": attribute.steps, "power": 1}
+    chosen = read_nodes(trace.path(NODES))
+    return {"rule": chosen.rule.value, "steps": chosen.steps, "power": chosen.power}
 
 
 class _Measured(NamedTuple):

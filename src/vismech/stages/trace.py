@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from vismech.attribution import automatic
 from vismech.attribution.aggregation import Selection, group_means, select_concepts
 from vismech.attribution.weights import SIDES
-from vismech.choices import Baseline, Scope, Stage
-from vismech.config import Config
+from vismech.choices import Baseline, Rule, Scope, Stage
+from vismech.config import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.layers import LOGITS
 from vismech.lit.baselines import Start, draw_baselines
 from vismech.lit.loop import run_loop
+from vismech.lit.nodes import tell_nodes
 from vismech.lit.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
@@ -37,8 +39,13 @@ def path_inputs(config: Config, upper: str) -> dict:
     names += ["curve"] if attribute.curve else []
     names += ["tolerance", "max_steps"] if attribute.tolerance is not None else []
     names += ["output" if upper == LOGITS else "readout"]
-    inputs = {name: plain(getattr(attribute, name)) for name in names}
+    inputs = {name: plain(getattr(attribute, name)) for name in names} | rule_inputs(attribute)
     return {**inputs, "seed": config.seed} if attribute.baseline is Baseline.images else inputs
+
+
+def rule_inputs(attribute: AttributeConfig) -> dict:
+    """The part of a key that says how nodes are chosen, where they are."""
+    return {"automatic": automatic.VERSION} if attribute.rule is Rule.auto else {}
 
 
 def _inputs(ctx: Context, lower: str, upper: str) -> dict:
@@ -144,6 +151,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                 start=_start(ctx, spec, images.ids),
             )
             run_loop(loop)
+            tell_nodes(folder, spec.unit)
             rows.finish()
             facts = {
                 "lower": lower,

@@ -24,6 +24,7 @@ from vismech.lit.insertion import (
     whole_variants,
 )
 from vismech.lit.loop import run_loop
+from vismech.lit.nodes import tell_nodes
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
@@ -123,6 +124,8 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             greedy_rows=spread(every, evaluate.greedy_images),
         )
         run_loop(loop)
+        for layer, folder in folders.items():
+            tell_nodes(folder, f"{layer}->{LOGITS}")
         finish(ctx, folders, rows, indices)
 
 

@@ -20,12 +20,14 @@ from vismech.evaluation.interlayer import READOUTS, Curves
 from vismech.evaluation.interlayer_scores import SCORES, Scored, scored
 from vismech.lit.interlayer import PATHS, InterlayerLoop, Layer, Pair, interlayer_columns
 from vismech.lit.loop import run_loop
+from vismech.lit.nodes import tell_nodes
 from vismech.rows import Rows
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
 from vismech.stages.evaluations.measured import measured_indices, measured_inputs, measured_parents
 from vismech.stages.evaluations.units import count_row, interval_row
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import rule_inputs
 from vismech.store import Spec, plain
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ def _inputs(ctx: Context) -> dict[str, Any]:
         "mean_kept": _mean_kept(ctx),
         "seed": ctx.config.seed,
         **{name: plain(getattr(attribute, name)) for name in names},
+        **rule_inputs(attribute),
     }
 
 
@@ -122,6 +125,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
         )
         run_loop(loop)
         for unit, folder in folders.items():
+            tell_nodes(folder, unit)
             kept = rows[unit].finish()
             some_kept(kept)
             (folder / "images.json").write_bytes(compact(write_images(ctx, kept, indices, ctx.measured)))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vismech.attribution.engine import Settings
-from vismech.choices import Evaluation, Stage
+from vismech.choices import Evaluation, Rule, Stage
 from vismech.dictionaries import Dictionary, build
 from vismech.errors import UserError
 from vismech.evaluation.planted import METHODS, Measured, measure, training_vectors
@@ -44,7 +44,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         "seeds": evaluate.seeds,
         "images": evaluate.images,
         "noise": evaluate.noise,
-        "rule": attribute.rule.value,
+        "rule": _rule(ctx).value,
         "steps": attribute.steps,
         "phi": attribute.phi,
     }
@@ -69,7 +69,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
 def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
     """``metrics.json``: the scores of every noise and seed."""
     attribute = ctx.config.attribute
-    settings = Settings(attribute.rule, attribute.steps, phi=attribute.phi)
+    settings = Settings(_rule(ctx), attribute.steps, phi=attribute.phi)
     for spec in specs.values():
         given, cells = spec.inputs, []
         with ctx.store.writer(spec) as folder:
@@ -80,6 +80,12 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                     found = measure(network, images=given["images"], settings=settings, noise=noise, learned=learned)
                     cells.append({"noise": noise, "seed": seed, "scores": _plain(found)})
             write_json(folder / "metrics.json", {"images": given["images"] * len(cells), "cells": cells})
+
+
+def _rule(ctx: Context) -> Rule:
+    """Planted networks are of ReLUs and as good as complete with midpoints, so auto has nothing to choose."""
+    rule = ctx.config.attribute.rule
+    return Rule.midpoint if rule is Rule.auto else rule
 
 
 def _learned(ctx: Context, network: PlantedNetwork, noise: float) -> tuple[Dictionary, Dictionary]:

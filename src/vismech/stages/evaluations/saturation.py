@@ -14,7 +14,7 @@ from vismech.evaluation.saturation import RELATIONS, WEIGHTS
 from vismech.layers import PIXELS
 from vismech.lit.saturation import SaturationLoop, saturation_columns
 from vismech.stages.context import Context, Job, Plan, read_images
-from vismech.stages.evaluations.units import Scores, count_row, interval_row, unit_jobs
+from vismech.stages.evaluations.units import Scores, count_row, interval_row, nodes_of, unit_jobs
 from vismech.stages.explained import spread
 from vismech.stages.tables import tidy
 from vismech.store import Spec
@@ -107,7 +107,8 @@ def _panel(ctx: Context, spec: Spec) -> drawing.Panel:
 
     norms = scores.array("norms")
     norms = norms / np.where(norms.any(2), norms.max(2), 1)[..., None]
-    nodes = quadrature(spec.inputs["rule"], spec.inputs["steps"]).nodes
+    chosen = nodes_of(ctx, spec)
+    nodes = quadrature(chosen.rule, chosen.steps, chosen.power).nodes
     middle = float(np.median(crossing[moves])) if moves.any() else 1.0
     ratios = scores.images("norm_ratio", middle=np.median)
     title = f"{spec.inputs['lower']} → {spec.inputs['upper']}"

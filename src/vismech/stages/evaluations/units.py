@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vismech.choices import Baseline, Evaluation, SourceKind, Stage
+from vismech.attribution.automatic import Choice
+from vismech.choices import Baseline, Evaluation, Rule, SourceKind, Stage
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.evaluation.statistics import bootstrap
 from vismech.layers import LOGITS, PIXELS
 from vismech.lit.baselines import Start
 from vismech.lit.loop import run_loop
+from vismech.lit.nodes import NODES, read_nodes
 from vismech.lit.trace import UpperConcepts
 from vismech.lit.units import UnitLoop
 from vismech.pfv import Layout
@@ -61,6 +63,7 @@ def unit_jobs(
         "images": evaluate.images,
         "sensitivity_images": evaluate.sensitivity_images,
         "seed": ctx.config.seed,
+        **trace_stage.rule_inputs(attribute),
     }
     found: dict[str, Spec] = {}
 
@@ -124,7 +127,8 @@ def _fill(ctx: Context, spec: Spec, kind: type[UnitLoop], columns: Columns) -> N
     indices = [place[source.images[row]] for row in chosen]
     pixels = source.layout if spec.inputs["lower"] == PIXELS else None
     with ctx.store.writer(spec, resume=True) as folder:
-        rows = Rows(folder, columns(targets, ctx.config.attribute.steps, pixels), len(indices))
+        nodes = nodes_of(ctx, spec)
+        rows = Rows(folder, columns(targets, nodes.steps, pixels), len(indices))
         loop = kind(
             ctx.config,
             ctx.data,
@@ -138,6 +142,7 @@ def _fill(ctx: Context, spec: Spec, kind: type[UnitLoop], columns: Columns) -> N
             concepts=concepts,
             classes=source.classes[chosen].astype(np.int64),
             start=Start(),
+            nodes=nodes if spec.inputs["rule"] == Rule.auto else None,
             sensitivity_rows=spread(list(range(len(indices))), evaluate.sensitivity_images),
         )
         run_loop(loop)
@@ -146,6 +151,19 @@ def _fill(ctx: Context, spec: Spec, kind: type[UnitLoop], columns: Columns) -> N
         facts = {"classes": source.classes[chosen][kept].tolist(), "targets": [*concepts.concepts] if concepts else []}
         write_json(folder / "units.json", facts)
         (folder / "images.json").write_bytes(compact(write_images(ctx, kept, indices)))
+
+
+def nodes_of(ctx: Context, spec: Spec) -> Choice:
+    """The nodes of a source: with rule=auto those of the trace that is measured, or the midpoint rule for pixels.
+
+    Pixels have no trace; how complete their attributions are is one of the metrics.
+    """
+    rule, steps = Rule(spec.inputs["rule"]), spec.inputs["steps"]
+    if rule is not Rule.auto:
+        return Choice(rule, steps)
+    if spec.inputs["lower"] == PIXELS:
+        return Choice(Rule.midpoint, steps)
+    return read_nodes(ctx.store.open(spec.parents["trace"]).path(NODES))
 
 
 class Scores:
