@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import signal
 import sys
@@ -41,7 +42,7 @@ def command(name: str, advice: str = "") -> Callable[[Callable[..., None]], Call
         def run(*arguments: object, **options: object) -> None:
             # A name that is not UTF-8, or a terminal that knows ASCII only, is no reason to end.
             for stream in (sys.stdout, sys.stderr):
-                if hasattr(stream, "reconfigure"):
+                if isinstance(stream, io.TextIOWrapper):
                     stream.reconfigure(errors="backslashreplace")
             with _signals(name, advice) as received:
                 try:
