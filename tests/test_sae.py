@@ -141,6 +141,24 @@ def test_a_run_that_is_killed_and_continued_gives_the_same_bytes(activation, vec
         assert all(torch.equal(array, fitted.encoder[name]) for name, array in whole.encoder.items())
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04", None, {}, {"module": {}, "adam": {}}], ids=repr)
+def test_a_checkpoint_that_cannot_be_read_is_none(tmp_path, caplog, content) -> None:
+    """Cut, empty, of another kind: training starts anew, and ends in the same bytes."""
+    vectors = torch.rand(60, 4, generator=torch.Generator().manual_seed(3))
+    options = {"seed": 1, "l0_per_channel": 0.25, "steps": 30, "batch_size": 16}
+    whole = fit_sae(vectors, 6, **options)
+    fit_sae(vectors, 6, **options, folder=tmp_path)
+    checkpoint = tmp_path / sae.CHECKPOINT
+    if isinstance(content, bytes):
+        checkpoint.write_bytes(content)
+    elif content is None:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
+    else:
+        torch.save(content, checkpoint)
+    again = fit_sae(vectors, 6, **options, folder=tmp_path)
+    assert "training starts anew" in caplog.text and torch.equal(again.atoms, whole.atoms)
+
+
 def test_dead_latents_point_at_what_is_badly_reconstructed() -> None:
     generator = torch.Generator().manual_seed(0)
     model = SparseAutoencoder(torch.eye(4)[:3], SaeActivation.topk, 1, centred=True)

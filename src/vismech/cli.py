@@ -167,8 +167,8 @@ def _launch_error(error: Exception) -> str | None:
                 return str(told)
             except Exception:
                 continue
-    said = " ".join(sys.argv[1:])
-    return f"the configuration cannot be composed from {said!r} ({type(error).__name__}: {_one_line(error)})"
+    said, reason = " ".join(sys.argv[1:]), _one_line(error) or type(error).__name__
+    return f"cannot read {said!r} ({reason}): write key=value, and group=CHOICE for the choices of vismech --help"
 
 
 def composition_error(error: BaseException) -> str | None:
@@ -179,6 +179,9 @@ def composition_error(error: BaseException) -> str | None:
 
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
         return f"{_one_line(error)}: the choices of each group are listed by vismech --help"
+    if isinstance(error, ValueError) and str(error).startswith("Config group override deletion value must be a string"):
+        given = re.search(r"input_line=(.*), config_loader", str(error))
+        return f"cannot read {given[1] if given else 'a deletion'}: write ~group or ~group=CHOICE to leave a group out"
     if isinstance(error, YAMLError):
         return f"a configuration file cannot be read: {_one_line(error)}"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):

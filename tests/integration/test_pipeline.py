@@ -415,15 +415,16 @@ def _predictions(config: Config, folder: Path) -> np.ndarray:
     return np.load(file).argmax(1)
 
 
-def test_a_damaged_manifest_is_mended_by_the_advised_force(tiny, tmp_path) -> None:
+def test_a_damaged_manifest_is_computed_anew_by_the_next_run(tiny, tmp_path, caplog) -> None:
     tiny.until = Stage.extract
     run(tiny, tmp_path / "run")
+    before = digest(Path(tiny.store.root))
     victim = next(Path(tiny.store.root).glob("extract/*/manifest.json"))
-    victim.write_text("{")
-    assert "force=[extract]" in refuse(tiny, tmp_path / "again")
-    tiny.force = [Stage.extract]
-    run(tiny, tmp_path / "mended")
-    assert json.loads(victim.read_text())["stage"] == "extract"
+    victim.write_text('{"files": {}}')
+    again = run(tiny, tmp_path / "again")
+    assert [row["hit"] for row in again.plan].count(False) == 1 == again.metrics["computed"]
+    assert f"extract/{victim.parent.name} is corrupted: manifest.json" in caplog.text
+    assert digest(Path(tiny.store.root)) == before
 
 
 @pytest.mark.parametrize(

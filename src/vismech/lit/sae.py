@@ -8,6 +8,7 @@ model, the optimiser and the step's number: these are what a checkpoint holds, a
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import warnings
@@ -32,6 +33,7 @@ from vismech.lit.devices import quiet
 from vismech.lit.progress import Meter
 from vismech.threads import one_thread
 
+log = logging.getLogger(__name__)
 CHECKPOINT = ".training.pt"
 # Steps between checkpoints; a NaN is found there, too.
 CHECKPOINT_STEPS = 500
@@ -129,7 +131,14 @@ class SaeTraining(lightning.LightningModule):
         self.register_buffer("idle", torch.zeros(len(model.bias), dtype=torch.long))
         self.adam = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)
         if self.path is not None and self.path.is_file():
-            self.restore(self.path)
+            untrained = copy.deepcopy((self.state_dict(), self.adam.state_dict()))
+            try:
+                self.restore(self.path)
+            except Exception as error:  # whatever a damaged file makes of torch's reader
+                log.warning("%s cannot be read (%s): training starts anew", self.path, type(error).__name__)
+                self.load_state_dict(untrained[0])
+                self.adam.load_state_dict(untrained[1])
+                self.done, self.revived = 0, 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam; its learning rate is set by the step's number."""
