@@ -41,6 +41,8 @@ STRICT = {
     *("gather", "scatter", "scatter_", "index_select", "take"),
 }
 """Calls in which not even a scalar of the CPU may take part."""
+OUTSIDE = "outside"
+"""The site of calls that no function of ours is behind."""
 
 
 @dataclass
@@ -115,6 +117,8 @@ class _Named(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func is torch.device:  # ours ask for its type
+            return func(*args, **kwargs)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], Remote):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             index = tuple(torch.tensor(part) if isinstance(part, list) else part for part in index)
@@ -192,7 +196,7 @@ def _site() -> str:
         if ours:
             return f"{rest.removesuffix('.py')}:{frame.f_code.co_name}"
         frame = frame.f_back
-    return "tests"
+    return OUTSIDE
 
 
 def _refuse_mixture(name: str, args: tuple[Any, ...], tensors: list[Tensor], remote: list[Remote], generator) -> None:
