@@ -103,6 +103,20 @@ def gated() -> nn.Module:
     return seeded(model)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm of the channels of a map, as ConvNeXt has it: what it is given may be of any length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def normed() -> nn.Module:
+    """:func:`network` with a layer norm at the start of its second block."""
+    model = TinyNetwork(3, 8)
+    model.layer2 = nn.Sequential(ChannelNorm(8), model.layer2)
+    return seeded(model)
+
+
 def images(count: int, side: int = 32) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(count))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from integration.conftest import draw_pictures, tiny_config
-from vismech.choices import Code, Evaluation, Half, MeanRule, Method, Positions, Stage
+from vismech.choices import Code, Evaluation, Half, MeanRule, Method, Positions, Rule, Stage
 from vismech.data import half_of
 from vismech.errors import UserError
 from vismech.evaluation.insertion_deletion import share_counts
@@ -28,7 +28,8 @@ def config_of(pictures, folder, batch_size=4):
     config = tiny_config(pictures, folder / "store")
     config.extract.layers, config.dictionary.k = [LAYER, "layer3"], 10
     config.dictionary.center, config.dictionary.mean_rule = True, MeanRule.kept
-    config.attribute.steps, config.until, config.describe.cards = 4, Stage.evaluate, 0
+    config.attribute.rule, config.attribute.steps = Rule.midpoint, 4
+    config.until, config.describe.cards = Stage.evaluate, 0
     config.evaluate.kinds = [Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer]
     config.evaluate.images, config.evaluate.budgets, config.evaluate.random_images = None, [3], 20
     config.evaluate.budget_l0_per_channel = 0.25

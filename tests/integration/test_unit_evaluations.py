@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 
 from integration.conftest import tiny_config
-from vismech.attribution.engine import attribute
+from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Baseline, Evaluation, SourceKind
+from vismech.choices import Baseline, Evaluation, Rule, SourceKind
 from vismech.errors import UserError
 from vismech.evaluation.saturation import WEIGHTS
 from vismech.lit.attribution import METHODS, AttributionLoop
-from vismech.lit.trace import settings_of
 from vismech.network import LOGITS, PIXELS
 from vismech.pipeline import open_context
 from vismech.run import run
@@ -92,8 +91,8 @@ def test_numbers_of_an_image_follow_from_its_own_pixels(finished, pictures):
     index = json.loads((found / "units.json").read_text())["classes"][row]
     image = ctx.model.preprocess(ctx.data.load(ctx.data.ids.index(sample)))[None]
     layout, segment = ctx.layout(PIXELS), ctx.network.segment(PIXELS, LOGITS)
-    settings = settings_of(config)
-    settings = type(settings)(settings.rule, settings.steps, WEIGHTS, settings.phi)
+    # Pixels have no trace that could have chosen other nodes.
+    settings = Settings(Rule.midpoint, config.attribute.steps, WEIGHTS, config.attribute.phi)
     source = UnitSource(SourceKind.pixels, layout.vectors(image))
     told = attribute(segment, layout, source, image, LogitTargets(torch.tensor([index])), settings)
 
@@ -116,6 +115,14 @@ def test_numbers_of_an_image_follow_from_its_own_pixels(finished, pictures):
             total += max(0.0, shares[0] - shares[1])
         assert np.load(found / "abpc.npy")[row, 0, column] == pytest.approx(total / 10, abs=1e-3)
     assert np.load(found / "crossing.npy")[row, 0] == pytest.approx(float(told.crossing))
+
+
+def test_concepts_are_measured_at_the_nodes_that_their_traces_chose(finished):
+    folder, _ = finished
+    table = pd.read_csv(folder / "run/tables/completeness.csv").drop_duplicates(["lower", "upper"])
+    steps = {f"{row.lower}->{row.upper}": row.steps for row in table.itertuples()}
+    for unit, path in artifacts(folder, "saturation").items():
+        assert np.load(path / "norms.npy").shape[2] == steps.get(unit, 4), unit
 
 
 def test_other_batches_give_the_same_numbers(finished, pictures, tmp_path):
