@@ -100,10 +100,18 @@ def test_the_maths_knows_no_framework(module) -> None:
 
 
 def test_the_rule_sees_through_other_modules() -> None:
-    """The check itself: the stages reach Lightning, and only by way of vismech.lit."""
-    ways = reached("vismech.stages.extract")
-    assert "→ vismech.lit.loop → lightning" in ways["lightning"]
+    """The check itself: what a package's parts import counts as the package's."""
+    assert reached("vismech.lit.runner")["lightning"] == "vismech.lit.runner → lightning"
+    assert "→ vismech.capacity" in reached("vismech.stages.extract")["vismech.capacity"]
     assert forbidden("vismech.lit.loop") and forbidden("hydra") and not forbidden("hydrate")
+
+
+@pytest.mark.parametrize("module", ["vismech.pipeline", "vismech.run"])
+def test_plans_and_results_load_neither_lightning_nor_drawing(module) -> None:
+    """A plan, and a run that finds everything in the store, take as long as their imports do."""
+    found = {name.split(".")[0]: way for name, way in reached(module).items()}
+    assert not {"lightning", "matplotlib", "wandb", "timm", "torchvision", "faiss"} & set(found), found
+    assert "scipy.stats" not in reached(module)
 
 
 def test_only_the_commands_and_the_schema_import_hydra() -> None:

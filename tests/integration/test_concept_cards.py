@@ -18,8 +18,8 @@ from vismech.dictionaries import Dictionary
 from vismech.pipeline import make_plan, open_context
 from vismech.run import run
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.cards import Gallery
 from vismech.stages.describe import Descriptions
+from vismech.stages.gallery import Gallery
 from vismech.store import hash_file
 
 
