@@ -190,6 +190,8 @@ class GraphConfig:
     """Whether a class's images are those predicted as it or those labelled so."""
     images_per_class: int | None = 64
     """At most so many images per class, spread evenly over the sample ids (scope=dataset: predicted); null: all."""
+    limit: int | None = None
+    """scope=dataset: at most so many of these in all, spread evenly; null: all."""
     important: int = 5
     """Concepts kept per layer and class, by absolute importance."""
     shared: int = 3

@@ -285,6 +285,7 @@ def check(config: Config) -> None:
         "data.limit": config.data.limit,
         "dictionary.k": config.dictionary.k,
         "graph.images_per_class": config.graph.images_per_class,
+        "graph.limit": config.graph.limit,
         "evaluate.images": config.evaluate.images,
     }
     for key, value in {**positive, **optional}.items():

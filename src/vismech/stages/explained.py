@@ -97,7 +97,8 @@ def explained(
         return Explained([group], np.array([row]), np.zeros(1, dtype=int), predicted[[row]])
     if graph.scope is Scope["dataset"]:
         each = (np.flatnonzero(predicted == one).tolist() for one in np.unique(predicted))
-        rows = np.array(sorted(row for one in each for row in spread(one, graph.images_per_class)))
+        every = sorted(row for one in each for row in spread(one, graph.images_per_class))
+        rows = np.array(spread(every, graph.limit))
         return Explained([Group("all", None)], rows, np.zeros(len(rows), dtype=int), predicted[rows])
     standing = predicted if graph.images is Images.predicted else labels
     rows, groups = [], []

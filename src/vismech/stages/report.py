@@ -211,11 +211,12 @@ def _notes(
                     "are of other classes, and stand here because the network takes them for this one."
                 )
     if groups and graph["scope"] == "dataset" and groups[0]["images"] < len(ctx.data):
-        most = ctx.config.graph.images_per_class
-        notes.append(
-            f"{groups[0]['images']:,} of the {len(ctx.data):,} images are explained, at most {most} of each predicted "
-            "class (graph.images_per_class)."
-        )
+        graph_config = ctx.config.graph
+        caps = {"of each predicted class (graph.images_per_class)": graph_config.images_per_class}
+        caps["in all (graph.limit)"] = graph_config.limit
+        most = " and ".join(f"at most {cap} {of}" for of, cap in caps.items() if cap is not None)
+        told = f", {most}" if most else ""
+        notes.append(f"{groups[0]['images']:,} of the {len(ctx.data):,} images are explained{told}.")
     scores = list(graph.get("scores", {}).values())
     if scores and scores[-1].get("completeness_score") is not None:
         notes.append(

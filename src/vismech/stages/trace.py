@@ -58,8 +58,12 @@ def explained_inputs(ctx: Context) -> dict:
     graph, most = ctx.config.graph, ctx.config.graph.images_per_class
     images = {"scope": graph.scope, "classes": graph.classes, "image": graph.image, "images": graph.images}
     images["images_per_class"] = most
-    if graph.scope is Scope["dataset"] and most is not None and most < len(ctx.data):
-        images["capped"] = "each predicted class"  # before, it was the whole data set that so few images were taken of
+    if graph.scope is Scope["dataset"]:
+        # Keys are those of when images_per_class was a cap of the whole data set, where that is what is asked for.
+        if most is None:
+            images["images_per_class"] = graph.limit
+        elif most < len(ctx.data) or graph.limit is not None:
+            images |= {"capped": "each predicted class", "limit": graph.limit}
     return {**plain(images), **ctx.explained_inputs}
 
 
