@@ -39,13 +39,16 @@ def refusal(*overrides: str) -> str:
         (["evaluate.root={photos}"], "evaluate.root=.* data=samples has none, give another data"),
         (
             ["data=imagefolder", "data.root={photos}", "graph=image", "graph.image=apple/7.png"],
-            "graph.image=apple/7.png is not there: .* such as apple/00",
+            "graph.image=apple/7.png is not a sample id of this data: .* such as apple/00",
         ),
         (
             ["data=imagefolder", "data.root={photos}", "attribute.baseline=image", "attribute.baseline_image=x.png"],
-            "attribute.baseline_image=x.png is not there",
+            "attribute.baseline_image=x.png is not a sample id",
         ),
-        (["graph=image", "graph.image=x.jpg"], r"graph.image=x.jpg is not there: .* such as imagenet_\d"),
+        (
+            ["graph=image", "graph.image=x.jpg"],
+            r"graph.image=x.jpg is not a sample id of this data: .* such as imagenet_\d",
+        ),
         ([*CIFAR, "model.checkpoint=/nowhere.pt"], "model.checkpoint=/nowhere.pt is not a file"),
         (["model=custom", "model.target=mine.build"], "model.target=mine.build must be package.module:factory"),
     ],

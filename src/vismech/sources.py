@@ -36,7 +36,7 @@ def check_config_sources(config: Config) -> None:
     ):
         if wanted and sample is not None and not os.path.lexists(root / sample):
             raise UserError(
-                f"{key}={sample} is not there: give a sample id, an image's path below {root}"
+                f"{key}={sample} is not a sample id of this data: give an image's path below {root}"
                 + (f", such as {first}" if (first := _first_below(root, config.data.source)) else "")
             )
     if config.evaluate.root is not None:
