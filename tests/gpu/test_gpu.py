@@ -1,6 +1,6 @@
 """The same code on a GPU: numbers as on the CPU, to the rounding of its kernels; the README states how far.
 
-Activations and edges agree to 1e-3 of their size (or 1e-4), codes to what they rebuild, twice the same run to 1e-5.
+Activations agree to 1e-3 of their size, so do the edges of the same run twice, and codes in what they rebuild.
 """
 
 from __future__ import annotations
