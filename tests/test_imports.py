@@ -15,6 +15,8 @@ import vismech
 ROOT = Path(vismech.__file__).parent
 MATHS = [
     "network",
+    "placement",
+    "capacity",
     "pfv",
     "receptive_field",
     "dictionaries",

@@ -9,7 +9,8 @@ tensor, so that no driver is asked for anything. Inside :func:`device`, two mode
 - counts launches and waits by the function of ours that made them. The host waits where it needs a value or a size:
   ``item``, ``nonzero``, a boolean index, a solver's check, a copy to the CPU.
 
-It knows nothing of CUDA's rounding, speed, memory, or missing kernels.
+It is stricter in one thing: moving a module replaces its parameters, too. It knows nothing of CUDA's rounding, speed,
+memory, or missing kernels.
 """
 
 from __future__ import annotations

@@ -140,9 +140,9 @@ def test_codes(code) -> None:
 
 BASES = ("pca", "channels", "rotation")
 OPTIONS: dict[str, dict[str, Any]] = {
-    "nmf": {"iterations": 6},
-    "semi_nmf": {"iterations": 6},
-    "dictionary_learning": {"iterations": 3},
+    "nmf": {"iterations": 3},
+    "semi_nmf": {"iterations": 3},
+    "dictionary_learning": {"iterations": 2},
     "sae": {"steps": 25, "center": True},
 }
 

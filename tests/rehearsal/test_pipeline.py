@@ -55,7 +55,7 @@ def on_the_device(monkeypatch) -> Iterator[dict[str, Counts]]:
 def small(pictures: Path, store: Path, *kinds: Evaluation) -> Config:
     config = tiny_config(pictures, store)
     config.extract.layers = ["layer2", "layer3"]
-    config.dictionary.k, config.attribute.steps, config.describe.nearest = 6, 4, 2
+    config.dictionary.k, config.attribute.steps, config.describe.nearest = 5, 2, 2
     config.graph.images_per_class, config.evaluate.images = 2, 2
     config.evaluate.kinds, config.evaluate.seeds, config.evaluate.training_images = list(kinds), 1, 16
     config.evaluate.budgets, config.evaluate.budget_l0_per_channel = [2], 0.25
