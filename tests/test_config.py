@@ -174,7 +174,10 @@ def test_the_surface_changes_only_on_purpose() -> None:
         ("model.kwargs.width=1", "model.kwargs.width is not there yet: add it with +model.kwargs.width=…"),
         # a value of another type
         ("dictionary.k=abc", "dictionary.k=abc does not fit: it must be int or null (Number of concepts per layer"),
-        ("attribute.steps=1.5", "attribute.steps=1.5 does not fit: it must be int (Nodes of the quadrature)"),
+        (
+            "attribute.steps=1.5",
+            "attribute.steps=1.5 does not fit: it must be int (Nodes of the quadrature, with which rule=auto begins)",
+        ),
         ("seed=null", "seed=null does not fit: it must be int"),
         ("dictionary.center=maybe", "dictionary.center=maybe does not fit: it must be bool"),
         ("data.classes=[cat]", "data.classes=cat does not fit: it must be list of int"),

@@ -218,6 +218,18 @@ def test_images_are_checked(network, images):
         sharing_ratios(open_network(model, images), images)
 
 
+def test_activations_too_large_to_be_squared_are_told_from_infinite_ones(images):
+    """As in a RepVGG with random scales, whose branches add up block by block."""
+    model = seeded(TinyNetwork(10, 8))
+    model.layer2.bn2.weight.data *= 1e20
+    network = open_network(model, images)
+    assert network.activations(images, ["layer2"])["layer2"].isfinite().all()
+    with pytest.raises(
+        UserError, match=r"in module 'layer2.*' are not finite: its activations reach \d.\de\+\d\d, .*maps"
+    ):
+        sharing_ratios(network, images)
+
+
 class Squeeze(nn.Module):
     """A network whose second layer gates its channels by a pooled map."""
 

@@ -159,7 +159,7 @@ class AttributeConfig:
     at most 1 %, else Gauss–Legendre nodes crowded towards the start (α = s^p), or more nodes, up to 4 · steps path
     points an image (saturation, attribution: what their traces chose, of pixels midpoint; planted: midpoint)."""
     steps: int = 32
-    """Nodes of the quadrature; auto begins with so many."""
+    """Nodes of the quadrature, with which rule=auto begins."""
     tolerance: float | None = None
     """Double the steps of an image as long as that changes its edges by more than this share; null: never."""
     max_steps: int = 512

@@ -40,7 +40,7 @@ def test_a_run_leaves_everything_behind(first) -> None:
     for name in ("events.jsonl", "plan.json", "metrics.json", "graph.json", "graph.graphml", "report/index.html"):
         assert (folder / name).stat().st_size > 0, name
     completeness = pd.read_csv(folder / "tables/completeness.csv")
-    assert list(completeness.columns) == ["lower", "upper", "path", "rule", "steps", *LONG]
+    assert list(completeness.columns) == ["lower", "upper", "path", "rule", "steps", "power", *LONG]
     assert {*zip(completeness.lower, completeness.upper, strict=True)} == {
         ("layer1", "layer2"), ("layer2", "layer3"), ("layer1", "logits"), ("layer2", "logits"), ("layer3", "logits"),
     }  # fmt: skip
