@@ -103,6 +103,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
             "inception_next_atto",
             "starnet_s1",
             "convmixer_768_32",
+            "davit_tiny",
         ]
     },
     "swin_tiny_patch4_window4": timm_model("swin_tiny_patch4_window7_224", img_size=SIDE, window_size=4),
@@ -110,7 +111,6 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
         "visformer_tiny",
         "deit_tiny_patch16_224",
         "levit_128s",
-        "davit_tiny",
         "xcit_nano_12_p16_224",
         "mixer_s32_224",
         "cait_xxs24_224",
