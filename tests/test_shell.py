@@ -145,7 +145,7 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 def typed(tmp_path, monkeypatch, capsys):
     """Type arguments to ``vismech``, whose runs do nothing; what it says."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_run", lambda cfg, folder: cli.refuse_unknown(cfg) or 0.0)
+    monkeypatch.setattr(cli, "_run", lambda cfg, folder, sweep: cli.refuse_unknown(cfg) or 0.0)
 
     def typed(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["vismech", *arguments])

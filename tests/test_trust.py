@@ -195,7 +195,9 @@ def test_a_path_of_somebodys_own_is_not_needed_for_a_card(mark, tmp_path) -> Non
 def test_files_that_are_no_configuration_are_one_sentence(mark, tmp_path, file, text) -> None:
     run = theirs(tmp_path)
     (run / ".hydra" / file).write_text(text.format(mark=mark))
-    with pytest.raises(UserError, match="holds no configuration of this version of vismech") as error:
+    with pytest.raises(
+        UserError, match=r"holds no configuration of this version of vismech|cannot be read as plain YAML"
+    ) as error:
         config_of(run)
     assert "\n" not in str(error.value) and not mark.exists()
 
@@ -204,7 +206,7 @@ def test_comparing_runs_imports_nothing_of_them(mark, tmp_path) -> None:
     run = theirs(tmp_path, **custom("hostile:build"))
     assert Run(run).settings["model.target"] == "hostile:build"
     (run / ".hydra/config.yaml").write_text(f"x: !!python/object/apply:os.system ['touch {mark}']")
-    with pytest.raises(UserError, match=r"config.yaml is no plain configuration"):
+    with pytest.raises(UserError, match=r"config.yaml cannot be read as plain YAML"):
         _ = Run(run).settings
     assert not mark.exists() and "hostile" not in sys.modules
 

@@ -231,7 +231,7 @@ def finished(pictures, tmp_path_factory) -> list[str]:
     return tiny_arguments(pictures, base / "store")
 
 
-@pytest.mark.parametrize("limit", [600, 8_000], ids=["plan", "page"])
+@pytest.mark.parametrize("limit", [600, 6_000], ids=["plan", "tables"])
 def test_a_disk_that_is_full_for_the_runs_folder_is_one_sentence(limit, finished, base) -> None:
     ended = command([*finished, "hydra.output_subdir=null"], base, FileLimit(limit))
     assert ended.status == 1

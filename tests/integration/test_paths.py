@@ -166,7 +166,9 @@ def test_along_the_reconstruction_nothing_is_an_error(plain, tmp_path) -> None:
     found = Traced(plain, tmp_path)
     assert not found["layer2->layer3", "error"].any()
     assert not any(node["kind"] == "error" for node in found.graph["nodes"])
-    assert set(found.table("graph").metric) == {"untraced_share", "offset_share", "nodes", "links"}
+    scores = found.table("graph")
+    assert set(scores[scores.layer.isna()].metric) == {"untraced_share", "offset_share", "nodes", "links"}
+    assert not scores[scores.metric == "error"].value.any()
 
 
 def test_a_pruned_graph_is_smaller_and_keeps_its_scores(plain, tmp_path) -> None:

@@ -64,7 +64,6 @@ def test_gradient_weighs_by_what_a_position_adds_to_the_logit(hooked, tiny) -> N
     model, images = tiny_network.network().requires_grad_(False), tiny_network.images(4)
     network = tiny_network.hooked(model) if hooked else open_network(model, images)
     loop = object.__new__(ExtractLoop)
-    torch.nn.Module.__init__(loop)
     loop.layouts = {layer: layout_of(network.shape(layer), layer) for layer in LAYERS}
     loop.resources = type("Opened", (), {"network": network})()
     with torch.no_grad():

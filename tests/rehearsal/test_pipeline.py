@@ -14,7 +14,7 @@ from rehearsal.budgets import within_budget
 from rehearsal.device import Counts, device
 from rehearsal.trainer import take_over
 from vismech import pipeline
-from vismech.choices import Evaluation, Positions, Stage
+from vismech.choices import Evaluation, Positions, Rule, Stage
 from vismech.config import Config
 from vismech.evaluation.planted_networks import NETWORKS
 from vismech.run import run
@@ -56,7 +56,8 @@ def small(pictures: Path, store: Path, *kinds: Evaluation) -> Config:
     config = tiny_config(pictures, store)
     config.extract.layers = ["layer2", "layer3"]
     config.dictionary.k, config.attribute.steps, config.describe.nearest = 5, 2, 2
-    config.graph.images_per_class, config.evaluate.images = 2, 2
+    config.attribute.rule = Rule.midpoint
+    config.graph.images_per_class, config.graph.limit, config.evaluate.images = None, 2, 2
     config.evaluate.kinds, config.evaluate.seeds, config.evaluate.training_images = list(kinds), 1, 16
     config.evaluate.budgets, config.evaluate.budget_l0_per_channel = [2], 0.25
     return config

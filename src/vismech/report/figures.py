@@ -169,7 +169,7 @@ def _concept_node(
     for part, picture in zip(plan.thumbnails(box, len(patches)), patches, strict=False):
         _image(axes, picture.png, part, alpha=0.4 if absent else 1.0)
     line, colour = box.y + box.width + 12, NEGATIVE(1.0) if absent else INK
-    _text(axes, box.x + 6, line, plan.short(node), 11, colour, va="center", weight="bold")
+    _text(axes, box.x + 6, line, plan.short(node, box.width - 2 * plan.INSET), 11, colour, va="center", weight="bold")
     if node.get("shared"):
         corner = (box.x + box.width - plan.INSET - 21, box.y + box.width - plan.INSET - 13)
         axes.add_patch(Rectangle(corner, 22, 15, facecolor=PLATE, linewidth=0, zorder=4.5))

@@ -24,6 +24,8 @@ SPACE, SPLIT = 10.0, 18.0
 SIDE, SIDE_HEIGHT = 56.0, 26.0
 CLASS_WIDTH, LEAST_CLASS, CLASS_HEIGHT = 216.0, 72.0, 84.0
 FOOT, BAR, STRIP, INSET = 22.0, 13.0, 4.0, 6.0
+# Width of a letter of a tile's name.
+LETTER = 7.2
 ROOM_FOR_PHOTOGRAPH, ROOM_FOR_FOUR = 150.0, 88.0
 
 
@@ -226,9 +228,13 @@ def layout(graph: Mapping[str, Any], width: float = WIDTH) -> Layout:
     return Layout(placed, boxes, tile, width, y - gap + MARGIN if rows else 2 * MARGIN)
 
 
-def short(node: Mapping[str, Any]) -> str:
-    """A concept in few letters; one that acts by its absence says so."""
-    return f"less of #{node['concept']}" if is_absence(node) else f"#{node['concept']}"
+def short(node: Mapping[str, Any], width: float = math.inf) -> str:
+    """A concept in letters that fit ``width`` pixels; one that acts by its absence says so, by a minus if need be."""
+    name = f"#{node['concept']}"
+    if not is_absence(node):
+        return name
+    words = f"less of {name}"
+    return words if LETTER * len(words) <= width else f"−{name}"
 
 
 def bars(graph: Mapping[str, Any]) -> int:
