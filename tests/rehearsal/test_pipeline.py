@@ -93,6 +93,12 @@ def test_a_run(pictures, tmp_path, monkeypatch) -> None:
     rehearse("run", small(pictures, tmp_path), tmp_path, monkeypatch)
 
 
+def test_a_run_whose_nodes_are_chosen(pictures, tmp_path, monkeypatch) -> None:
+    config = small(pictures, tmp_path)
+    config.until, config.attribute.rule, config.extract.layers = Stage.graph, Rule.auto, ["layer3"]
+    rehearse("rule=auto", config, tmp_path, monkeypatch)
+
+
 @pytest.mark.parametrize("positions", [Positions.relevance, Positions.gradient])
 def test_extraction_by_contribution(positions, pictures, tmp_path, monkeypatch) -> None:
     config = small(pictures, tmp_path)
