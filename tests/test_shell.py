@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,29 @@ def test_a_reader_that_has_read_enough_is_no_error(module, arguments) -> None:
 
 
 # Signals
+
+
+@pytest.fixture(autouse=True)
+def hooks() -> Iterator[None]:
+    """A command that was signalled silences its threads for the rest of its process, which here goes on."""
+    before = sys.excepthook, threading.excepthook
+    yield
+    sys.excepthook, threading.excepthook = before
+
+
+def test_threads_are_silent_once_a_signal_has_come(capsys) -> None:
+    """As multiprocessing's, which loses its other end when a worker is killed in the middle of a transfer."""
+
+    @command("name")
+    def main() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            thread = threading.Thread(target=lambda: sys.excepthook(EOFError, EOFError(), None) or 1 / 0)
+            thread.start()
+            thread.join()
+
+    assert ended(capsys, main) == (143, "name: terminated\n")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

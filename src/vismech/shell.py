@@ -95,6 +95,8 @@ def _signals(name: str, advice: str) -> Iterator[list[signal.Signals]]:
             return
         again = bool(received)
         received.append(signal.Signals(number))
+        # Nothing that threads say while this process and its workers come down is news.
+        sys.excepthook = threading.excepthook = _silent
         if again:
             _end_children()
             _say(name, WORDS[received[0]] + advice)
@@ -112,6 +114,10 @@ def _signals(name: str, advice: str) -> Iterator[list[signal.Signals]]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _silent(*_error: object) -> None:
+    pass
 
 
 def _end_children() -> None:

@@ -14,6 +14,7 @@ from vismech.choices import Code, Evaluation, Half, MeanRule, Method, Positions,
 from vismech.data import half_of
 from vismech.errors import UserError
 from vismech.evaluation.insertion_deletion import share_counts
+from vismech.evaluation.statistics import clustered_bootstrap
 from vismech.network import LOGITS
 from vismech.pipeline import open_context
 from vismech.run import run
@@ -62,6 +63,21 @@ def dictionary_of(ctx, layer=LAYER):
 def test_only_what_the_evaluations_read_is_planned(finished):
     _, _, result = finished
     assert {row["stage"] for row in result.plan} == {"extract", "dictionary", "evaluate"}
+
+
+def test_the_clusters_of_cases_give_the_intervals_of_the_table(finished):
+    """What a comparison draws together is what transfer's own interval does; other measures have no clusters."""
+    _, folder, _ = finished
+    table, cases = (
+        pd.read_csv(folder / "run/tables/extraction.csv"),
+        pd.read_csv(folder / "run/cases/extraction.csv.gz"),
+    )
+    shared = cases["metric"].str.startswith("transfer_")
+    assert shared.any() and cases["cluster"].notna().equals(shared)
+    for (layer, metric, order), some in cases[shared].groupby(["layer", "metric", "order"]):
+        wanted = (table["layer"] == layer) & (table["metric"] == metric) & (table["order"] == order)
+        found = clustered_bootstrap(some["value"].to_numpy(), some["cluster"].to_numpy().astype(int))
+        assert table.loc[wanted, ["ci_low", "ci_high"]].to_numpy()[0] == pytest.approx([*found])
 
 
 def test_tables_and_cases_agree(finished):
