@@ -13,6 +13,7 @@ import json
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -33,7 +34,16 @@ def identity_of(model: Model, network: Network) -> dict[str, Any]:
 
 
 def code_of(module: nn.Module, network: Network) -> str:
-    """Twenty hexadecimal digits that say what ``module`` computes, cut into layers as ``network``."""
+    """Twenty hexadecimal digits that say what ``module`` computes, cut into layers as ``network``; told once."""
+    if network not in _TOLD:  # a pass moves the graph's tensors to a device, where they would have to be fetched from
+        _TOLD[network] = _digest(module, network)
+    return _TOLD[network]
+
+
+_TOLD: WeakKeyDictionary[Network, str] = WeakKeyDictionary()
+
+
+def _digest(module: nn.Module, network: Network) -> str:
     if isinstance(network, ExportedNetwork):
         told: Any = ["graph", list(_tell_graph(network.module, module.state_dict()))]
     else:
