@@ -231,9 +231,9 @@ def finished(pictures, tmp_path_factory) -> list[str]:
     return tiny_arguments(pictures, base / "store")
 
 
-@pytest.mark.parametrize("limit", [600, 6_000], ids=["plan", "cards"])
+@pytest.mark.parametrize("limit", [600, 6_000], ids=["plan", "graph"])
 def test_a_disk_that_is_full_for_the_runs_folder_is_one_sentence(limit, finished, base) -> None:
-    ended = command([*finished, "report.page=false", "hydra.output_subdir=null"], base, FileLimit(limit))
+    ended = command([*finished, "until=graph", "describe.cards=0", "hydra.output_subdir=null"], base, FileLimit(limit))
     assert ended.status == 1
     assert ended.sentence.startswith("the disk that holds ") and "set hydra.run.dir to another disk" in ended.sentence
     assert f"{base}/outputs/runs/tiny/" in ended.sentence

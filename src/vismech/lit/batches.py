@@ -6,6 +6,8 @@ is never divided between processes. Results then depend on neither.
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -83,7 +85,13 @@ def loader(images: Images, sampler: PaddedBatches, workers: int, pinned: bool) -
         pin_memory=pinned,
         persistent_workers=False,
         collate_fn=_collate,
+        worker_init_fn=_silent,
     )
+
+
+def _silent(worker: int) -> None:
+    """Let a worker's threads say nothing: its own errors reach the loader, and a signal that ends both is told once."""
+    sys.excepthook = threading.excepthook = lambda *_: None
 
 
 def _collate(items: list[tuple[Tensor, int, bool]]) -> Batch:
