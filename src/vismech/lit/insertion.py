@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -209,7 +207,7 @@ class InsertionLoop(ConceptLoop):
         each = [self.coded(name, one[name]) for one in found]
         whole = Coded(*(torch.cat(part) for part in zip(*each, strict=True)))
         predicted = torch.cat([one[LOGITS] for one in found]).argmax(1)
-        with self._telling(name, rows):
+        with self.telling(f"{name} → {LOGITS}", rows):
             return settled(*self._problem(name, whole, predicted), self.settings[name], len(self.indices))
 
     def held_per_image(self) -> int:
@@ -263,17 +261,8 @@ class InsertionLoop(ConceptLoop):
         source: Any = ConceptSource(layer.dictionary.atoms, coded.codes, coded.vectors, wanted.along)
         return self.segments[name], layer.layout, source, coded.clean, LogitTargets(predicted, wanted.output)
 
-    @contextmanager
-    def _telling(self, name: str, rows: list[int]) -> Iterator[None]:
-        """An image that is not finite on its path, by its name."""
-        try:
-            yield
-        except FloatingPointError as error:
-            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
-            raise UserError(f"{name} → {LOGITS}, {said}") from error
-
     def _edges(self, name: str, coded: Coded, predicted: Int[Tensor, " b"], rows: list[int]) -> Float[Tensor, "b k"]:
-        with self._telling(name, rows):
+        with self.telling(f"{name} → {LOGITS}", rows):
             settings = replace(self.settings[name], rows=self.portions.paths)
             found = attribute(*self._problem(name, coded, predicted), settings)
         return found.edges[self.config.attribute.path].units[:, 0]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -123,7 +121,7 @@ class InterlayerLoop(ImageLoop):
         each = [[self._coded(layer, one, 1) for one in found] for layer in pair]
         lower, upper = (Coded(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in each)
         given = self._problem(name, lower, self._targets(name, upper))
-        with self._telling(name, rows):
+        with self.telling(name, rows):
             return settled(*given, settings, len(self.indices))
 
     def cuts(self) -> list[nn.Module]:
@@ -178,21 +176,12 @@ class InterlayerLoop(ImageLoop):
         source: Any = ConceptSource(layer.dictionary.atoms, lower.codes, lower.vectors, self.config.attribute.along)
         return self.segments[name], layer.layout, source, lower.clean, targets
 
-    @contextmanager
-    def _telling(self, name: str, rows: list[int]) -> Iterator[None]:
-        """An image that is not finite on its path, by its name."""
-        try:
-            yield
-        except FloatingPointError as error:
-            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
-            raise UserError(f"{name}, {said}") from error
-
     def _edges(
         self, name: str, lower: Coded, targets: ImageTargets, rows: list[int]
     ) -> tuple[dict[Order, Float[Tensor, "b t k"]], Attribution]:
         """Effects that gradients tell, of all images of the batch."""
         given = self._problem(name, lower, targets)
-        with self._telling(name, rows):
+        with self.telling(name, rows):
             told = attribute(*given, replace(self.settings[name], rows=self.portions.paths))
             edges = {order: told.edges[PATHS[order]].units for order in self.orders if order in PATHS}
             if Order.u_x_gradient in self.orders:

@@ -7,7 +7,9 @@ results load no Lightning for it; :func:`run_loop` does, when there is something
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from vismech.capacity import numbers_per_row, out_of_memory
 from vismech.choices import Unreadable
 from vismech.config import Config
 from vismech.data import ImageData
+from vismech.errors import UserError
 from vismech.layers import LOGITS, PIXELS
 from vismech.lit.batches import Batch, Images, PaddedBatches, loader
 from vismech.lit.devices import quiet, set_rounding
@@ -130,6 +133,19 @@ class ImageLoop:
     def held_per_image(self) -> int:
         """Numbers that a step holds for each image beside the network's own, such as codes."""
         return 0
+
+    @contextmanager
+    def telling(self, way: str, rows: list[int]) -> Iterator[None]:
+        """Name the image whose path is not finite on the ``way`` between two layers; ``rows`` are the batch's.
+
+        Raises:
+            UserError: instead of the engine's FloatingPointError, which knows the image's place in the batch.
+        """
+        try:
+            yield
+        except FloatingPointError as error:
+            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
+            raise UserError(f"{way}, {said}") from error
 
     def sample_id(self, row: int) -> str:
         """Sample id of a row."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -238,7 +235,7 @@ class TraceLoop(ImageLoop):
             return Choice(Rule.midpoint, self.settings.steps)
         whole = Coded(*(torch.cat(part) for part in zip(*coded, strict=True)))
         given = self._sources(whole, rows), whole.clean, self._targets(rows)
-        with self._telling(rows):
+        with self.telling(f"{self.lower} → {self.upper}", rows):
             return settled(self.segment, self.layout, *given, self.settings, len(self.indices))
 
     def _mode(self) -> Mode:
@@ -302,16 +299,7 @@ class TraceLoop(ImageLoop):
 
     def _attribute(self, coded: Coded, rows: list[int], settings: Settings) -> Attribution:
         settings = replace(settings, rows=self.portions.paths)
-        with self._telling(rows):
+        with self.telling(f"{self.lower} → {self.upper}", rows):
             return attribute(
                 self.segment, self.layout, self._sources(coded, rows), coded.clean, self._targets(rows), settings
             )
-
-    @contextmanager
-    def _telling(self, rows: list[int]) -> Iterator[None]:
-        """An image that is not finite on its path, by its name."""
-        try:
-            yield
-        except FloatingPointError as error:
-            said = re.sub(r"^image (\d+)", lambda found: repr(self.sample_id(rows[int(found[1])])), str(error))
-            raise UserError(f"{self.lower} → {self.upper}, {said}") from error
