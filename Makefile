@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 # One process of tests per core, whole files together since they share what they set up; a thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# The shapes in signatures are checked at every call, which takes a third of the tests' time.
+SHAPES := --jaxtyping-packages=vismech,beartype.beartype
 
 .PHONY: run test check format lint types slow coverage
 
@@ -21,10 +23,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(PYTEST)
+	$(PYTEST) $(SHAPES)
 
 slow: $(VENV)/.dev
-	$(PYTEST) -m "slow or not slow or gpu"
+	$(PYTEST) $(SHAPES) -m "slow or not slow or gpu"
 
 coverage: $(VENV)/.dev
 	$(PYTEST) --cov --cov-branch --cov-report=term

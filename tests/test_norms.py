@@ -164,7 +164,12 @@ def test_one_row_has_the_gradient_of_two_equal_rows(name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "readout"), [(Mode.reverse, ReadOut.max), (Mode.reverse, ReadOut.sum), (Mode.forward, ReadOut.max)]
+    ("mode", "readout"),
+    [
+        (Mode.reverse, ReadOut.max),
+        (Mode.reverse, ReadOut.sum),
+        pytest.param(Mode.forward, ReadOut.max, marks=pytest.mark.slow),
+    ],
 )
 def test_edges_do_not_depend_on_how_many_points_share_a_pass(mode, readout) -> None:
     network = opened(NETWORKS["mobilenet_v2"][0])

@@ -15,7 +15,7 @@ from torch import Tensor
 import tiny
 from conftest import draw_photos
 from vismech import capacity
-from vismech.capacity import numbers_per_row, out_of_memory, rows_that_fit
+from vismech.capacity import numbers_per_row, rows_that_fit
 from vismech.choices import Code, DataSource, ModelSource
 from vismech.coding import Coding
 from vismech.config import Config
@@ -25,6 +25,7 @@ from vismech.lit.extract import ExtractLoop
 from vismech.lit.insertion import ConceptLoop, Layer
 from vismech.lit.loop import run_loop
 from vismech.lit.portions import Portions, in_portions
+from vismech.memory import out_of_memory
 from vismech.network import LOGITS, open_network
 from vismech.pfv import Layout, layout_of
 from vismech.pipeline import open_context
@@ -165,6 +166,7 @@ def test_another_error_is_no_matter_of_memory(tmp_path, monkeypatch) -> None:
         run_loop(broken)
 
 
+@pytest.mark.slow  # two processes that import everything
 def test_memory_that_runs_out_in_another_process_is_a_sentence(tmp_path) -> None:
     with pytest.raises(UserError, match=r"^the pass: out of memory: lower runtime.batch_size"):
         run_loop(loop(Full, tmp_path, devices=2, strategy="ddp_spawn"))

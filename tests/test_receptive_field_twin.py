@@ -189,7 +189,7 @@ def picture(kind: str, size: tuple[int, int]) -> Tensor:
     return image
 
 
-@pytest.mark.parametrize("kind", ["noise", "half black"])
+@pytest.mark.parametrize("kind", [pytest.param("noise", marks=pytest.mark.slow), "half black"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_rule_equals_the_tap_by_tap_twin(network, kind):
     model, image = seeded(network()).double(), picture(kind, (20, 24))

@@ -49,7 +49,7 @@ def explained(dictionary: Dictionary, vectors: torch.Tensor) -> float:
     return 1 - (residual / (vectors - vectors.mean(0)).square().sum()).item()
 
 
-@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("center", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     "activation, sparsity, most", [("topk", 0.0, 2), ("batchtopk", 0.0, 2.5), ("relu", 0.2, 9), ("jumprelu", 0.1, 3)]
 )

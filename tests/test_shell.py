@@ -142,6 +142,8 @@ def test_under_nohup_an_ignored_signal_stays_ignored() -> None:
     [
         (OSError(28, "No space left on device"), "name: the disk is full: free some space, then run the same command"),
         (PermissionError(13, "Permission denied", "/a/b"), "name: /a/b cannot be read or written (Permission denied)"),
+        (MemoryError(), "name: out of memory: free some"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), "name: out of memory: free"),
         (OSError(30, "Read-only file system", "/a/b"), "name: /a/b cannot be read or written (Read-only file system)"),
     ],
 )

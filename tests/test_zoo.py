@@ -14,12 +14,10 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "zoo"
 COMPLETE, WANTED = 0.01, 45
 FEW = {
     "resnet18": "sharing ratios",
-    "mobilenet_v3_small": "gradient × input",
     "deit_tiny_patch16_224": "gradient × input",
-    "swin_tiny_patch4_window4": "gradient × input",
     "convnextv2_atto": "gradient × input",
 }
-NORMED = {"deit_tiny_patch16_224", "swin_tiny_patch4_window4", "convnextv2_atto"}
+NORMED = {"deit_tiny_patch16_224", "convnextv2_atto"}
 """Those whose change is all near the start of the path."""
 
 

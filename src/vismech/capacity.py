@@ -6,7 +6,6 @@ wrong is halved then. Results depend on the number of rows by rounding alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from math import prod
 
@@ -18,8 +17,6 @@ from vismech.network import HookedSegment
 SHARE = 0.8
 """Of the free memory; kernels need workspaces, and what is freed is not always in one piece."""
 BYTES = 4
-OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|MemoryError|out of memory|can't allocate memory|_ALLOC_FAILED")
-"""In the words of PyTorch, of its CPU allocator, of CUDA's libraries and FAISS, or in another process's traceback."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -59,10 +56,3 @@ def _numbers(value: Tensor) -> int:
     """Per row: graphs are captured from two, and the sizes that depend on their number are symbols."""
     sizes = [size if isinstance(size, int) else int(size.node.hint) for size in value.shape]
     return prod(sizes) // 2
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the machine, has no memory left."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None

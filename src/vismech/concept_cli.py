@@ -82,15 +82,23 @@ def write_concept(
     config = config_of(run, trusted)
     if patches is not None:
         config.describe.patches = patches
-    from vismech.data import load_image
     from vismech.pipeline import make_plan, open_context
-    from vismech.stages.gallery import Gallery
 
     ctx = open_context(config)
     if layer not in ctx.layers:
         near = difflib.get_close_matches(layer, ctx.layers, n=3, cutoff=0.3) or ctx.layers
         raise UserError(f"the run has no layer {layer!r}; nearest: {', '.join(near)}")
     plan = make_plan(ctx)
+    with ctx.store.uses.recorded():
+        for spec in plan.specs():
+            ctx.store.uses.note(spec.key)
+        return _write(ctx, plan, layer, concept, images, out or run / "concepts")
+
+
+def _write(ctx: Context, plan: Plan, layer: str, concept: str, images: Sequence[Path], folder: Path) -> list[Path]:
+    from vismech.data import load_image
+    from vismech.stages.gallery import Gallery
+
     count = len(ctx.store.open(plan.descriptions[layer]).array("shares.npy"))
     number = int(concept) if concept.isdecimal() else -1
     if not 0 <= number < count:
@@ -98,7 +106,6 @@ def write_concept(
         known = f"; nearest: {', '.join(near)}" if near else ""
         raise UserError(f"layer {layer!r} has no concept {concept!r}, they are 0 to {count - 1}{known}")
     loaded = [_fitting(path, load_image(path), ctx.model.preprocess) for path in images]
-    folder = out or run / "concepts"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,12 +1,15 @@
-"""Freed memory is kept for the next array, where the C library would hand it back to the system each time."""
+"""Memory that is freed is kept for the next array, and errors that say that there is none left are known."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_… of malloc.h
 _KEPT = 1 << 30
+OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|MemoryError|out of memory|can't allocate memory|_ALLOC_FAILED")
+"""In the words of PyTorch, of its CPU allocator, of CUDA's libraries and FAISS, or in another process's traceback."""
 
 
 def keep_freed_memory() -> None:
@@ -23,3 +26,9 @@ def keep_freed_memory() -> None:
         return
     mallopt(_TRIM_THRESHOLD, _KEPT)
     mallopt(_MMAP_THRESHOLD, _KEPT)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left."""
+    known = isinstance(error, (MemoryError, RuntimeError))
+    return known and OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}") is not None

@@ -23,7 +23,6 @@ from typing import Any
 
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
-from vismech.capacity import out_of_memory
 from vismech.choices import Baseline, Mode, ReadOut, Rule, Stage
 from vismech.config import Config
 from vismech.data import ImageData, open_data
@@ -32,7 +31,7 @@ from vismech.layers import LOGITS
 from vismech.lit.devices import accelerator_of, rounding
 from vismech.lit.portions import no_memory
 from vismech.lit.trace import settings_of
-from vismech.memory import keep_freed_memory
+from vismech.memory import keep_freed_memory, out_of_memory
 from vismech.sources import check_config_sources
 from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from vismech.disk import refusal
 from vismech.errors import UserError
+from vismech.memory import out_of_memory
 
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -59,7 +60,7 @@ def command(name: str, advice: str = "") -> Callable[[Callable[..., None]], Call
                 except Interrupted:
                     status = 1
                 except BaseException as error:
-                    sentence = None if received or not isinstance(error, Exception) else refusal(error)
+                    sentence = None if received or not isinstance(error, Exception) else _sentence(error)
                     if not received and sentence is None:
                         raise
                     status = 1
@@ -78,6 +79,13 @@ def command(name: str, advice: str = "") -> Callable[[Callable[..., None]], Call
         return run
 
     return decorate
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error of the machine; None for any other."""
+    if out_of_memory(error):
+        return "out of memory: free some, or ask for less at a time (fewer images, fewer concepts)"
+    return refusal(error)
 
 
 @contextmanager

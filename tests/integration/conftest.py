@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,8 +84,12 @@ def digest(store: Path) -> dict[str, str]:
 
 
 def _preloaded():
+    """Processes of the server that has :mod:`integration.preload`; it ignores this process's ``sys.path``."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["vismech.run", "hydra.main", "tiny", "torch", "faiss"])
+    server.set_forkserver_preload(["integration.preload"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     return server
 
 
@@ -92,6 +97,7 @@ def _child(config: Config, folder: Path, prepare: Callable[[], None] | None) -> 
     from vismech.errors import UserError
     from vismech.run import run
 
+    assert "integration.preload" in sys.modules  # or every process imports for seconds
     if prepare is not None:
         prepare()
     try:

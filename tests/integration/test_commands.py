@@ -124,6 +124,7 @@ class Signal:
 
 
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+SLOW_SIGNALS = [SIGNALS[0], pytest.param(*SIGNALS[1], marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
@@ -194,7 +195,7 @@ def wait_for(condition: Callable[[], bool], process: BaseProcess, limit: float =
     "runtime",
     [["runtime.workers=1"], pytest.param(["runtime.devices=2", "runtime.strategy=ddp_spawn"], marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
+@pytest.mark.parametrize(("number", "status", "word"), SLOW_SIGNALS)
 def test_a_signal_ends_workers_and_spawned_processes(number, status, word, runtime, tmp_path, base) -> None:
     pictures = draw_pictures(tmp_path / "pictures", per_class=500)
     long = [*tiny_arguments(pictures, tmp_path / "store"), "until=extract", "runtime.batch_size=1", *runtime]
@@ -212,6 +213,7 @@ def test_a_signal_ends_workers_and_spawned_processes(number, status, word, runti
     assert not [pid for pid in started if alive(pid)]
 
 
+@pytest.mark.slow  # two processes that import everything
 def test_more_processes_than_batches_are_no_error(arguments, base) -> None:
     """One batch for two processes: one of them has nothing to do."""
     two = ["runtime.devices=2", "runtime.strategy=ddp_spawn", "runtime.batch_size=64", "until=extract"]

@@ -18,7 +18,8 @@ from vismech.concept_cli import main, write_concept
 from vismech.models import Preprocess
 from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
 from vismech.run import run
-from vismech.store import plain
+from vismech.stages.gallery import Gallery
+from vismech.store import Store, plain
 
 TRUST = ["--trust", "tiny"]  # where the run's own model is
 
@@ -51,6 +52,21 @@ def test_a_card_and_localisations_of_any_image(finished, tmp_path, capsys) -> No
     first = printed[0].read_bytes()
     main([str(finished), "layer2", "3", *TRUST])
     assert (finished / "concepts/layer2_3.png").read_bytes() == first
+
+
+def test_cleaning_up_leaves_what_a_card_reads(finished, tmp_path, monkeypatch) -> None:
+    noted = []
+
+    def note(self, layer: str, concept: int):
+        with Store(finished.parent / "store").uses.gated() as living:
+            noted.append(living)
+        return picture(self, layer, concept)
+
+    picture = Gallery.picture
+    monkeypatch.setattr(Gallery, "picture", note)
+    write_concept(finished, "layer2", "3", out=tmp_path, trusted=["tiny"])
+    keys = {path.name for path in (finished.parent / "store").glob("dictionary/*") if path.is_dir()}
+    assert keys <= noted[0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vismech.capacity import numbers_per_row, out_of_memory
+from vismech.capacity import numbers_per_row
 from vismech.choices import Unreadable
 from vismech.config import Config
 from vismech.data import ImageData
@@ -25,7 +25,7 @@ from vismech.lit.batches import Batch, Images, PaddedBatches, loader
 from vismech.lit.devices import quiet, set_rounding
 from vismech.lit.portions import Columns, Portions, in_portions, release, smaller
 from vismech.lit.resources import Resources, resources_of
-from vismech.memory import keep_freed_memory
+from vismech.memory import keep_freed_memory, out_of_memory
 from vismech.rows import Rows
 from vismech.threads import one_thread
 

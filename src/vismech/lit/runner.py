@@ -11,7 +11,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from vismech.capacity import OUT_OF_MEMORY
 from vismech.errors import UserError
 from vismech.lit.batches import Batch, distinct
 from vismech.lit.devices import accelerator_of, devices_of, quiet
@@ -19,6 +18,7 @@ from vismech.lit.loop import Columns, ImageLoop
 from vismech.lit.portions import no_memory, release
 from vismech.lit.progress import Meter
 from vismech.lit.resources import Resources
+from vismech.memory import OUT_OF_MEMORY
 from vismech.search import release_scratch
 
 
