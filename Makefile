@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 # One process of tests per core, whole files together since they share what they set up; a thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 # The shapes in signatures are checked at every call, which takes a third of the tests' time.
-SHAPES := --jaxtyping-packages=vismech,beartype.beartype
+SHAPES := --jaxtyping-packages=vismech.network,vismech.receptive_field,vismech.attribution,vismech.dictionaries,vismech.measures,beartype.beartype
 
 .PHONY: run test check format lint types slow coverage
 

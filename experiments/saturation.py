@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from summary import compare, name_of
-from vismech.report.saturation import paths_figure
+from vismech.measures.saturation.figure import paths_figure
 
 SHORT = {
     "saturation_pixels": "Lite0",

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from summary import compare, name_of
-from vismech.run_tables import open_runs
+from vismech.compare.run_tables import open_runs
 
 Show = Callable[[pd.DataFrame], None]
 Draw = Callable[[pd.DataFrame, Path], None]

@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from vismech.memory import keep_freed_memory
+from vismech.passes.memory import keep_freed_memory
 
 torch.set_num_threads(1)
 keep_freed_memory()

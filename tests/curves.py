@@ -10,8 +10,8 @@ from vismech.attribution.engine import Attribution, Settings, attribute
 from vismech.attribution.paths import STRAIGHT, Path
 from vismech.attribution.sources import ConceptSource, Edges, Source, UnitSource
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets
-from vismech.choices import Along, ReadOut, SourceKind
-from vismech.pfv import Axes, Layout
+from vismech.config.choices import Along, ReadOut, SourceKind
+from vismech.network.pfv import Axes, Layout
 
 LOWER, UPPER = Layout(Axes.channels_first, (4, 4), 6), Layout(Axes.channels_first, (2, 2), 5)
 IMAGES, CONCEPTS, TARGETS = 3, 10, 4

@@ -9,7 +9,7 @@ from torchvision import models
 
 from tiny import images, outputs, same
 from vismech.errors import UserError
-from vismech.network import LOGITS, ExportedNetwork, open_network
+from vismech.network.cut import LOGITS, ExportedNetwork, open_network
 
 
 def vision_transformer(layers: int) -> nn.Module:

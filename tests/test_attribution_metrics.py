@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vismech.evaluation.attribution_metrics import (
+from vismech.measures.attribution.scores import (
     ABPC_SHARES,
     Ends,
     Removals,

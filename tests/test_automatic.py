@@ -13,8 +13,8 @@ from vismech.attribution.automatic import ENOUGH, LIMIT, PROBED, Choice, candida
 from vismech.attribution.engine import Attribution, Settings, attribute, completeness_gap, settled
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Mode, PathWeight, Rule
-from vismech.pfv import Axes, Layout
+from vismech.config.choices import Mode, PathWeight, Rule
+from vismech.network.pfv import Axes, Layout
 
 LAYOUT = Layout(Axes.channels_first, (3, 3), 4)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import tiny
 from tiny import images, outputs, same
-from vismech.network import LOGITS, ExportedNetwork, open_network
+from vismech.network.cut import LOGITS, ExportedNetwork, open_network
 
 
 class InPlace(nn.Module):

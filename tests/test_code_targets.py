@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from curves import LOWER, UPPER, Segment, activations, clean, source, unit_vectors
 from vismech.attribution.engine import Settings, attribute, choose_mode
 from vismech.attribution.targets import ConceptTargets, codes_of
-from vismech.choices import Code, Mode, PathWeight, ReadOut
-from vismech.coding import Coding
+from vismech.config.choices import Code, Mode, PathWeight, ReadOut
 from vismech.dictionaries.base import Dictionary
+from vismech.dictionaries.coding import Coding
 from vismech.errors import UserError
 
 CODINGS = [

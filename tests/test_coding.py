@@ -7,11 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, orthogonal_mp
 
-import vismech.lasso as lasso_module
-from vismech.coding import Code, Coding, encode
+import vismech.dictionaries.lasso as lasso_module
+from vismech.dictionaries.coding import Code, Coding, encode
+from vismech.dictionaries.lasso import lasso
+from vismech.dictionaries.pursuit import (
+    least_squares,
+    orthogonal_matching_pursuit,
+    simultaneous_orthogonal_matching_pursuit,
+)
 from vismech.errors import UserError
-from vismech.lasso import lasso
-from vismech.pursuit import least_squares, orthogonal_matching_pursuit, simultaneous_orthogonal_matching_pursuit
 
 CODES = [code for code in Code if code is not Code.encoder]
 # Pursuits that look at all vectors of an image.

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from vismech.compare_cli import main
-from vismech.comparison import direction
-from vismech.evaluation.statistics import bootstrap, clustered_bootstrap, paired_difference
-from vismech.run_tables import TAIL, text_of
+from vismech.commands.compare import main
+from vismech.compare.comparison import direction
+from vismech.compare.run_tables import TAIL, text_of
+from vismech.measures.statistics import bootstrap, clustered_bootstrap, paired_difference
 
 LAYERS = ("layer1", "layer2")
 
@@ -184,14 +184,16 @@ def test_mistakes_are_sentences(two, tmp_path, capsys) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys; from vismech.compare_cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = "import sys; from vismech.commands.compare import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print({'torch', 'pandas', 'numpy', 'lightning', 'hydra'} & {name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "usage: vismech-compare" in done.stdout and done.stdout.endswith("set()\n")
 
 
 def test_comparing_loads_no_torch(two) -> None:
-    code = "import sys; from vismech.compare_cli import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from vismech.commands.compare import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code, *map(str, two)], capture_output=True, timeout=60, check=True)
 
 

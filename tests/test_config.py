@@ -16,9 +16,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vismech.cli import choices, composition_error, conf_folder, help_text, refuse_unknown
-from vismech.config import Config, register
-from vismech.documentation import documentation
+from vismech.commands.main import help_text
+from vismech.config.composition import choices, composition_error, conf_folder, refuse_unknown
+from vismech.config.documentation import documentation
+from vismech.config.schema import Config, register
 from vismech.errors import UserError
 
 CHOICES = [(group, choice) for group, names in choices().items() for choice in names]
@@ -221,7 +222,7 @@ def test_other_errors_are_not_ours_to_explain() -> None:
     assert composition_error(ValueError("a bug")) is None
 
 
-def run_command(*arguments: str, code: str = "from vismech.cli import main; main()", **options):
+def run_command(*arguments: str, code: str = "from vismech.commands.main import main; main()", **options):
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, **options
     )
@@ -259,7 +260,7 @@ def test_the_command_says_one_sentence_and_fails(tmp_path, arguments, sentence) 
     ],
 )
 def test_what_a_choice_leaves_to_the_user_is_asked_for(override, sentence, photos, tmp_path) -> None:
-    from vismech.run import run
+    from vismech.stages.run import run
 
     data = [] if override.startswith("data") else ["data=imagefolder", f"data.root={photos}"]
     config = composed(override, *data, f"store.root={tmp_path / 'store'}", "logger=none", "runtime=cpu")

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from conftest import CLASSES, draw_photos
-from vismech.choices import DataSource, Fingerprint
-from vismech.data import CIFAR10, imagenet_names, imagenet_wnids, load_image, open_data
+from vismech.config.choices import DataSource, Fingerprint
 from vismech.errors import UserError
+from vismech.sources.data import CIFAR10, imagenet_names, imagenet_wnids, load_image, open_data
 
 KINDS = list(Fingerprint)
 

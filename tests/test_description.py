@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vismech.description import class_counts, class_entropy, members_of, tightness, tree_places
 from vismech.dictionaries.bisecting import bisecting_kmeans
+from vismech.dictionaries.description import class_counts, class_entropy, members_of, tightness, tree_places
 
 
 def unit(n: int, c: int, seed: int) -> torch.Tensor:

@@ -9,16 +9,16 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from conftest import draw_photos
-from vismech import cli
-from vismech.choices import Code, DataSource, ModelSource
-from vismech.config import Config, RuntimeConfig
+from vismech.commands import main as cli
+from vismech.config.choices import Code, DataSource, ModelSource
+from vismech.config.schema import Config, RuntimeConfig
 from vismech.dictionaries import build
 from vismech.errors import UserError
-from vismech.lit.devices import accelerator_of, devices_of, first_device, rounding
-from vismech.lit.extract import ExtractLoop
-from vismech.lit.loop import run_loop
-from vismech.pipeline import open_context
-from vismech.rows import Column, Rows
+from vismech.passes.devices import accelerator_of, devices_of, first_device, rounding
+from vismech.passes.extract import ExtractLoop
+from vismech.passes.start import run_loop
+from vismech.stages.pipeline import open_context
+from vismech.store.rows import Column, Rows
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_sweeps_jobs_know_their_numbers(given, monkeypatch, tmp_path) -> None:
         seen.append((config.seed, config.runtime.job))
         raise UserError("that is all")
 
-    monkeypatch.setattr("vismech.run.run", note)
+    monkeypatch.setattr("vismech.stages.run.run", note)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["vismech", "-m", "seed=7,8", "data.root=.", *given])
     with pytest.raises((SystemExit, UserError)):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from vismech.choices import Method
-from vismech.coding import TWO_STAGES, Code, Coding
-from vismech.config import Config, DictionaryConfig
+from vismech.config.choices import Method
+from vismech.config.schema import Config, DictionaryConfig
 from vismech.dictionaries import METHODS, Dictionary, build
 from vismech.dictionaries.base import ENCODERS, load
+from vismech.dictionaries.coding import TWO_STAGES, Code, Coding
 from vismech.errors import UserError
 from vismech.stages.dictionary import fit_inputs
 
@@ -44,7 +44,7 @@ def vectors():
 
 
 def fit(method, k=20, seed=3, **how):
-    if method == "sae" and find_spec("vismech.lit.sae") is None:
+    if method == "sae" and find_spec("vismech.dictionaries.sae.training") is None:
         pytest.skip("this version has no sparse autoencoder")
     k = min(k, 8) if method in BASES else k
     return build(method, sample(), k, seed, **how, **OPTIONS.get(method, {}))

@@ -28,7 +28,7 @@ from vismech.attribution.paths import STRAIGHT, Curve
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Mode, PathWeight, Rule, SourceKind
+from vismech.config.choices import Mode, PathWeight, Rule, SourceKind
 
 ALL = tuple(PathWeight)
 COMPLETE = (PathWeight.ig, PathWeight.idg)

@@ -20,7 +20,7 @@ from vismech.attribution.engine import Settings, attribute, cheaper_mode, choose
 from vismech.attribution.paths import Curve, Path, load_path
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Mode, PathWeight, Rule, SourceKind
+from vismech.config.choices import Mode, PathWeight, Rule, SourceKind
 from vismech.errors import UserError
 
 ALL = tuple(PathWeight)

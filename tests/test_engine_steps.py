@@ -21,7 +21,7 @@ from vismech.attribution.engine import Settings, attribute, relative_change
 from vismech.attribution.gig import ROW_MULTIPLE
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Mode, PathWeight, ReadOut, Rule, SourceKind
+from vismech.config.choices import Mode, PathWeight, ReadOut, Rule, SourceKind
 
 ALL = tuple(PathWeight)
 COMPLETE = (PathWeight.ig, PathWeight.idg)

@@ -28,9 +28,9 @@ from vismech.attribution.paths import STRAIGHT, Path
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import ConceptSource, UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Mode, PathWeight, ReadOut, Rule, SourceKind
-from vismech.network import LOGITS, PIXELS, open_network
-from vismech.pfv import layout_of
+from vismech.config.choices import Mode, PathWeight, ReadOut, Rule, SourceKind
+from vismech.network.cut import LOGITS, PIXELS, open_network
+from vismech.network.pfv import layout_of
 
 NODES, STEPS = (part.tolist() for part in quadrature(Rule.midpoint, 8))
 

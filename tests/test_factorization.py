@@ -18,8 +18,8 @@ from vismech.dictionaries.factorization import (
     fit_nmf,
     fit_semi_nmf,
 )
+from vismech.dictionaries.lasso import lasso
 from vismech.errors import UserError
-from vismech.lasso import lasso
 
 
 def relu_vectors(n, c, seed):

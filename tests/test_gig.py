@@ -16,8 +16,8 @@ from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import concept_edges
 from vismech.attribution.targets import ConceptTargets, LogitTargets, anchors
-from vismech.choices import PathWeight, ReadOut, Rule
-from vismech.pfv import Axes, Layout
+from vismech.config.choices import PathWeight, ReadOut, Rule
+from vismech.network.pfv import Axes, Layout
 
 LOWER, UPPER = Layout(Axes.channels_first, (4, 4), 6), Layout(Axes.channels_first, (2, 2), 5)
 MIDPOINT = quadrature(Rule.midpoint, 32)

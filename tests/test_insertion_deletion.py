@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vismech.errors import UserError
-from vismech.evaluation.insertion_deletion import (
+from vismech.measures.insertion.scores import (
     GRID,
     Ends,
     count_area,
@@ -24,7 +24,7 @@ from vismech.evaluation.insertion_deletion import (
     share_counts,
     values_at,
 )
-from vismech.evaluation.transfer import check_groups, fixed_orders, split
+from vismech.measures.transfer.scores import check_groups, fixed_orders, split
 
 P, K, C = 5, 12, 4
 

@@ -13,11 +13,11 @@ from torch import nn
 from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import anchors
-from vismech.choices import Code, Mode, Order, PathWeight, ReadOut, Rule
-from vismech.coding import Coding
+from vismech.config.choices import Code, Mode, Order, PathWeight, ReadOut, Rule
 from vismech.dictionaries import Dictionary
-from vismech.evaluation.insertion_deletion import GRID, share_area, share_counts
-from vismech.evaluation.interlayer import (
+from vismech.dictionaries.coding import Coding
+from vismech.measures.insertion.scores import GRID, share_area, share_counts
+from vismech.measures.interlayer.orders import (
     EARLY,
     SMALL,
     activation_patching,
@@ -29,8 +29,8 @@ from vismech.evaluation.interlayer import (
     random_effects,
     strongest_targets,
 )
-from vismech.evaluation.interlayer_scores import scored
-from vismech.pfv import layout_of
+from vismech.measures.interlayer.scores import scored
+from vismech.network.pfv import layout_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vismech.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
-from vismech.config import AttributeConfig, Config
-from vismech.network import LOGITS
+from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
+from vismech.config.schema import AttributeConfig, Config
+from vismech.network.cut import LOGITS
 from vismech.stages.trace import path_inputs
-from vismech.store import Spec, canonical, plain, write_json
+from vismech.store.artifacts import Spec, canonical, plain, write_json
 
 LEAVES = st.one_of(
     st.none(),

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vismech.choices import DataSource, Labels
-from vismech.data import CIFAR10, ImageData, Sample, imagenet_names
+from vismech.config.choices import DataSource, Labels
 from vismech.errors import UserError
-from vismech.labels import class_labels
+from vismech.sources.data import CIFAR10, ImageData, Sample, imagenet_names
+from vismech.sources.labels import class_labels
 
 IMAGENET = dict(enumerate(imagenet_names()))
 

@@ -7,9 +7,9 @@ import torch
 
 import tiny as tiny_network
 from vismech.errors import UserError
-from vismech.localization import attributed_maps, localization_maps, upsampled_maps
-from vismech.network import open_network
+from vismech.network.cut import open_network
 from vismech.receptive_field import attribution_maps, sharing_ratios
+from vismech.receptive_field.localization import attributed_maps, localization_maps, upsampled_maps
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer3"])

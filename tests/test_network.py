@@ -8,10 +8,10 @@ from torch import nn
 
 import tiny
 from tiny import images, outputs, same
-from vismech.capture import operation
 from vismech.errors import UserError
-from vismech.network import LOGITS, PIXELS, ExportedNetwork, HookedNetwork, open_network
-from vismech.pfv import layout_of
+from vismech.network.capture import operation
+from vismech.network.cut import LOGITS, PIXELS, ExportedNetwork, HookedNetwork, open_network
+from vismech.network.pfv import layout_of
 
 
 def convolutions(segment: nn.Module) -> list[str]:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torchvision import models
 
 import tiny
-from vismech import norms
 from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import ConceptTargets, anchors
-from vismech.capture import operation
-from vismech.choices import Mode, PathWeight, ReadOut, Rule
-from vismech.network import LOGITS, PIXELS, ExportedNetwork, HookedNetwork, Network, open_network
-from vismech.pfv import layout_of
+from vismech.config.choices import Mode, PathWeight, ReadOut, Rule
+from vismech.network import norms
+from vismech.network.capture import operation
+from vismech.network.cut import LOGITS, PIXELS, ExportedNetwork, HookedNetwork, Network, open_network
+from vismech.network.pfv import layout_of
 
 SHAPE = (8, 6, 4)
 

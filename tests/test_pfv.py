@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vismech.errors import UserError
-from vismech.pfv import Axes, Layout, layout_of, uniform_positions
+from vismech.network.pfv import Axes, Layout, layout_of, uniform_positions
 
 LAYOUTS = [
     Layout(Axes.channels_first, (3, 4), 5),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import tiny
 from tiny import images, same
-from vismech.network import LOGITS, open_network
+from vismech.network.cut import LOGITS, open_network
 from vismech.receptive_field import layer_relevance
 
 

@@ -14,20 +14,12 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score
 
 from vismech.attribution.engine import Settings
-from vismech.choices import DataSource, Evaluation, LoggerKind, Method, Stage
-from vismech.coding import Code, Coding
-from vismech.config import Config
+from vismech.config.choices import DataSource, Evaluation, LoggerKind, Method, Stage
+from vismech.config.schema import Config
 from vismech.dictionaries import Dictionary
+from vismech.dictionaries.coding import Code, Coding
 from vismech.errors import UserError
-from vismech.evaluation.planted import (
-    METHODS,
-    activations,
-    cut,
-    image_edges,
-    measure,
-    true_dictionary,
-)
-from vismech.evaluation.planted_circuits import (
+from vismech.measures.planted.circuits import (
     GRID,
     Circuit,
     Source,
@@ -38,10 +30,18 @@ from vismech.evaluation.planted_circuits import (
     simulate,
     true_effects,
 )
-from vismech.evaluation.planted_models import plant
-from vismech.evaluation.planted_networks import NETWORKS, circuit_of
-from vismech.evaluation.planted_scores import average_precision, match, matched_edges, score
-from vismech.run import run
+from vismech.measures.planted.models import plant
+from vismech.measures.planted.networks import NETWORKS, circuit_of
+from vismech.measures.planted.scores import average_precision, match, matched_edges, score
+from vismech.measures.planted.trial import (
+    METHODS,
+    activations,
+    cut,
+    image_edges,
+    measure,
+    true_dictionary,
+)
+from vismech.stages.run import run
 
 
 def hand() -> Circuit:

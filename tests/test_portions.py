@@ -14,23 +14,23 @@ from torch import Tensor
 
 import tiny
 from conftest import draw_photos
-from vismech import capacity
-from vismech.capacity import numbers_per_row, rows_that_fit
-from vismech.choices import Code, DataSource, ModelSource
-from vismech.coding import Coding
-from vismech.config import Config
+from vismech.config.choices import Code, DataSource, ModelSource
+from vismech.config.runtime import RuntimeConfig
+from vismech.config.schema import Config
 from vismech.dictionaries import Dictionary
+from vismech.dictionaries.coding import Coding
 from vismech.errors import UserError
-from vismech.lit.extract import ExtractLoop
-from vismech.lit.insertion import ConceptLoop, Layer
-from vismech.lit.loop import run_loop
-from vismech.lit.portions import Portions, in_portions
-from vismech.memory import out_of_memory
-from vismech.network import LOGITS, open_network
-from vismech.pfv import Layout, layout_of
-from vismech.pipeline import open_context
-from vismech.rows import Column, Rows
-from vismech.runtime import RuntimeConfig
+from vismech.measures.insertion.loop import ConceptLoop, Layer
+from vismech.network.cut import LOGITS, open_network
+from vismech.network.pfv import Layout, layout_of
+from vismech.passes import capacity
+from vismech.passes.capacity import numbers_per_row, rows_that_fit
+from vismech.passes.extract import ExtractLoop
+from vismech.passes.memory import out_of_memory
+from vismech.passes.portions import Portions, in_portions
+from vismech.passes.start import run_loop
+from vismech.stages.pipeline import open_context
+from vismech.store.rows import Column, Rows
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 

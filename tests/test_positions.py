@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vismech.choices import DataSource
-from vismech.data import open_data
+from vismech.config.choices import DataSource
 from vismech.errors import UserError
-from vismech.models import open_model
-from vismech.network import open_network
-from vismech.pfv import uniform_positions, weighted_positions
+from vismech.network.cut import open_network
+from vismech.network.pfv import uniform_positions, weighted_positions
 from vismech.receptive_field import layer_relevance
+from vismech.sources.data import open_data
+from vismech.sources.models import open_model
 
 WEIGHTS = np.array([0.0, 3.0, 1.0, 0.5, -2.0, 5.5])
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
-from vismech.errors import UserError
-from vismech.pursuit import (
+from vismech.dictionaries.pursuit import (
     coarse_to_fine_pursuit,
     nonnegative_orthogonal_matching_pursuit,
     orthogonal_matching_pursuit,
     simultaneous_orthogonal_matching_pursuit,
 )
+from vismech.errors import UserError
 
 
 def problem(n=60, k=40, c=12, seed=0):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vismech.attribution.quadrature import quadrature
-from vismech.choices import Rule
+from vismech.config.choices import Rule
 from vismech.errors import UserError
 
 RULES = [rule for rule in Rule if rule is not Rule.auto]

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from vismech.attribution.paths import load_path
-from vismech.cli import choices, conf_folder, refuse_unknown
-from vismech.config import register
-from vismech.documentation import documentation
+from vismech.config.composition import choices, conf_folder, refuse_unknown
+from vismech.config.documentation import documentation
+from vismech.config.schema import register
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "README.md").read_text()

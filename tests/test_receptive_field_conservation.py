@@ -8,9 +8,9 @@ import torchvision
 from torch import Tensor, nn
 
 from tiny import seeded
-from vismech.models import open_model
-from vismech.network import Network, open_network
+from vismech.network.cut import Network, open_network
 from vismech.receptive_field import SharingRatios, sharing_ratios
+from vismech.sources.models import open_model
 
 slow = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def test_relevance_is_conserved_with_random_weights(name):
 
 
 def test_relevance_is_conserved_on_a_trained_cifar_resnet(shared):
-    from vismech.data import load_image
+    from vismech.sources.data import load_image
 
     weights = shared / "weights" / "cifar_resnet20.safetensors"
     model = open_model("cifar_resnet", "cifar_resnet20", checkpoint=weights)
@@ -83,7 +83,7 @@ def test_relevance_is_conserved_on_a_trained_cifar_resnet(shared):
 
 @slow
 def test_relevance_is_conserved_on_a_trained_efficientnet_lite(shared):
-    from vismech.data import load_image
+    from vismech.sources.data import load_image
 
     model = open_model("efficientnet_lite", "efficientnet_lite0")
     photos = sorted((shared / "data" / "imagenet_sample").glob("*/*"))[::100][:4]

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from test_receptive_field_ratios import Squeeze
 from tiny import TinyNetwork, seeded
 from vismech.errors import UserError
-from vismech.network import HookedNetwork, open_network
-from vismech.pfv import layout_of
+from vismech.network.cut import HookedNetwork, open_network
+from vismech.network.pfv import layout_of
 from vismech.receptive_field import AttributionMethod, attribution_maps, gradient_relevance, sharing_ratios
 
 NETWORKS = {

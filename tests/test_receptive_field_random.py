@@ -12,7 +12,7 @@ from oracles import sharing_ratio_twin as twin
 from oracles.retold_networks import Chain, Convolution, Network, Norm, Parallel, Pointwise, Pool, Residual, Shape, Step
 from tiny import seeded
 from vismech.errors import UserError
-from vismech.network import open_network
+from vismech.network.cut import open_network
 from vismech.receptive_field import sharing_ratios
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Tanh)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from test_receptive_field_twin import Beside, Mobile, OptionA, Plain, Residual, Side
 from tiny import TinyNetwork, seeded
 from vismech.errors import UserError
-from vismech.network import HookedNetwork, open_network
+from vismech.network.cut import HookedNetwork, open_network
 from vismech.receptive_field import SharingRatios, layer_relevance, sharing_ratios
 
 LAYERS = ["layer1", "layer2", "layer3"]

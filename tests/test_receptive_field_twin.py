@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from oracles import sharing_ratio_twin as twin
 from tiny import seeded
-from vismech.cifar_resnet import CifarResNet
-from vismech.network import open_network
+from vismech.network.cut import open_network
 from vismech.receptive_field import sharing_ratios
+from vismech.sources.cifar_resnet import CifarResNet
 
 Maps = dict[str, twin.Map]
 

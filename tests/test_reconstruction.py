@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 from vismech.errors import UserError
-from vismech.evaluation.reconstruction import Reconstruction, loss_recovered, moments
+from vismech.measures.reconstruction.scores import Reconstruction, loss_recovered, moments
 
 
 def sample(n, seed, offset=0.0):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from vismech.coding import Code
 from vismech.dictionaries import build
+from vismech.dictionaries.coding import Code
+from vismech.dictionaries.pursuit import orthogonal_matching_pursuit
 from vismech.dictionaries.refinement import Refinement, refine
-from vismech.pursuit import orthogonal_matching_pursuit
 
 
 def planted(k: int, c: int, l0: int, n: int = 3000, nonnegative: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

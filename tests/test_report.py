@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 sys.path.insert(0, str(Path(__file__).parent))
 from report_sample import LONG_NAME, PAIR, Elements, sample_graph, sample_report
 from vismech.attribution.account import is_absence
-from vismech.choices import Patches
+from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.crops import draw_crop, position_crop

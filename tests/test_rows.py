@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vismech.disk import remove
-from vismech.rows import PROGRESS, Column, Rows
-from vismech.store import Spec, Store
+from vismech.store.artifacts import Spec, Store
+from vismech.store.disk import remove
+from vismech.store.rows import PROGRESS, Column, Rows
 
 COLUMNS = {"x": Column((3, 2)), "n": Column((), "int64"), "flag": Column((1,), "bool")}
 IMAGES = 10

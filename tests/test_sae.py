@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vismech.choices import Code, SaeActivation
+from vismech.config.choices import Code, SaeActivation
 from vismech.dictionaries import Dictionary, build
-from vismech.dictionaries.sae import BANDWIDTH, THRESHOLD, SparseAutoencoder, largest
+from vismech.dictionaries.sae import training as sae
+from vismech.dictionaries.sae.model import BANDWIDTH, THRESHOLD, SparseAutoencoder, largest
+from vismech.dictionaries.sae.training import fit_sae
 from vismech.errors import UserError
-from vismech.lit import sae
-from vismech.lit.sae import fit_sae
 
 ACTIVATIONS = [activation.value for activation in SaeActivation]
 QUICK = {"steps": 60, "batch_size": 64}
@@ -119,15 +119,15 @@ def test_a_run_that_is_killed_and_continued_gives_the_same_bytes(activation, vec
     options = {"k": 24, "seed": 0, "center": True, "activation": activation, **QUICK}
     whole = fit_sae(vectors, **options)
     trained: list[int] = []
-    step = sae.SaeTraining.training_step
+    step = sae.SaeTraining.loss
 
-    def counted(self, batch, batch_idx):
+    def counted(self, batch):
         trained.append(self.done)
         if len(trained) == 48:
             raise Killed
-        return step(self, batch, batch_idx)
+        return step(self, batch)
 
-    monkeypatch.setattr(sae.SaeTraining, "training_step", counted)
+    monkeypatch.setattr(sae.SaeTraining, "loss", counted)
     with pytest.raises(Killed):
         fit_sae(vectors, **options, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [sae.CHECKPOINT]
@@ -287,14 +287,14 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 import torch
-from vismech.lit import sae
+from vismech.dictionaries.sae import training as sae
 sae.CHECKPOINT_STEPS = 20
-step = sae.SaeTraining.training_step
-def killed(self, batch, batch_idx):
+step = sae.SaeTraining.loss
+def killed(self, batch):
     if self.done == 30:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-sae.SaeTraining.training_step = killed
+    return step(self, batch)
+sae.SaeTraining.loss = killed
 vectors = torch.from_numpy(np.load(sys.argv[1]))
 sae.fit_sae(vectors, 24, seed=0, center=True, steps=60, batch_size=64, folder=Path(sys.argv[2]))
 """

@@ -11,12 +11,12 @@ from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.paths import Path
 from vismech.attribution.sources import ConceptSource, UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Along, PathWeight, SourceKind
+from vismech.config.choices import Along, PathWeight, SourceKind
 from vismech.errors import UserError
-from vismech.evaluation.saturation import DRAWS, WEIGHTS, disturbances, relation, root_mean_square
-from vismech.evaluation.units import all_units, unit_outputs
-from vismech.network import LOGITS, PIXELS, open_network
-from vismech.pfv import layout_of
+from vismech.measures.saturation.scores import DRAWS, WEIGHTS, disturbances, relation, root_mean_square
+from vismech.measures.unit_scores import all_units, unit_outputs
+from vismech.network.cut import LOGITS, PIXELS, open_network
+from vismech.network.pfv import layout_of
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vismech.dictionaries.search import gpu_ordinal, nearest, require_faiss
 from vismech.errors import UserError
-from vismech.search import gpu_ordinal, nearest, require_faiss
 
 
 def sorted_cosines(queries, vectors, k):

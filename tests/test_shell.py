@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vismech import cli
-from vismech.run_folders import launch
-from vismech.shell import Interrupted, command
+from vismech.commands import main as cli
+from vismech.commands.run_folders import launch
+from vismech.commands.shell import Interrupted, command
 
-COMMANDS = ("vismech.cli", "vismech.store_cli", "vismech.compare_cli", "vismech.concept_cli")
+COMMANDS = ("vismech.commands.main", "vismech.commands.store", "vismech.commands.compare", "vismech.commands.concept")
 
 
 def ended(capsys, function, *arguments) -> tuple[int, str]:
@@ -32,7 +32,7 @@ def ended(capsys, function, *arguments) -> tuple[int, str]:
 
 TYPED = [
     *((module, ["--help"]) for module in COMMANDS),
-    *(("vismech.cli", x) for x in (["--version"], ["--cfg", "job"])),
+    *(("vismech.commands.main", x) for x in (["--version"], ["--cfg", "job"])),
 ]
 
 
@@ -108,7 +108,7 @@ def test_a_signal_is_no_exception_that_is_caught_on_the_way(capsys) -> None:
 def test_a_second_signal_ends_at_once() -> None:
     code = """
 import os, signal
-from vismech.shell import command
+from vismech.commands.shell import command
 @command("name", ": advice")
 def main():
     try:

@@ -12,8 +12,8 @@ import pytest
 from test_config import composed, sentence_of
 from test_imports import HEAVY, loaded_after
 from vismech.errors import UserError
-from vismech.sources import ALONE, check_config_sources
-from vismech.stages.evaluations import EVALUATIONS
+from vismech.measures.registry import EVALUATIONS
+from vismech.sources.checks import ALONE, check_config_sources
 
 CIFAR = ["model=cifar_resnet20"]
 
@@ -81,14 +81,15 @@ def test_evaluations_that_need_nothing_are_those_that_say_so() -> None:
 )
 def test_the_command_tells_it_without_torch(overrides, photos, tmp_path) -> None:
     arguments = ["vismech", *(each.format(photos=photos) for each in overrides), f"hydra.run.dir={tmp_path / 'run'}"]
-    code = f"import sys; sys.argv = {arguments}\nfrom vismech.cli import main\ntry: main()\nexcept SystemExit: pass"
+    code = f"import sys; sys.argv = {arguments}\nfrom vismech.commands.main import main\n"
+    code += "try: main()\nexcept SystemExit: pass"
     loaded, _ = loaded_after(code)
     assert "hydra" in loaded and not loaded & (HEAVY - {"PIL"})
 
 
 def test_the_command_says_one_sentence(tmp_path) -> None:
     arguments = ["data=imagenet", "data.root=/nowhere", f"hydra.run.dir={tmp_path / 'run'}"]
-    code = "from vismech.cli import main; main()"
+    code = "from vismech.commands.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert sentence_of(done) == "data.root=/nowhere is not a folder"
 

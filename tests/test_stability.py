@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vismech.choices import DataSource, Half, Method
-from vismech.cli import varied
-from vismech.config import Config
-from vismech.data import open_data
+from vismech.config.choices import DataSource, Half, Method
+from vismech.config.composition import varied
+from vismech.config.schema import Config
 from vismech.dictionaries import Dictionary, build
 from vismech.errors import UserError
-from vismech.evaluation.stability import Pairing, graph_overlap, pairing, shuffled, traced
-from vismech.stages.evaluations.stability import _concept_rows, _matched
+from vismech.measures.stability.scores import Pairing, graph_overlap, pairing, shuffled, traced
+from vismech.measures.stability.stage import _concept_rows, _matched
+from vismech.sources.data import open_data
 
 
 def of(*numbers: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vismech.errors import UserError
-from vismech.store import Spec, Store
+from vismech.store.artifacts import Spec, Store
 
 SPEC = Spec("stage", 1, "unit", {"x": 1})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vismech.errors import UserError
-from vismech.store import Spec, Store
+from vismech.store.artifacts import Spec, Store
 
 SPEC = Spec("stage", 1, "unit", {"x": 1})
 
@@ -35,8 +35,8 @@ def store(tmp_path) -> Store:
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-import vismech.store as module
-from vismech.store import Spec, Store
+import vismech.store.artifacts as module
+from vismech.store.artifacts import Spec, Store
 
 def die(*_arguments, **_options):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -125,7 +125,7 @@ def test_the_child_of_these_tests_survives_by_itself(store) -> None:
 COUNTER = """
 import sys
 from pathlib import Path
-from vismech.store import Spec, Store
+from vismech.store.artifacts import Spec, Store
 store, spec, counter = Store(sys.argv[1]), Spec("stage", 1, "unit", {"x": 1}), Path(sys.argv[2])
 for _ in range(150):
     with store.lock(spec):
@@ -133,7 +133,7 @@ for _ in range(150):
 """
 HOLDER = """
 import sys
-from vismech.store import Spec, Store
+from vismech.store.artifacts import Spec, Store
 with Store(sys.argv[1]).lock(Spec("stage", 1, "unit", {"x": 1})):
     print("held", flush=True)
     sys.stdin.read()
@@ -177,8 +177,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from vismech.errors import UserError
-from vismech.rows import Column, Rows
-from vismech.store import Spec, Store
+from vismech.store.rows import Column, Rows
+from vismech.store.artifacts import Spec, Store
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_sentence_and_spares_what_is_finished(store, writer) 
 READ_ONLY = """
 import os, sys
 from vismech.errors import UserError
-from vismech.store import Spec, Store
+from vismech.store.artifacts import Spec, Store
 if os.geteuid() == 0:
     os.setuid(65534)
 spec = Spec("stage", 1, "unit", {"x": 1})

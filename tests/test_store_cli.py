@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vismech.store import PROVENANCE, Spec, Store, write_json
-from vismech.store_cli import main
+from vismech.commands.store import main
+from vismech.store.artifacts import PROVENANCE, Spec, Store, write_json
 
 
 class Answer:
@@ -182,7 +182,7 @@ def test_gc_of_corrupted_artifacts(ask, store, specs) -> None:
 
 AT_WORK = """
 import sys
-from vismech.store import Spec, Store
+from vismech.store.artifacts import Spec, Store
 store, vectors = Store(sys.argv[1]), Spec("extract", 1, "layer1", {"x": 1})
 spec = Spec("dictionary", 1, "layer1", {"k": 8}, {"vectors": vectors})
 with store.uses.recorded():

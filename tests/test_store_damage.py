@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vismech.manifest import MANIFEST, PROVENANCE
-from vismech.store import Spec, Store, write_json
-from vismech.store_cli import main
+from vismech.commands.store import main
+from vismech.store.artifacts import Spec, Store, write_json
+from vismech.store.manifest import MANIFEST, PROVENANCE
 
 SPEC, OTHER = Spec("extract", 1, "layer1", {"x": [1, 0.5, None]}), Spec("trace", 2, "layer2", {})
 COMMANDS = (["ls"], ["show", SPEC.key], ["verify"], ["gc"], ["gc", "--corrupted"])

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from vismech.sweep import collect
+from vismech.compare.sweep import collect
 
 
 def job(sweep, number: int, overrides: list[str] | None, **tables: pd.DataFrame) -> None:

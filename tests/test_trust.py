@@ -11,13 +11,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from test_config import run_command, sentence_of
-from vismech.choices import ModelSource
-from vismech.concept_cli import config_of, main
-from vismech.config import Config, ModelConfig
+from vismech.commands.concept import config_of, main
+from vismech.compare.run_tables import Run
+from vismech.config.choices import ModelSource
+from vismech.config.schema import Config, ModelConfig
+from vismech.config.trust import check_model, refuse_rerun
 from vismech.errors import UserError
-from vismech.run_tables import Run
-from vismech.store import plain
-from vismech.trust import check_model, refuse_rerun
+from vismech.store.artifacts import plain
 
 RUN = Path("outputs/runs/theirs")
 HOSTILE = """
@@ -99,8 +99,8 @@ def test_the_trap_is_sprung_by_whoever_imports_it(mark) -> None:
         ("torchvision.models:get_model", {"name": "resnet18"}),
         ("torchvision.models._api:load_state_dict_from_url", {"url": "file://{code}/evil.pth"}),
         ("vismech.attribution.paths:importlib", {}),
-        ("vismech.weights:read_state", {"path": "{code}/evil.pth"}),
-        ("vismech.models:open_model", {"source": "custom", "name": "x", "target": "hostile:build"}),
+        ("vismech.sources.weights:read_state", {"path": "{code}/evil.pth"}),
+        ("vismech.sources.models:open_model", {"source": "custom", "name": "x", "target": "hostile:build"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -138,7 +138,7 @@ def test_files_are_not_loaded_by_arguments_of_libraries(source, kwargs) -> None:
 @pytest.mark.parametrize(
     ("target", "kwargs"),
     [
-        ("vismech.cifar_resnet:CifarResNet", {"depth": 20}),
+        ("vismech.sources.cifar_resnet:CifarResNet", {"depth": 20}),
         ("torchvision.models:resnet18", {"num_classes": 7, "weights": "IMAGENET1K_V1"}),
         ("timm.models:resnet18", {"num_classes": 7, "global_pool": "avg", "img_size": [64, 64]}),
         ("timm.models.resnet:ResNet", {}),

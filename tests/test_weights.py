@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tiny
-from vismech.cifar_resnet import CifarResNet
 from vismech.errors import UserError
-from vismech.models import open_model
-from vismech.weights import fingerprint, load_state, read_state
+from vismech.sources.cifar_resnet import CifarResNet
+from vismech.sources.models import open_model
+from vismech.sources.weights import fingerprint, load_state, read_state
 
 CIFAR = {"source": "cifar_resnet", "name": "cifar_resnet20"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vismech.network import HookedNetwork
+from vismech.network.cut import HookedNetwork
 
 
 class Block(nn.Module):

@@ -19,10 +19,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from vismech.choices import Patches
-from vismech.concept_cli import config_of
-from vismech.pipeline import make_plan, open_context
+from vismech.commands.concept import config_of
+from vismech.config.choices import Patches
 from vismech.stages.cards import Gallery
+from vismech.stages.pipeline import make_plan, open_context
 
 ROWS, SIDE, GAP, MARGIN = 10, 96, 6, 64
 KINDS = (Patches.upsampling, Patches.receptive_field)

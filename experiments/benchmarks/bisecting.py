@@ -24,12 +24,12 @@ import torch
 from sklearn.cluster import BisectingKMeans
 from threadpoolctl import threadpool_limits
 
-from vismech.choices import DataSource, ModelSource
-from vismech.data import ImageData, open_data
+from vismech.config.choices import DataSource, ModelSource
 from vismech.dictionaries.bisecting import bisecting_kmeans
-from vismech.models import Model, open_model
-from vismech.network import open_network
-from vismech.pfv import layout_of, uniform_positions
+from vismech.network.cut import open_network
+from vismech.network.pfv import layout_of, uniform_positions
+from vismech.sources.data import ImageData, open_data
+from vismech.sources.models import Model, open_model
 
 BATCH = 50
 

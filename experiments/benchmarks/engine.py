@@ -34,10 +34,10 @@ from torch.nn import functional as F
 from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import ConceptSource, UnitSource, concept_edges
 from vismech.attribution.targets import ConceptTargets
-from vismech.choices import Along, Mode, PathWeight, SourceKind
-from vismech.models import open_model
-from vismech.network import open_network
-from vismech.pfv import layout_of
+from vismech.config.choices import Along, Mode, PathWeight, SourceKind
+from vismech.network.cut import open_network
+from vismech.network.pfv import layout_of
+from vismech.sources.models import open_model
 
 STEPS, ROWS = 32, 64
 

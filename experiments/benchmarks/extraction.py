@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from vismech.choices import DataSource, LoggerKind, ModelSource, Positions
-from vismech.config import Config, DataConfig, ExtractConfig, ModelConfig
-from vismech.lit.batches import Images, PaddedBatches, loader
-from vismech.pipeline import open_context
+from vismech.config.choices import DataSource, LoggerKind, ModelSource, Positions
+from vismech.config.schema import Config, DataConfig, ExtractConfig, ModelConfig
+from vismech.passes.batches import Images, PaddedBatches, loader
 from vismech.stages import extract
 from vismech.stages.context import Context
+from vismech.stages.pipeline import open_context
 
 
 def context(options: argparse.Namespace, images: int, store: str) -> Context:

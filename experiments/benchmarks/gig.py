@@ -23,11 +23,11 @@ from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import concept_edges
 from vismech.attribution.targets import ConceptTargets
-from vismech.choices import PathWeight, Rule
-from vismech.data import open_data
-from vismech.models import open_model
-from vismech.network import open_network
-from vismech.pfv import layout_of
+from vismech.config.choices import PathWeight, Rule
+from vismech.network.cut import open_network
+from vismech.network.pfv import layout_of
+from vismech.sources.data import open_data
+from vismech.sources.models import open_model
 
 STEPS, TARGETS = 32, 8
 

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from vismech.attribution.engine import FORWARD, REVERSE, Settings, attribute, cheaper_mode
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import ConceptTargets
-from vismech.choices import Mode
-from vismech.models import open_model
-from vismech.network import Network, open_network
-from vismech.pfv import layout_of
+from vismech.config.choices import Mode
+from vismech.network.cut import Network, open_network
+from vismech.network.pfv import layout_of
+from vismech.sources.models import open_model
 
 # One target and many, one concept and many, in even steps of a factor.
 COUNTS = (1, 4, 16, 64)

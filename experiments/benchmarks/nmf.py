@@ -24,10 +24,10 @@ from bisecting import pfvs
 from sklearn.decomposition import NMF
 from threadpoolctl import threadpool_limits
 
-from vismech.choices import DataSource, ModelSource
-from vismech.data import open_data
+from vismech.config.choices import DataSource, ModelSource
 from vismech.dictionaries.factorization import fit_nmf
-from vismech.models import open_model
+from vismech.sources.data import open_data
+from vismech.sources.models import open_model
 
 
 def compare(name: str, vectors: np.ndarray, k: int, iterations: int, runs: int) -> None:

@@ -28,16 +28,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vismech.choices import ModelSource, Positions
-from vismech.config import Config, ModelConfig
-from vismech.data import ImageData, Sample
-from vismech.lit.extract import ExtractLoop, extract_columns
-from vismech.lit.resources import resources_of
-from vismech.models import Model, open_model
-from vismech.network import Network, open_network
-from vismech.pfv import layout_of
+from vismech.config.choices import ModelSource, Positions
+from vismech.config.schema import Config, ModelConfig
+from vismech.network.cut import Network, open_network
+from vismech.network.pfv import layout_of
+from vismech.passes.extract import ExtractLoop, extract_columns
+from vismech.passes.resources import resources_of
 from vismech.receptive_field import SharingRatios, sharing_ratios
-from vismech.rows import Rows
+from vismech.sources.data import ImageData, Sample
+from vismech.sources.models import Model, open_model
+from vismech.store.rows import Rows
 
 
 class Case(NamedTuple):

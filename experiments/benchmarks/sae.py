@@ -4,7 +4,8 @@
     python experiments/benchmarks/sae.py --cifar-root CIFAR10_TEST --weights CIFAR_RESNET20_WEIGHTS
 
 Pointwise feature vectors of CIFAR ResNet-20's layer2.2 (32 positions of each of 1,000 test images); K = 8 C and
-L0 = C / 4. Both train on the first 500 images, and R² is that of the other 500 (`vismech.evaluation.reconstruction`).
+L0 = C / 4. Both train on the first 500 images, and R² is that of the other 500
+(`vismech.measures.reconstruction.scores`).
 Both get centred vectors, ours scaled by itself and theirs to unit mean square, and the same rise and fall of the
 learning rate. overcomplete leaves the optimiser and the loss to its user: it gets Adam, its own auxiliary loss of dead
 latents, and every learning rate of `--rates`, the best of which counts. Ours has its default. Prints R² of both, seed
@@ -26,12 +27,12 @@ import torch
 from bisecting import pfvs
 from torch import Tensor
 
-from vismech.choices import Code, DataSource, ModelSource
-from vismech.config import SaeConfig
-from vismech.data import open_data
+from vismech.config.choices import Code, DataSource, ModelSource
+from vismech.config.schema import SaeConfig
 from vismech.dictionaries import build
-from vismech.evaluation.reconstruction import Reconstruction
-from vismech.models import open_model
+from vismech.measures.reconstruction.scores import Reconstruction
+from vismech.sources.data import open_data
+from vismech.sources.models import open_model
 
 DEFAULT = SaeConfig()
 

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from drawing import areas_figure, curves_figure, strongest_figure
 
 from summary import compare, name_of
-from vismech.data import imagenet_wnids
-from vismech.evaluation.statistics import paired_difference
-from vismech.run_tables import open_runs
+from vismech.compare.run_tables import open_runs
+from vismech.measures.statistics import paired_difference
+from vismech.sources.data import imagenet_wnids
 
 HERE = Path(__file__).parent
 # What is printed, and compared in pairs: (variant, order, metric).

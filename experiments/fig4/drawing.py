@@ -104,13 +104,13 @@ def strongest_figure(runs: dict[str, Path], sample: str, layer: str | None, path
     """One image and where its concepts of largest GIG are, a row for each method; each with its share of the logit."""
     import torch
 
-    from vismech.choices import Evaluation, Patches, Stage
-    from vismech.concept_cli import config_of
-    from vismech.pipeline import make_plan, open_context
+    from vismech.commands.concept import config_of
+    from vismech.config.choices import Evaluation, Patches, Stage
     from vismech.report.crops import draw_light, map_light
     from vismech.stages import dictionary as dictionary_stage
     from vismech.stages.context import read_images
     from vismech.stages.fields import concept_maps
+    from vismech.stages.pipeline import make_plan, open_context
 
     plt.rcParams.update({"font.size": 11, "font.family": "DejaVu Sans"})
     drawn, panels = plt.subplots(

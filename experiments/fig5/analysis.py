@@ -15,7 +15,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from summary import compare, name_of
-from vismech.report.interlayer import COLOURS, curves_figure, differences_figure
+from vismech.measures.interlayer.figure import COLOURS, curves_figure, differences_figure
 
 HERE = Path(__file__).parent
 WANTED = 0.5

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vismech.choices import DataSource, LoggerKind, ModelSource, Positions
-from vismech.config import Config, DataConfig, ExtractConfig, ModelConfig
-from vismech.evaluation.statistics import bootstrap
-from vismech.pipeline import open_context
+from vismech.config.choices import DataSource, LoggerKind, ModelSource, Positions
+from vismech.config.schema import Config, DataConfig, ExtractConfig, ModelConfig
+from vismech.measures.statistics import bootstrap
 from vismech.stages import extract
+from vismech.stages.pipeline import open_context
 from vismech.stages.tables import tidy
 
 DRAWS = (Positions.uniform, Positions.relevance, Positions.contrastive, Positions.gradient)

@@ -21,13 +21,13 @@ from vismech.attribution.automatic import PROBED, Choice
 from vismech.attribution.engine import Settings, attribute, completeness_gap, settled
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
-from vismech.choices import Mode, PathWeight, Rule
+from vismech.config.choices import Mode, PathWeight, Rule
 from vismech.dictionaries import build
 from vismech.errors import UserError
-from vismech.localization import localization_maps
-from vismech.network import LOGITS, ExportedNetwork, Network, open_network
-from vismech.pfv import Layout, layout_of
+from vismech.network.cut import LOGITS, ExportedNetwork, Network, open_network
+from vismech.network.pfv import Layout, layout_of
 from vismech.receptive_field import attribution_maps, sharing_ratios
+from vismech.receptive_field.localization import localization_maps
 
 SIDE, IMAGES, MEASURED, RUN = 64, 6, 2, 64
 """Pixels; images that are opened; those of them that gaps are measured on, none of which the nodes were chosen on; and

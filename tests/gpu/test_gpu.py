@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 import tiny
 from integration.conftest import draw_pictures, tiny_config
-from vismech.choices import Code, SaeActivation
-from vismech.coding import Coding, encode
+from vismech.config.choices import Code, SaeActivation
 from vismech.dictionaries import build
+from vismech.dictionaries.coding import Coding, encode
 from vismech.dictionaries.refinement import Refinement, refine
 from vismech.errors import UserError
-from vismech.lit.devices import rounding
-from vismech.network import open_network
-from vismech.run import run
+from vismech.network.cut import open_network
+from vismech.passes.devices import rounding
+from vismech.stages.run import run
 
 pytestmark = [
     pytest.mark.gpu,

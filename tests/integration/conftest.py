@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vismech.choices import DataSource, Labels, LoggerKind, ModelSource, Positions, Scope
-from vismech.config import Config
+from vismech.config.choices import DataSource, Labels, LoggerKind, ModelSource, Positions, Scope
+from vismech.config.schema import Config
 
 CLASSES = ("dots", "stripes", "waves")
 
@@ -95,7 +95,7 @@ def _preloaded():
 
 def _child(config: Config, folder: Path, prepare: Callable[[], None] | None) -> None:
     from vismech.errors import UserError
-    from vismech.run import run
+    from vismech.stages.run import run
 
     assert "integration.preload" in sys.modules  # or every process imports for seconds
     if prepare is not None:
@@ -129,7 +129,7 @@ class FileLimit:
 
 
 def _command(arguments: Sequence[str], folder: Path, prepare: Callable[[], None] | None) -> None:
-    from vismech.cli import main
+    from vismech.commands.main import main
 
     os.chdir(folder)
     for number, name in ((1, "out.txt"), (2, "err.txt")):

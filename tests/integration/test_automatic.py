@@ -10,11 +10,11 @@ import pytest
 
 from integration.conftest import tiny_config
 from vismech.attribution.automatic import Choice
-from vismech.choices import Evaluation, Order, Rule, Stage
-from vismech.lit.nodes import NODES, chosen_nodes, read_nodes
-from vismech.pipeline import make_plan, open_context
-from vismech.run import run
+from vismech.config.choices import Evaluation, Order, Rule, Stage
+from vismech.passes.nodes import NODES, chosen_nodes, read_nodes
+from vismech.stages.pipeline import make_plan, open_context
 from vismech.stages.report import _incomplete
+from vismech.stages.run import run
 
 
 def config_of(pictures, folder, target="tiny:normed"):

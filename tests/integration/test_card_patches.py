@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from vismech.choices import Patches, Stage
+from vismech.config.choices import Patches, Stage
 from vismech.errors import UserError
-from vismech.localization import attributed_maps, localization_maps
-from vismech.pipeline import check, make_plan, open_context
 from vismech.receptive_field import attribution_maps, sharing_ratios
+from vismech.receptive_field.localization import attributed_maps, localization_maps
 from vismech.report.crops import field_crop, map_light, position_crop
 from vismech.report.text import TRACED
-from vismech.run import run
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.describe import Descriptions
 from vismech.stages.fields import Pictures, fields_of, patches_for
+from vismech.stages.pipeline import check, make_plan, open_context
+from vismech.stages.run import run
 
 CONCEPTS = [("layer1", 3), ("layer1", 7), ("layer2", 0), ("layer2", 5)]
 

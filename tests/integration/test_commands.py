@@ -25,8 +25,8 @@ from integration.conftest import (
     tiny_arguments,
     tiny_config,
 )
-from vismech.rows import Rows
-from vismech.store import Store
+from vismech.store.artifacts import Store
+from vismech.store.rows import Rows
 
 
 def folders(base: Path) -> list[str]:

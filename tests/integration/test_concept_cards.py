@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from integration.conftest import tiny_config
-from vismech.choices import LoggerKind, Scope, Stage
-from vismech.coding import Code, Coding
+from vismech.config.choices import LoggerKind, Scope, Stage
 from vismech.dictionaries import Dictionary
-from vismech.pipeline import make_plan, open_context
-from vismech.run import run
+from vismech.dictionaries.coding import Code, Coding
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.describe import Descriptions
 from vismech.stages.gallery import Gallery
-from vismech.store import hash_file
+from vismech.stages.pipeline import make_plan, open_context
+from vismech.stages.run import run
+from vismech.store.artifacts import hash_file
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from integration.conftest import tiny_config
-from vismech import concept_cli
-from vismech.choices import Patches
-from vismech.concept_cli import main, write_concept
-from vismech.models import Preprocess
+from vismech.commands import concept as concept_cli
+from vismech.commands.concept import main, write_concept
+from vismech.config.choices import Patches
 from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
-from vismech.run import run
+from vismech.sources.models import Preprocess
 from vismech.stages.gallery import Gallery
-from vismech.store import Store, plain
+from vismech.stages.run import run
+from vismech.store.artifacts import Store, plain
 
 TRUST = ["--trust", "tiny"]  # where the run's own model is
 
@@ -147,7 +147,9 @@ def test_a_small_picture_is_enlarged_and_the_log_says_so(tmp_path, caplog) -> No
 
 
 def test_help_answers_without_torch() -> None:
-    code = "import sys\nfrom vismech.concept_cli import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys\nfrom vismech.commands.concept import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass\n"
+    )
     code += "print({'torch', 'torchvision', 'lightning', 'numpy', 'PIL', 'omegaconf'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "usage: vismech-concept" in done.stdout and done.stdout.endswith("set()\n")

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from integration.conftest import draw_pictures, tiny_config
-from vismech.choices import Code, Evaluation, Half, MeanRule, Method, Positions, Rule, Stage
-from vismech.data import half_of
+from vismech.config.choices import Code, Evaluation, Half, MeanRule, Method, Positions, Rule, Stage
 from vismech.errors import UserError
-from vismech.evaluation.insertion_deletion import share_counts
-from vismech.evaluation.statistics import clustered_bootstrap
-from vismech.network import LOGITS
-from vismech.pipeline import open_context
-from vismech.run import run
+from vismech.measures.insertion.scores import share_counts
+from vismech.measures.statistics import clustered_bootstrap
+from vismech.network.cut import LOGITS
+from vismech.sources.data import half_of
 from vismech.stages.dictionary import read
-from vismech.store import Store
+from vismech.stages.pipeline import open_context
+from vismech.stages.run import run
+from vismech.store.artifacts import Store
 
 KEYS = ["layer", "dictionary", "k", "code", "center", "mean_rule", "variant", "order", "budget"]
 LAYER = "layer2"
@@ -55,7 +55,7 @@ def artifact(config, measure, layer=LAYER):
 
 
 def dictionary_of(ctx, layer=LAYER):
-    from vismech.pipeline import make_plan
+    from vismech.stages.pipeline import make_plan
 
     return read(ctx, ctx.store.open(make_plan(ctx).dictionaries[layer]))
 

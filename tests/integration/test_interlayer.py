@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from integration.conftest import draw_pictures, tiny_config
-from vismech.choices import Baseline, Evaluation, MeanRule, Order, ReadOut, Stage
+from vismech.config.choices import Baseline, Evaluation, MeanRule, Order, ReadOut, Stage
 from vismech.errors import UserError
-from vismech.evaluation.interlayer import READOUTS, Curves
-from vismech.evaluation.interlayer_scores import SCORES
-from vismech.run import run
+from vismech.measures.interlayer.orders import READOUTS, Curves
+from vismech.measures.interlayer.scores import SCORES
+from vismech.stages.run import run
 
 PAIRS = [("layer1", "layer2"), ("layer2", "layer3")]
 KEYS = ["lower", "upper", "dictionary", "k", "code", "center", "mean_rule", "budget", "order", "score", "readout"]

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from integration.conftest import digest, tiny_config
-from vismech.choices import Evaluation, Stage
-from vismech.config import Config
+from vismech.config.choices import Evaluation, Stage
+from vismech.config.schema import Config
 from vismech.errors import UserError
-from vismech.evaluation.localization import Place, Region
-from vismech.lit.localize import LocalizeLoop
-from vismech.run import run
-from vismech.store import Artifact, Store
+from vismech.measures.localization.loop import LocalizeLoop
+from vismech.measures.localization.scores import Place, Region
+from vismech.stages.run import run
+from vismech.store.artifacts import Artifact, Store
 
 KEYS = ["layer", "dictionary", "k", "code", "center", "mean_rule", "budget", "map", "fraction", "place"]
 

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from integration.conftest import CLASSES, draw_pictures
-from vismech.choices import Evaluation, Images, Labels, Scope, Stage
-from vismech.config import Config
+from vismech.config.choices import Evaluation, Images, Labels, Scope, Stage
+from vismech.config.schema import Config
 from vismech.errors import UserError
-from vismech.pipeline import make_plan, open_context
-from vismech.run import run
+from vismech.stages.pipeline import make_plan, open_context
+from vismech.stages.run import run
 
 # The model's classes are not in the order of the folders (dots, stripes, waves).
 NAMES = ["Waves", "dots", "stripes"]

@@ -18,15 +18,15 @@ from integration.conftest import digest, run_apart, tiny_config
 from test_config import composed
 from vismech.attribution import engine
 from vismech.attribution.paths import Straight
-from vismech.choices import Along, Baseline, Mode, Output, PathWeight, Positions, ReadOut, Stage
-from vismech.cli import choices
-from vismech.config import AttributeConfig, Config
+from vismech.commands.main import choices
+from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, Positions, ReadOut, Stage
+from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
-from vismech.lit import trace as trace_loop
-from vismech.lit.baselines import Baselines, Start, draw_baselines
-from vismech.lit.batches import PaddedBatches
-from vismech.pipeline import open_context
-from vismech.run import run
+from vismech.passes import trace as trace_loop
+from vismech.passes.baselines import Baselines, Start, draw_baselines
+from vismech.passes.batches import PaddedBatches
+from vismech.stages.pipeline import open_context
+from vismech.stages.run import run
 
 OTHERS: dict[str, dict[str, Any]] = {
     "mean": {"baseline": Baseline.mean},

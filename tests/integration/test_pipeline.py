@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 import tiny as tiny_network
 from integration.conftest import FileLimit, digest, draw_pictures, run_apart, tiny_config
-from vismech.choices import Code, Positions, Rule, Scope, Stage, Unreadable
-from vismech.config import Config
+from vismech.config.choices import Code, Positions, Rule, Scope, Stage, Unreadable
+from vismech.config.schema import Config
 from vismech.errors import UserError
-from vismech.rows import Rows
-from vismech.run import run
-from vismech.store import Store
+from vismech.stages.run import run
+from vismech.store.artifacts import Store
+from vismech.store.rows import Rows
 
 LONG = ["metric", "value", "n", "ci_low", "ci_high", "units"]
 
@@ -212,7 +212,7 @@ class CountBatches:
         self.file = file
 
     def __call__(self) -> None:
-        from vismech.lit.extract import ExtractLoop
+        from vismech.passes.extract import ExtractLoop
 
         step, count = ExtractLoop.step, 0
 

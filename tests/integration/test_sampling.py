@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 
 import tiny as tiny_network
 from integration.conftest import digest
-from vismech.choices import Positions, Stage
-from vismech.config import Config
+from vismech.config.choices import Positions, Stage
+from vismech.config.schema import Config
 from vismech.errors import UserError
-from vismech.lit.extract import ExtractLoop
-from vismech.network import open_network
-from vismech.pfv import layout_of
+from vismech.network.cut import open_network
+from vismech.network.pfv import layout_of
+from vismech.passes.extract import ExtractLoop
 from vismech.receptive_field import layer_relevance
-from vismech.run import run
-from vismech.store import Artifact, Store
+from vismech.stages.run import run
+from vismech.store.artifacts import Artifact, Store
 
 BOTH = pytest.mark.parametrize("positions", [Positions.relevance, Positions.gradient])
 LAYERS = ("layer1", "layer2", "layer3")
@@ -93,7 +93,7 @@ def test_relevance_draws_where_the_relevance_is(tiny, tmp_path) -> None:
 
 
 def _preprocessed(config: Config) -> torch.Tensor:
-    from vismech.pipeline import open_context
+    from vismech.stages.pipeline import open_context
 
     ctx = open_context(config)
     return torch.stack([ctx.model.preprocess(ctx.data.load(index)) for index in range(len(ctx.data))])

@@ -11,8 +11,8 @@ import pytest
 
 from integration.conftest import tiny_config
 from report_sample import Elements
-from vismech.choices import Evaluation, Scope, Stage
-from vismech.run import run
+from vismech.config.choices import Evaluation, Scope, Stage
+from vismech.stages.run import run
 
 
 @pytest.fixture(scope="module")

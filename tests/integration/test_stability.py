@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from integration.conftest import tiny_config
-from vismech.choices import Evaluation, Stage
+from vismech.config.choices import Evaluation, Stage
 from vismech.errors import UserError
-from vismech.pipeline import make_plan, open_context
-from vismech.run import run
+from vismech.stages.pipeline import make_plan, open_context
+from vismech.stages.run import run
 
 AGAINST = ["seed=1", "data.half=choosing", "dictionary.k=6 extract.per_image=3"]
 

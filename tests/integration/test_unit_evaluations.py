@@ -14,13 +14,13 @@ from integration.conftest import tiny_config
 from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.choices import Baseline, Evaluation, Rule, SourceKind
+from vismech.config.choices import Baseline, Evaluation, Rule, SourceKind
 from vismech.errors import UserError
-from vismech.evaluation.saturation import WEIGHTS
-from vismech.lit.attribution import METHODS, AttributionLoop
-from vismech.network import LOGITS, PIXELS
-from vismech.pipeline import open_context
-from vismech.run import run
+from vismech.measures.attribution.loop import METHODS, AttributionLoop
+from vismech.measures.saturation.scores import WEIGHTS
+from vismech.network.cut import LOGITS, PIXELS
+from vismech.stages.pipeline import open_context
+from vismech.stages.run import run
 
 UNITS = [(PIXELS, LOGITS), ("layer1", "layer3"), ("layer3", LOGITS)]
 TAIL = ["metric", "value", "n", "ci_low", "ci_high", "units"]

@@ -20,15 +20,15 @@ from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.idgi import idgi
 from vismech.attribution.sources import ConceptSource, UnitSource
 from vismech.attribution.targets import ConceptTargets, LogitTargets, anchors
-from vismech.choices import Along, Code, Mode, PathWeight, ReadOut, SaeActivation, SourceKind
-from vismech.coding import Coding, encode
+from vismech.config.choices import Along, Code, Mode, PathWeight, ReadOut, SaeActivation, SourceKind
 from vismech.dictionaries import METHODS, Dictionary, build
 from vismech.dictionaries.base import ENCODERS
+from vismech.dictionaries.coding import Coding, encode
 from vismech.dictionaries.refinement import Refinement
-from vismech.localization import attributed_maps, localization_maps
-from vismech.network import LOGITS, HookedNetwork, Network, open_network
-from vismech.pfv import layout_of
+from vismech.network.cut import LOGITS, HookedNetwork, Network, open_network
+from vismech.network.pfv import layout_of
 from vismech.receptive_field import attribution_maps, gradient_relevance, layer_relevance, sharing_ratios
+from vismech.receptive_field.localization import attributed_maps, localization_maps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*FAISS has no GPU support.*")
 LOWER, UPPER = "layer2", "layer3"

@@ -13,12 +13,12 @@ from integration.conftest import draw_pictures, tiny_config
 from rehearsal.budgets import within_budget
 from rehearsal.device import Counts, device
 from rehearsal.trainer import take_over
-from vismech import pipeline
-from vismech.choices import Evaluation, Positions, Rule, Stage
-from vismech.config import Config
-from vismech.evaluation.planted_networks import NETWORKS
-from vismech.run import run
-from vismech.stages.evaluations import planted
+from vismech.config.choices import Evaluation, Positions, Rule, Stage
+from vismech.config.schema import Config
+from vismech.measures.planted import stage as planted
+from vismech.measures.planted.networks import NETWORKS
+from vismech.stages import pipeline
+from vismech.stages.run import run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*FAISS has no GPU support.*"),

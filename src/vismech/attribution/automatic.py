@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vismech.attribution.quadrature import doubled
-from vismech.choices import Rule
+from vismech.config.choices import Rule
 
 VERSION = 1
 """Of the choice, for keys."""

@@ -22,9 +22,9 @@ from vismech.attribution.quadrature import Quadrature, added, doubled, quadratur
 from vismech.attribution.sources import Edges, Source
 from vismech.attribution.targets import ConceptTargets, Targets
 from vismech.attribution.weights import SIDES
-from vismech.choices import Mode, PathWeight, ReadOut, Rule
+from vismech.config.choices import Mode, PathWeight, ReadOut, Rule
 from vismech.errors import UserError
-from vismech.pfv import Layout
+from vismech.network.pfv import Layout
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.sources import Edges, Source
 from vismech.attribution.targets import Targets
 from vismech.attribution.weights import Weighing
-from vismech.choices import PathWeight
-from vismech.pfv import Layout
+from vismech.config.choices import PathWeight
+from vismech.network.pfv import Layout
 
 
 class ForwardIntegral(NamedTuple):

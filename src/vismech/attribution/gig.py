@@ -20,8 +20,8 @@ from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.targets import Targets
 from vismech.attribution.weights import Weighing
-from vismech.choices import PathWeight
-from vismech.pfv import Layout
+from vismech.config.choices import PathWeight
+from vismech.network.pfv import Layout
 
 Segment = Callable[[Tensor], Tensor]
 # A row's last digits depend on its place among so many and on the number of rows: it would show who shares a pass.

@@ -21,8 +21,8 @@ from vismech.attribution.gig import Segment, ends, nodes_of, pieces, raise_not_f
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import Edges, Source
 from vismech.attribution.targets import Targets
-from vismech.choices import Rule
-from vismech.pfv import Layout
+from vismech.config.choices import Rule
+from vismech.network.pfv import Layout
 
 
 class DirectionIntegral(NamedTuple):

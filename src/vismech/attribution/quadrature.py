@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vismech.choices import Rule
+from vismech.config.choices import Rule
 from vismech.errors import UserError
 
 # Nodes of a doubled rule that the rule itself does not have; the others keep half of their weight.

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.attribution.paths import STRAIGHT, Curve, Path, Straight
-from vismech.choices import Along, SourceKind
+from vismech.config.choices import Along, SourceKind
 from vismech.errors import UserError
 
 CACHED_NUMBERS = 2**18

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.choices import Code, Output, ReadOut
-from vismech.coding import TWO_STAGES
+from vismech.config.choices import Code, Output, ReadOut
 from vismech.dictionaries.base import Dictionary
+from vismech.dictionaries.coding import TWO_STAGES
 from vismech.errors import UserError
-from vismech.pfv import Layout
+from vismech.network.pfv import Layout
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.choices import PathWeight
+from vismech.config.choices import PathWeight
 
 STILL = 1e-6  # a target whose change is less than this share of its own size does not move
 SIDES = (PathWeight.left_ig, PathWeight.right_ig)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vismech.coding import PURSUITS, Code, Coding
 from vismech.dictionaries.base import Dictionary, Fitted, load
+from vismech.dictionaries.coding import PURSUITS, Code, Coding
 from vismech.dictionaries.refinement import Refinement, refine
 from vismech.errors import UserError
 
@@ -26,7 +26,7 @@ METHODS: dict[str, str] = {
     "nmf": "vismech.dictionaries.factorization:fit_nmf",
     "semi_nmf": "vismech.dictionaries.factorization:fit_semi_nmf",
     "dictionary_learning": "vismech.dictionaries.dictionary_learning:fit_dictionary_learning",
-    "sae": "vismech.lit.sae:fit_sae",
+    "sae": "vismech.dictionaries.sae.training:fit_sae",
     "pca": "vismech.dictionaries.bases:fit_pca",
     "channels": "vismech.dictionaries.bases:fit_channels",
     "rotation": "vismech.dictionaries.bases:fit_rotation",

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from torch import Tensor
 
-from vismech.coding import Code, Coding, encode
+from vismech.dictionaries.coding import Code, Coding, encode
 from vismech.errors import UserError
 
 
@@ -150,7 +150,7 @@ Encoder = Callable[[Tensor, Tensor, dict[str, Tensor], dict[str, Any]], Tensor]
 
 # Named, not imported: a method is loaded when it is used.
 ENCODERS: dict[str, str] = {
-    "sae": "vismech.dictionaries.sae:encode_sae",
+    "sae": "vismech.dictionaries.sae.model:encode_sae",
     "nmf": "vismech.dictionaries.factorization:encode_nonnegative",
     "semi_nmf": "vismech.dictionaries.factorization:encode_nonnegative",
     "pca": "vismech.dictionaries.bases:encode_projection",

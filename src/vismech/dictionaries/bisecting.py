@@ -22,9 +22,9 @@ from torch import Tensor
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
 from vismech.dictionaries.kmeans import cluster, directions
+from vismech.dictionaries.search import gpu_ordinal
 from vismech.errors import UserError
-from vismech.search import gpu_ordinal
-from vismech.threads import one_thread
+from vismech.passes.threads import one_thread
 
 # Vectors nearer to their mean than this (squared, on average, relative to their mean square) differ by the rounding of
 # float32 only.

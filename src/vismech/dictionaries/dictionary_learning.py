@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
-from vismech.lasso import lasso
-from vismech.threads import one_thread
+from vismech.dictionaries.lasso import lasso
+from vismech.passes.threads import one_thread
 
 # scikit-learn's bound: an atom of less weight in A is not in use.
 UNUSED = 1e-6

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
+from vismech.dictionaries.lasso import check_finite, rows_at_once
 from vismech.errors import UserError
-from vismech.lasso import check_finite, rows_at_once
-from vismech.threads import for_each_chunk, one_thread
+from vismech.passes.threads import for_each_chunk, one_thread
 
 # Vectors that a factorisation is fitted to, at the most.
 MAX_VECTORS = 20_000

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
+from vismech.dictionaries.search import exact_index, gpu_ordinal, require_faiss
 from vismech.errors import UserError
-from vismech.search import exact_index, gpu_ordinal, require_faiss
-from vismech.threads import one_thread
+from vismech.passes.threads import one_thread
 
 # A clustering ends early once an iteration improves its objective by less than this fraction.
 EARLY_STOP = 1e-4

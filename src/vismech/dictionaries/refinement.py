@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vismech.coding import Code, Coding, encode
 from vismech.dictionaries.canonical import canonical
-from vismech.threads import one_thread
+from vismech.dictionaries.coding import Code, Coding, encode
+from vismech.passes.threads import one_thread
 
 # Passes over the atoms for each round's codes.
 PASSES = 3

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.errors import UserError
-from vismech.layers import LOGITS
-from vismech.network import ExportedNetwork, Network
-from vismech.pfv import Layout, layout_of
+from vismech.network.cut import ExportedNetwork, Network
+from vismech.network.layers import LOGITS
+from vismech.network.pfv import Layout, layout_of
 from vismech.receptive_field.measure import LayerRelevance, classes_of
 
 _CHUNK = 8  # images in one backward pass

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.errors import UserError
-from vismech.layers import LOGITS
-from vismech.network import Network
+from vismech.network.cut import Network
+from vismech.network.layers import LOGITS
 from vismech.receptive_field.plan import Head
 from vismech.receptive_field.ratios import SharingRatios
 from vismech.receptive_field.runner import runner_of
@@ -40,7 +40,7 @@ def sharing_ratios(
     """Sharing ratios of ``images`` (SRD §3), for any number of receptive fields and saliency maps.
 
     Args:
-        network: cut by its exported graph (:func:`vismech.network.open_network`).
+        network: cut by its exported graph (:func:`vismech.network.cut.open_network`).
         images: in the size that the network was opened for.
         layers: measure only what the receptive fields of these layers need, and stop the pass at the last of them (no
             logits then); None: everything.

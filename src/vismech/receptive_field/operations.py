@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, fx
 
-from vismech.capture import operation
+from vismech.network.capture import operation
 from vismech.receptive_field.calls import ACTIVATIONS, SAME, Arguments, arguments, pair, rule, shape, size
 from vismech.receptive_field.convolution import Convolution
 from vismech.receptive_field.plan import (

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from vismech.errors import UserError
-from vismech.network import ExportedNetwork, Network
+from vismech.network.cut import ExportedNetwork, Network
 from vismech.receptive_field.rules import sharing_ratios_of
 from vismech.receptive_field.sweep import RatioMap, Share
 from vismech.receptive_field.walk import ALTERNATIVE, Walk, module_of

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from vismech.capture import operation
-from vismech.layers import LOGITS
-from vismech.network import ExportedNetwork
+from vismech.network.capture import operation
+from vismech.network.cut import ExportedNetwork
+from vismech.network.layers import LOGITS
 from vismech.receptive_field import operations, pooling  # noqa: F401  (they register their rules)
 from vismech.receptive_field.calls import FLAT_RULES, RULES, arguments, shape, size
 from vismech.receptive_field.plan import (

@@ -16,7 +16,7 @@ import jinja2
 import pandas as pd
 
 from vismech.attribution.account import is_absence
-from vismech.choices import Patches
+from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.layout import MEAN

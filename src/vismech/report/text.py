@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from vismech.choices import Patches
+from vismech.config.choices import Patches
 from vismech.errors import UserError
 
 # Column, heading, and how its cells are written; a table's other columns follow under their own names.

@@ -42,7 +42,7 @@ def verdict(graph: Mapping[str, Any], probability: bool = False) -> Verdict:
     """The statements for a graph with names; none for a graph without layers.
 
     Args:
-        graph: as :func:`~vismech.graph.named` gives it.
+        graph: as :func:`~vismech.attribution.graph.named` gives it.
         probability: whether the class's value is its probability rather than its logit.
     """
     if not graph.get("account"):

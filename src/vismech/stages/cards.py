@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vismech.choices import Stage
+from vismech.config.choices import Stage
 from vismech.stages import graph as graph_stage
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.describe import Descriptions
 from vismech.stages.fields import VERSION as FIELDS_VERSION
 from vismech.stages.fields import compute_fields, field_inputs, read_fields
-from vismech.store import Spec
+from vismech.store.artifacts import Spec
 
 VERSION = 1
 CARDS = 50
@@ -98,7 +98,7 @@ def graph_concepts(ctx: Context, graph: Spec) -> list[tuple[str, int]]:
 
 
 def _write(gallery: Any, shown: list[tuple[str, int]], folder: Path) -> None:
-    from vismech.lit.progress import track
+    from vismech.passes.progress import track
 
     rows: list[dict[str, Any]] = []
     for layer, concept in track(shown, "cards", len(shown)):

@@ -13,21 +13,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vismech.choices import DataSource, Evaluation, Scope, Stage
-from vismech.choices import Images as Standing
-from vismech.config import Config
-from vismech.data import ImageData, open_data
+from vismech.config.choices import DataSource, Evaluation, Scope, Stage
+from vismech.config.choices import Images as Standing
+from vismech.config.schema import Config
 from vismech.errors import UserError
-from vismech.identity import identity_of
-from vismech.labels import ClassLabels, class_labels
-from vismech.layers import LOGITS, PIXELS
-from vismech.lit.devices import first_device
-from vismech.lit.resources import model_of, resources_of
-from vismech.models import Model
-from vismech.network import Network
-from vismech.outline import Outline, outline_file, read_outline
-from vismech.pfv import Layout, layout_of
-from vismech.store import Artifact, Spec, Store, canonical
+from vismech.network.cut import Network
+from vismech.network.layers import LOGITS, PIXELS
+from vismech.network.outline import Outline, outline_file, read_outline
+from vismech.network.pfv import Layout, layout_of
+from vismech.passes.devices import first_device
+from vismech.passes.resources import model_of, resources_of
+from vismech.sources.data import ImageData, open_data
+from vismech.sources.identity import identity_of
+from vismech.sources.labels import ClassLabels, class_labels
+from vismech.sources.models import Model
+from vismech.store.artifacts import Artifact, Spec, Store, canonical
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Context:
     config: Config
     store: Store
     data: ImageData
+    planned: Callable[[Config], tuple[Context, Plan]]
+    """Another configuration's run and its plan, for what compares the two."""
     rows: dict[Evaluation, Any] = field(default_factory=dict, repr=False)
     """Rows of tables, once they were read."""
 

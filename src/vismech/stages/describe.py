@@ -8,14 +8,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vismech.choices import Stage
-from vismech.description import Members, TreePlace, class_counts, class_entropy, members_of, tightness, tree_places
+from vismech.config.choices import Stage
 from vismech.dictionaries import Dictionary
-from vismech.lit.progress import track
-from vismech.search import nearest
+from vismech.dictionaries.description import (
+    Members,
+    TreePlace,
+    class_counts,
+    class_entropy,
+    members_of,
+    tightness,
+    tree_places,
+)
+from vismech.dictionaries.search import nearest
+from vismech.passes.progress import track
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, compact, read_images
-from vismech.store import Spec
+from vismech.store.artifacts import Spec
 
 VERSION = 2
 SHARD = 1 << 18

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vismech.choices import Code, Method, SaeActivation, Stage
-from vismech.coding import TWO_STAGES, l0_of
-from vismech.config import Config
+from vismech.config.choices import Code, Method, SaeActivation, Stage
+from vismech.config.schema import Config
 from vismech.dictionaries import Dictionary, build
+from vismech.dictionaries.coding import TWO_STAGES, l0_of
 from vismech.dictionaries.refinement import Refinement
 from vismech.errors import UserError
-from vismech.lit.progress import Meter
+from vismech.passes.progress import Meter
 from vismech.stages.context import Context, Job
-from vismech.store import Artifact, Spec, plain
+from vismech.store.artifacts import Artifact, Spec, plain
 
 VERSION = 1
 # At most one concept for each channel.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vismech.choices import Images, Scope
-from vismech.config import GraphConfig
+from vismech.config.choices import Images, Scope
+from vismech.config.schema import GraphConfig
 from vismech.errors import UserError
-from vismech.labels import UNKNOWN
+from vismech.sources.labels import UNKNOWN
 
 if TYPE_CHECKING:
     from vismech.stages.context import Context

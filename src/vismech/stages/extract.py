@@ -8,13 +8,13 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from vismech.choices import Positions, Stage
-from vismech.layers import LOGITS
-from vismech.lit.extract import ExtractLoop, extract_columns
-from vismech.lit.loop import run_loop
-from vismech.rows import Column, Rows
+from vismech.config.choices import Positions, Stage
+from vismech.network.layers import LOGITS
+from vismech.passes.extract import ExtractLoop, extract_columns
+from vismech.passes.start import run_loop
 from vismech.stages.context import Context, Job, compact, some_kept, write_images
-from vismech.store import Spec, plain, write_json
+from vismech.store.artifacts import Spec, plain, write_json
+from vismech.store.rows import Column, Rows
 
 log = logging.getLogger(__name__)
 VERSION = 1

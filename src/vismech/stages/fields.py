@@ -17,19 +17,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vismech.choices import Patches
+from vismech.config.choices import Patches
 from vismech.errors import UserError
-from vismech.lit.progress import track
-from vismech.localization import attributed_maps, localization_maps, upsampled_maps
-from vismech.network import Network
+from vismech.network.cut import Network
+from vismech.passes.progress import track
+from vismech.passes.threads import one_thread
 from vismech.receptive_field import SharingRatios, attribution_maps, sharing_ratios
+from vismech.receptive_field.localization import attributed_maps, localization_maps, upsampled_maps
 from vismech.receptive_field.runner import runner_of
 from vismech.report.crops import CONTEXT, SQUARE_CONTEXT, Crop, field_crop, map_light, position_crop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Plan, compact
 from vismech.stages.describe import Description, Place
-from vismech.store import Artifact, Spec
-from vismech.threads import one_thread
+from vismech.store.artifacts import Artifact, Spec
 
 log = logging.getLogger(__name__)
 VERSION = 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vismech.description import TreePlace
+from vismech.dictionaries.description import TreePlace
 from vismech.report.cards import CROP_SIDE, TOP_SIDE, CardView, CropView, card_picture
 from vismech.report.crops import draw_crop, draw_light
 from vismech.report.patches import THUMBNAIL, Card, Patch, encode_png

@@ -9,14 +9,14 @@ import numpy as np
 
 from vismech.attribution.account import ClassValues, absences
 from vismech.attribution.aggregation import group_means
+from vismech.attribution.graph import LayerConcepts, LayerEdges, build_graph, named
 from vismech.attribution.influence import Inflow
-from vismech.choices import Along, Output, Stage
-from vismech.graph import LayerConcepts, LayerEdges, build_graph, named
-from vismech.layers import LOGITS
+from vismech.config.choices import Along, Output, Stage
+from vismech.network.layers import LOGITS
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job
 from vismech.stages.explained import Explained
-from vismech.store import Artifact, Spec, plain, write_json
+from vismech.store.artifacts import Artifact, Spec, plain, write_json
 
 VERSION = 3
 

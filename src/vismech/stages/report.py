@@ -11,18 +11,18 @@ import pandas as pd
 from PIL import Image
 
 from vismech.attribution.automatic import TOO_MUCH
-from vismech.choices import Images, Output, Positions, Rule, Scope, Stage
-from vismech.config import Config
+from vismech.config.choices import Images, Output, Positions, Rule, Scope, Stage
+from vismech.config.schema import Config
+from vismech.measures.registry import measured_rows
 from vismech.report.patches import Patch, encode_png
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
 from vismech.stages.cards import graph_concepts
 from vismech.stages.context import Context, Job, Plan, read_images
-from vismech.stages.evaluations import measured_rows
 from vismech.stages.explained import Explained, spread
 from vismech.stages.fields import Pictures, read_fields
-from vismech.store import Spec
+from vismech.store.artifacts import Spec
 
 VERSION = 1
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
@@ -102,7 +102,7 @@ def report_data(ctx: Context, plan: Plan, gallery: Any) -> Any:
 
 
 def _is_extraction(kind: Any) -> bool:
-    from vismech.stages.evaluations import EVALUATIONS
+    from vismech.measures.registry import EVALUATIONS
 
     return EVALUATIONS[kind].table == "extraction"
 

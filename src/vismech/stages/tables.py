@@ -11,12 +11,12 @@ import pandas as pd
 
 from vismech.attribution.account import shares
 from vismech.attribution.weights import SIDES
-from vismech.choices import Rule
-from vismech.layers import LOGITS
-from vismech.lit.nodes import NODES, read_nodes
-from vismech.lit.trace import NOT_CHECKED
+from vismech.config.choices import Rule
+from vismech.network.layers import LOGITS
+from vismech.passes.nodes import NODES, read_nodes
+from vismech.passes.trace import NOT_CHECKED
 from vismech.stages.context import Context, Plan
-from vismech.store import Artifact
+from vismech.store.artifacts import Artifact
 
 TAIL = ["metric", "value", "n", "ci_low", "ci_high", "units"]
 

@@ -10,19 +10,19 @@ import torch
 from vismech.attribution import automatic
 from vismech.attribution.aggregation import Selection, group_means, select_concepts
 from vismech.attribution.weights import SIDES
-from vismech.choices import Baseline, Rule, Scope, Stage
-from vismech.config import AttributeConfig, Config
+from vismech.config.choices import Baseline, Rule, Scope, Stage
+from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
-from vismech.layers import LOGITS
-from vismech.lit.baselines import Start, draw_baselines
-from vismech.lit.loop import run_loop
-from vismech.lit.nodes import tell_nodes
-from vismech.lit.trace import TraceLoop, UpperConcepts, trace_columns
-from vismech.rows import Rows
+from vismech.network.layers import LOGITS
+from vismech.passes.baselines import Start, draw_baselines
+from vismech.passes.nodes import tell_nodes
+from vismech.passes.start import run_loop
+from vismech.passes.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan, compact, read_images
 from vismech.stages.explained import Explained, explained
-from vismech.store import Artifact, Spec, plain
+from vismech.store.artifacts import Artifact, Spec, plain
+from vismech.store.rows import Rows
 
 VERSION = 2
 

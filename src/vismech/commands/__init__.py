@@ -1,0 +1,1 @@
+"""The commands: arguments, sentences and exit codes, nothing else."""

@@ -1,0 +1,331 @@
+"""The configuration: one dataclass per group; the text below a field is its documentation everywhere.
+
+Plain data: importing this module loads neither Hydra nor torch. :func:`register` hands the schemas to Hydra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vismech.config.choices import (
+    Along,
+    Baseline,
+    Code,
+    Evaluation,
+    Half,
+    Images,
+    LoggerKind,
+    MeanRule,
+    Method,
+    Mode,
+    Order,
+    Output,
+    Patches,
+    PathWeight,
+    Positions,
+    ReadOut,
+    Rule,
+    SaeActivation,
+    Scope,
+    SourceKind,
+    Stage,
+    WandbMode,
+)
+from vismech.config.runtime import RuntimeConfig
+from vismech.sources.settings import DataConfig, ModelConfig
+
+
+@dataclass
+class ExtractConfig:
+    """Which layers are cut and which of their vectors are kept."""
+
+    layers: list[str] = field(default_factory=lambda: ["blocks.2", "blocks.4", "blocks.6"])
+    """Layer names or shell patterns such as layer3.*; a name means that module's output."""
+    positions: Positions = Positions.all
+    """all, or a draw of `per_image`: uniform, or in proportion to what a position adds to the predicted class's logit,
+    by relevance (sharing ratio decomposition), contrastive (relevance above the mean position's) or gradient (gradient
+    × activation, for any network)."""
+    per_image: int = 8
+    """Positions drawn per image (not used by positions=all)."""
+
+
+@dataclass
+class SaeConfig:
+    """How a sparse autoencoder is trained (dictionary.method=sae)."""
+
+    activation: SaeActivation = SaeActivation.topk
+    """relu (L1), topk, batchtopk or jumprelu (L0)."""
+    l0_per_channel: float = 0.25
+    """Active latents per vector of topk and batchtopk, as a fraction of the channels."""
+    sparsity: float = 0.01
+    """Weight of the penalty of relu (L1 of the codes) and jumprelu (L0), vectors scaled to unit mean square."""
+    steps: int = 6_000
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Vectors per step."""
+    learning_rate: float = 4e-3
+    """Largest learning rate of Adam."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises from zero."""
+    decay: float = 0.2
+    """Share of the steps, at the end, over which it falls to zero."""
+
+
+@dataclass
+class DictionaryConfig:
+    """How each layer's concepts are found and how vectors are written in them."""
+
+    method: Method = Method.bisecting
+    """bisecting or (flat) kmeans: spherical k-means; nmf, semi_nmf (of vectors with negative values),
+    dictionary_learning: matrix factorisations; sae: sparse autoencoder; pca, channels, rotation (of the channels),
+    random (unit vectors), random_pfv (vectors of the layer): controls. pca, channels and rotation have at most as many
+    concepts as channels."""
+    k: int | None = None
+    """Number of concepts per layer; null: k_per_channel times the channels."""
+    k_per_channel: int = 8
+    """Concepts per channel, the paper's 8 (used when k is null)."""
+    center: bool = False
+    """Subtract the mean vector first and keep it as an explicit mean concept (sae: its learnt pre-bias)."""
+    mean_rule: MeanRule = MeanRule.kept
+    """What the mean concept is when concepts are inserted and deleted: ranked like any other, or always kept."""
+    code: Code = Code.lasso
+    """lasso (signed), lasso_nonnegative, omp (orthogonal matching pursuit), omp_nonnegative, simultaneous_omp (one set
+    of concepts per image), coarse_to_fine (half of a vector's concepts from a few for the whole image, half for what
+    these miss), coarse_to_fine_nonnegative, or encoder (the method's own: sae, nmf, semi_nmf, and the bases)."""
+    penalty: float = 0.02
+    """The lasso's λ as a fraction of the mean norm of the training vectors."""
+    l0_per_channel: float = 0.5
+    """Concepts per vector for omp and coarse_to_fine, as a fraction of the channels."""
+    concepts_per_image: int = 16
+    """Concepts per image for simultaneous_omp; for coarse_to_fine those of its first stage."""
+    fine_concepts: int | None = 48
+    """Concepts per image for the second stage of coarse_to_fine; null: any number."""
+    iterations: int = 200
+    """Iterations of kmeans, nmf and semi_nmf; minibatches of dictionary_learning."""
+    refine: int = 0
+    """Rounds in which the atoms are fitted anew to codes of l0_per_channel, for omp and coarse_to_fine."""
+    unit: bool = True
+    """bisecting, kmeans: length-normalise vectors before clustering (cosine geometry); false: vectors as they are."""
+    sae: SaeConfig = field(default_factory=SaeConfig)
+    """How a sparse autoencoder is trained."""
+    min_size: int = 2
+    """A cluster smaller than this is not split."""
+
+
+@dataclass
+class DescribeConfig:
+    """How concepts are shown."""
+
+    nearest: int = 10
+    """Nearest vectors per concept, by cosine over all extracted vectors, one per image at the most."""
+    patches: Patches = Patches.receptive_field
+    """receptive_field: the pixels that a vector came from, by sharing ratios (gradient_x_input where these have no rule
+    for the network); gradient_x_input or integrated_gradients of its unit, for every network; upsampling: the square
+    of its position."""
+    mass: float = 0.8
+    """Share of a receptive field's positive part that the shown square holds, without its margin."""
+    context: float | None = None
+    """Margin around the square, in its sides; null: 0.25 around receptive fields, 1 around positions."""
+    cards: int | None = None
+    """Cards written to the run's folder for so many of each layer's most important concepts (largest before there is a
+    trace to the class); 0: none; null: 50, and none in a sweep."""
+
+
+@dataclass
+class AttributeConfig:
+    """Generalized Integrated Gradients between layers."""
+
+    path: PathWeight = PathWeight.ig
+    """Weight under the path integral: ig; left_ig and right_ig (before and after the target has made `phi` of its
+    change); idg (the target's own slope)."""
+    phi: float = 0.9
+    """Share of the target's change at which left_ig ends and right_ig begins."""
+    baseline: Baseline = Baseline.zero
+    """Start of the path: zero (the paper's), mean (mean vector of the layer), blank (activation of an image of the mean
+    colour), image (of `baseline_image`), images (of `baselines` images of the data: expected gradients)."""
+    baseline_image: str | None = None
+    """Sample id for baseline=image."""
+    baselines: int = 8
+    """Number of images drawn for baseline=images, the same for all images, but never the image itself."""
+    along: Along = Along.reconstruction
+    """reconstruction: the path leads to what the concepts rebuild; activation: to the activation itself, and what the
+    concepts miss is an error node."""
+    curve: dict[str, Any] = field(default_factory=dict)
+    """A path of your own: `_target_`, package.module.Class, and its arguments (its code is not in the key); empty:
+    straight."""
+    rule: Rule = Rule.auto
+    """Quadrature rule. auto: for each pair of layers midpoint where its median completeness gap on the first images is
+    at most 1 %, else Gauss–Legendre nodes crowded towards the start (α = s^p), or more nodes, up to 4 · steps path
+    points an image (saturation, attribution: what their traces chose, of pixels midpoint; planted: midpoint)."""
+    steps: int = 32
+    """Nodes of the quadrature, with which rule=auto begins."""
+    tolerance: float | None = None
+    """Double the steps of an image as long as that changes its edges by more than this share; null: never."""
+    max_steps: int = 512
+    """The most steps that `tolerance` may lead to."""
+    mode: Mode = Mode.auto
+    """reverse: one backward pass per target; forward: one forward derivative per source concept; auto: the cheaper for
+    a pair of layers' first image. Changes last bits only, so it is in no key."""
+    check_images: int = 1
+    """Images per pair of layers on which the steps are doubled too, to report how far the integral has converged."""
+    readout: ReadOut = ReadOut.max
+    """A target concept's value: its projection at its strongest position (max), summed over positions (sum), or its
+    code at that position (code)."""
+    output: Output = Output.logit
+    """What of a class is explained: its logit or its probability."""
+
+
+@dataclass
+class GraphConfig:
+    """What the graph explains and which concepts it keeps."""
+
+    scope: Scope = Scope.dataset
+    """class, pair (with shared concepts), dataset, or image."""
+    classes: list[int] = field(default_factory=list)
+    """Class indices: one for scope=class, two for scope=pair."""
+    image: str | None = None
+    """Sample id for scope=image."""
+    images: Images = Images.predicted
+    """Whether a class's images are those predicted as it or those labelled so."""
+    images_per_class: int | None = 64
+    """At most so many images per class, spread evenly over the sample ids (scope=dataset: predicted); null: all."""
+    limit: int | None = None
+    """scope=dataset: at most so many of these in all, spread evenly; null: all."""
+    important: int = 5
+    """Concepts kept per layer and class, by absolute importance."""
+    shared: int = 3
+    """Shared concepts kept per layer of a pair."""
+    prune: float | None = None
+    """Keep of these only the fewest that carry this share of their layer's influence on the class; null: all. Scores
+    are those of the whole graph."""
+
+
+@dataclass
+class EvaluateConfig:
+    """What is measured beside the graph."""
+
+    kinds: list[Evaluation] = field(default_factory=lambda: [Evaluation.reconstruction])
+    """Any of: reconstruction (R², relative error, L0, accuracy with the reconstruction spliced into the network),
+    localization (what survives of a concept in the pixels that its localisation maps point at), saturation (where
+    along the path attributions come from), attribution (how well they tell what units do), insertion (the class's
+    probability as concepts are inserted and deleted in the order of their attribution), transfer (the same in an order
+    that other images of the class gave), interlayer (a concept's value in the next layer as concepts are inserted and
+    deleted in the order of their effect on it), planted (edges of networks whose edges are known; alone and with
+    until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`)."""
+    images: int | None = 500
+    """At most so many images (spread evenly over the sample ids); null: all."""
+    root: str | None = None
+    """reconstruction, insertion, transfer, interlayer: another folder of images to measure, laid out as data.source
+    says; null: the images of data."""
+    correct_only: bool = False
+    """reconstruction, insertion, transfer, interlayer: only images that the network classifies as they are labelled."""
+    half: Half = Half.all
+    """reconstruction, insertion, transfer, interlayer: all images, or the half for choosing between methods, or the
+    half for confirming the choice; a hash of its sample id tells an image's half, whatever the seed."""
+    budgets: list[int] = field(default_factory=lambda: [8, 16, 32, 64])
+    """insertion: also with so many concepts per image, those of the most energy, on which the image is coded anew."""
+    budget_l0_per_channel: float | None = None
+    """insertion: with each budget also the code of so many of its concepts per channel in a vector (orthogonal
+    matching pursuit), where the other is of all of them (least squares): both budgets at once; null: without."""
+    residual: bool = True
+    """insertion: also with what the concepts miss of the layer always there."""
+    random_images: int | None = 200
+    """insertion: images of these on which concepts are also taken in a random order, the negative control; null: all;
+    0: none."""
+    greedy_images: int = 0
+    """insertion: images of these on which concepts are also chosen one by one, each by what it does to the output."""
+    groups: dict[str, list[list[int]]] = field(default_factory=dict)
+    """transfer: name → ranges [first, last] of the predicted classes whose images share an order; empty: each class."""
+    concepts_per_image: int = 2
+    """localization: the concepts of each image with the most energy in positive codes."""
+    fractions: list[float] = field(default_factory=lambda: [0.2])
+    """localization: shares of the pixels that are kept, the rest being set to the mean colour."""
+    targets_per_image: int = 5
+    """interlayer: the concepts of each layer whose strongest positive projections in an image are the largest."""
+    orders: list[Order] = field(default_factory=lambda: list(Order))
+    """interlayer: random (the negative control), magnitude (of codes), u_x_gradient (at the end of the path), gig,
+    left_ig, idg, leave_one_out (what is lost without the concept), activation_patching (what the concept restores in
+    the run of another image)."""
+    sources: list[SourceKind] = field(default_factory=lambda: [SourceKind.concepts])
+    """saturation, attribution: concepts of each layer (to the next; the last to the class), pixels (to the class)."""
+    sensitivity_images: int = 20
+    """saturation, attribution: images of these whose max-sensitivity is measured: ten attributions each."""
+    networks: list[str] = field(default_factory=list)
+    """planted: names of vismech.measures.planted.networks; empty: all."""
+    seeds: int = 5
+    """planted: so many networks of each name."""
+    noise: list[float] = field(default_factory=lambda: [0.0, 0.1])
+    """planted: standard deviations of what is added to the pixels; concepts have a strength of about 1."""
+    training_images: int = 128
+    """planted: images that dictionaries are learned from."""
+    against: list[str] = field(default_factory=lambda: ["seed=1"])
+    """stability: variants of the run, each one or several key=value with spaces between, of seed, data, extract,
+    dictionary, attribute and graph: "data.half=confirming", "dictionary.k_per_channel=4 seed=1"."""
+
+
+@dataclass
+class ReportConfig:
+    """The page."""
+
+    page: bool = True
+    """Write report/index.html."""
+    figure: bool = True
+    """Write figures/graph.svg and graph.png."""
+
+
+@dataclass
+class LoggerConfig:
+    """W&B, CSV or nothing, besides the run's folder."""
+
+    kind: LoggerKind = LoggerKind.wandb
+    """wandb, csv or none."""
+    project: str = "vismech"
+    """W&B project."""
+    group: str | None = None
+    """W&B group; null: the sweep's folder, or none for a single run."""
+    mode: WandbMode = WandbMode.offline
+    """W&B mode: offline needs no account; online uploads; disabled."""
+
+
+@dataclass
+class StoreConfig:
+    """Where artifacts live."""
+
+    root: str = "outputs/artifacts"
+    """The store's folder, shared by all runs that name it."""
+
+
+@dataclass
+class Config:
+    """One run of vismech."""
+
+    name: str = "default"
+    """The run's name: outputs/runs/<name>/<time>; a preset sets its own."""
+    seed: int = 0
+    """Seed of every draw."""
+    plan: bool = False
+    """Print hit or miss for every artifact and stop."""
+    until: Stage | None = None
+    """Stop after this stage; only what it needs is computed."""
+    force: list[Stage] = field(default_factory=list)
+    """Stages to compute again even where their artifacts exist."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    extract: ExtractConfig = field(default_factory=ExtractConfig)
+    dictionary: DictionaryConfig = field(default_factory=DictionaryConfig)
+    describe: DescribeConfig = field(default_factory=DescribeConfig)
+    attribute: AttributeConfig = field(default_factory=AttributeConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+
+def register() -> None:
+    """Hand the schemas to Hydra; ``conf/config.yaml`` composes them."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="base_config", node=Config)

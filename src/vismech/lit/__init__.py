@@ -1,1 +1,0 @@
-"""Everything that knows Lightning: loops over images, their writers, loggers."""

@@ -1,0 +1,1 @@
+"""How well attributions tell what units do."""

@@ -1,0 +1,1 @@
+"""The class as concepts are inserted and deleted in the order of their attribution."""

@@ -1,0 +1,1 @@
+"""A concept's value in the next layer as concepts are inserted and deleted."""

@@ -1,0 +1,249 @@
+"""Inter-layer insertion and deletion for all pairs of neighbouring layers in one pass over the images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vismech.attribution.automatic import PROBED, Choice
+from vismech.attribution.engine import Attribution, Settings, attribute, completeness_gap, settled
+from vismech.attribution.sources import ConceptSource
+from vismech.config.choices import Mode, Order, PathWeight, Rule, Unreadable
+from vismech.config.schema import Config
+from vismech.dictionaries import Dictionary
+from vismech.errors import UserError
+from vismech.measures.insertion.scores import GRID
+from vismech.measures.interlayer.orders import (
+    EARLY,
+    READOUTS,
+    Curves,
+    ImageTargets,
+    activation_patching,
+    composition,
+    curves,
+    image_scores,
+    leave_one_out,
+    magnitudes,
+    random_effects,
+    strongest_targets,
+)
+from vismech.network.pfv import Layout
+from vismech.passes.loop import Columns, ImageLoop
+from vismech.passes.nodes import chosen_nodes
+from vismech.passes.threads import one_thread
+from vismech.passes.trace import Coded, Given, first_readable, settings_of
+from vismech.store.rows import Column
+
+PATHS = {Order.gig: PathWeight.ig, Order.left_ig: PathWeight.left_ig, Order.idg: PathWeight.idg}
+AT_END = Settings(rule=Rule.riemann_right, steps=1, mode=Mode.reverse)
+"""One node, α = 1: ig's edges are then u × gradient there."""
+
+
+class Pair(NamedTuple):
+    """Neighbouring layers."""
+
+    lower: str
+    upper: str
+
+
+class Layer(NamedTuple):
+    """One layer and its concepts."""
+
+    layout: Layout
+    dictionary: Dictionary
+
+
+def interlayer_columns(targets: int, orders: int) -> dict[str, Column]:
+    """Arrays of one pair of layers, per image.
+
+    The scores of ``orders.Curves`` [T, O, S, ·], not yet divided by anything; ``concepts`` the targets, −1 where an
+    image has fewer [T]; ``gap`` the completeness gap of ig [T]; ``active`` concepts ranked.
+    """
+    shape = (targets, orders, len(READOUTS))
+    points = {"insertion": GRID, "deletion": GRID, "insertion_first": len(EARLY), "deletion_first": len(EARLY)}
+    return {
+        **{name: Column((*shape, count)) for name, count in points.items()},
+        "concepts": Column((targets,), "int32"),
+        "gap": Column((targets,)),
+        "active": Column((), "int32"),
+    }
+
+
+def interlayer_settings(config: Config) -> Settings:
+    """How edges are integrated: as configured, all weights that an order needs from one pass."""
+    wanted = {PathWeight.ig: None} | {PATHS[order]: None for order in config.evaluate.orders if order in PATHS}
+    return replace(settings_of(config), weights=tuple(wanted), mode=Mode.reverse)
+
+
+class InterlayerLoop(ImageLoop):
+    """Curves of every pair, order and target; see :mod:`vismech.measures.interlayer.orders`.
+
+    Args:
+        pairs: the artifacts' names → their layers, in network order.
+        layers: each layer that a pair names.
+        mean_kept: whether a mean concept is always there and never ranked.
+    """
+
+    def __init__(
+        self, *args, pairs: Mapping[str, Pair], layers: Mapping[str, Layer], mean_kept: bool, **kwargs
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.pairs, self.layers, self.mean_kept = dict(pairs), dict(layers), mean_kept
+        self.orders = list(dict.fromkeys(self.config.evaluate.orders))
+        self.settings = dict.fromkeys(self.pairs, interlayer_settings(self.config))
+
+    def on_predict_start(self) -> None:
+        """Move the dictionaries, cut the segments and choose the nodes of each, once per process."""
+        self.layers = {
+            name: layer._replace(dictionary=layer.dictionary.to(self.device)) for name, layer in self.layers.items()
+        }
+        self.segments = {name: self.network.segment(*pair) for name, pair in self.pairs.items()}
+        if self.config.attribute.rule is Rule.auto:
+            with torch.no_grad(), one_thread():
+                for name, settings in self.settings.items():
+                    choice = chosen_nodes(self.rows[name].folder, partial(self._settled, name))
+                    self.settings[name] = settings.at(choice)
+
+    def _settled(self, name: str) -> Choice:
+        """From the first images and their strongest targets, one image at a time."""
+        pair, settings = self.pairs[name], self.settings[name]
+        rows, images = first_readable(self, PROBED)
+        if not images:
+            return Choice(Rule.midpoint, settings.steps)
+        found = [self.network.activations(image, pair) for image in images]
+        each = [[self._coded(layer, one, 1) for one in found] for layer in pair]
+        lower, upper = (Coded(*(torch.cat(part) for part in zip(*layer, strict=True))) for layer in each)
+        given = self._problem(name, lower, self._targets(name, upper))
+        with self.telling(name, rows):
+            return settled(*given, settings, len(self.indices))
+
+    def cuts(self) -> list[nn.Module]:
+        """See :meth:`ImageLoop.cuts`."""
+        return list(self.segments.values())
+
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`: codes of two layers, of the image and its donor."""
+        return 6 * max(layer.layout.positions * layer.dictionary.k for layer in self.layers.values())
+
+    def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """See :meth:`ImageLoop.step`; each layer is encoded once, and at most two are held at a time."""
+        names, patching = list(self.layers), Order.activation_patching in self.orders
+        rows = list(dict.fromkeys(rows))  # the last batch is padded with its last row
+        clean = self.network.activations(images, names)
+        other = self.network.activations(self._donors(rows, images), names) if patching else {}
+        coded: dict[str, Coded] = {}
+        found: dict[str, Columns] = {}
+        for name, pair in self.pairs.items():
+            coded = {layer: coded[layer] if layer in coded else self._coded(layer, clean, len(rows)) for layer in pair}
+            donors = self._coded(pair.lower, other, len(rows)).codes if patching else None
+            found[name] = self._measure(name, coded[pair.lower], coded[pair.upper], donors, rows)
+        return found
+
+    def _coded(self, name: str, activations: Mapping[str, Tensor], count: int) -> Coded:
+        clean, layer = activations[name][:count], self.layers[name]
+        vectors = layer.layout.vectors(clean)
+        return Coded(clean, vectors, layer.dictionary.encode(vectors))
+
+    def _measure(
+        self, name: str, lower: Coded, upper: Coded, donors: Float[Tensor, "b p k"] | None, rows: list[int]
+    ) -> Columns:
+        targets = self._targets(name, upper)
+        edges, told = self._edges(name, lower, targets, rows)
+        each = []
+        for index, row in enumerate(rows):
+            here = {order: values[index] for order, values in edges.items()}
+            donor = None if donors is None else donors[index]
+            each.append(self._curves(name, lower, targets, index, row, here, donor))
+        columns = {part: torch.stack([one[part] for one in each]) for part in each[0]}
+        ig = told.edges[PathWeight.ig]
+        gap = completeness_gap(ig.units.sum(2) + ig.error, told.value, told.baseline)
+        return {**columns, "concepts": targets.concepts, "gap": gap}
+
+    def _targets(self, name: str, upper: Coded) -> ImageTargets:
+        above, count = self.layers[self.pairs[name].upper], self.config.evaluate.targets_per_image
+        strongest = strongest_targets(upper.vectors, upper.codes, above.dictionary, above.layout, count)
+        return replace(strongest, readout=self.config.attribute.readout)
+
+    def _problem(self, name: str, lower: Coded, targets: ImageTargets) -> Given:
+        layer = self.layers[self.pairs[name].lower]
+        source: Any = ConceptSource(layer.dictionary.atoms, lower.codes, lower.vectors, self.config.attribute.along)
+        return self.segments[name], layer.layout, source, lower.clean, targets
+
+    def _edges(
+        self, name: str, lower: Coded, targets: ImageTargets, rows: list[int]
+    ) -> tuple[dict[Order, Float[Tensor, "b t k"]], Attribution]:
+        """Effects that gradients tell, of all images of the batch."""
+        given = self._problem(name, lower, targets)
+        with self.telling(name, rows):
+            told = attribute(*given, replace(self.settings[name], rows=self.portions.paths))
+            edges = {order: told.edges[PATHS[order]].units for order in self.orders if order in PATHS}
+            if Order.u_x_gradient in self.orders:
+                edges[Order.u_x_gradient] = attribute(*given, AT_END).edges[PathWeight.ig].units
+        return edges, told
+
+    def _curves(
+        self,
+        name: str,
+        lower: Coded,
+        targets: ImageTargets,
+        index: int,
+        row: int,
+        edges: Mapping[Order, Float[Tensor, "t k"]],
+        donor: Float[Tensor, "p k"] | None,
+    ) -> Columns:
+        """One image's columns; all zero, its targets being none, where no concept is active in it."""
+        layer, count = self.layers[self.pairs[name].lower], self.portions.paths
+        whole = composition(lower.codes[index], layer.dictionary, self.mean_kept)
+        active = torch.tensor(len(whole.units), dtype=torch.int32)
+        if not len(whole.units):
+            targets.concepts[index] = -1
+            shapes = interlayer_columns(targets.concepts.shape[1], len(self.orders))
+            return {part: lower.codes.new_zeros(shapes[part].shape) for part in Curves._fields} | {"active": active}
+        scores = image_scores(self.segments[name], layer.layout, lower.clean, targets, index, count)
+        sample = self.sample_id(row)
+
+        def effect(order: Order) -> Tensor:
+            match order:
+                case Order.random:
+                    return random_effects(len(whole.units), self.config.seed, name, sample).to(whole.codes)
+                case Order.magnitude:
+                    return magnitudes(whole)
+                case Order.leave_one_out:
+                    return leave_one_out(whole, scores, count, targets.column)
+                case Order.activation_patching:
+                    assert donor is not None
+                    return activation_patching(whole, donor, layer.dictionary, scores, count, targets.column)
+            return edges[order][:, whole.units]
+
+        try:
+            drawn = curves(whole, {order: effect(order) for order in self.orders}, scores, count)
+        except FloatingPointError as error:
+            raise UserError(f"{name}, {sample!r}: {error}") from error
+        return {**drawn._asdict(), "active": active}
+
+    def _donors(self, rows: list[int], like: Tensor) -> Tensor:
+        """The image whose run is patched, for each row: another of the loop's, drawn from (seed, sample id)."""
+        images = torch.stack([self._donor(row) for row in rows])
+        images = torch.cat([images, images[-1:].expand(len(like) - len(rows), -1, -1, -1)]).to(like)
+        return images.to(memory_format=torch.channels_last) if self.config.runtime.channels_last else images
+
+    def _donor(self, row: int) -> Tensor:
+        assert self.resources is not None
+        digest = hashlib.sha256(f"{self.config.seed}:donor:{self.sample_id(row)}".encode()).digest()
+        others = len(self.indices) - 1
+        first = int.from_bytes(digest[:8], "little") % others
+        for turn in range(others):
+            place = self.indices[(row + 1 + (first + turn) % others) % len(self.indices)]
+            try:
+                return self.resources.model.preprocess(self.data.load(place))
+            except UserError:
+                if self.config.data.unreadable is Unreadable.fail:
+                    raise
+        raise UserError("activation_patching needs another image, but no other could be read: give more images")

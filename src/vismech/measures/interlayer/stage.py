@@ -1,0 +1,254 @@
+"""Inter-layer insertion and deletion of neighbouring layers' concepts, for every order (METHOD §7)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vismech.attribution.weights import SIDES
+from vismech.config.choices import Baseline, Evaluation, MeanRule, Order, ReadOut, Stage
+from vismech.errors import UserError
+from vismech.measures.images import measured_indices, measured_inputs, measured_parents
+from vismech.measures.insertion.scores import random_control
+from vismech.measures.interlayer.loop import PATHS, InterlayerLoop, Layer, Pair, interlayer_columns
+from vismech.measures.interlayer.orders import READOUTS, Curves
+from vismech.measures.interlayer.scores import SCORES, Scored, scored
+from vismech.measures.units import count_row, interval_row
+from vismech.passes.nodes import tell_nodes
+from vismech.passes.start import run_loop
+from vismech.stages import dictionary as dictionary_stage
+from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
+from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import rule_inputs
+from vismech.store.artifacts import Spec, plain
+from vismech.store.rows import Rows
+
+log = logging.getLogger(__name__)
+VERSION = 2
+DICTIONARY = ["dictionary", "k", "code", "center", "mean_rule", "budget"]
+KEYS = ["lower", "upper", *DICTIONARY, "order", "score", "readout"]
+
+
+def jobs(ctx: Context, plan: Plan) -> list[Job]:
+    """One artifact for each pair of neighbouring layers, all from one pass.
+
+    Raises:
+        UserError: fewer than two layers, layers that cannot be cut, or paths, numbers and orders without a meaning.
+    """
+    evaluate, attribute = ctx.config.evaluate, ctx.config.attribute
+    pairs = [Pair(*pair) for pair in pairwise(plan.dictionaries)]
+    if not pairs:
+        raise UserError(
+            f"evaluate.kinds=interlayer needs two layers or more: extract.layers={ctx.config.extract.layers}"
+        )
+    if evaluate.targets_per_image < 1:
+        raise UserError(f"evaluate.targets_per_image={evaluate.targets_per_image} must be at least 1")
+    if not evaluate.orders:
+        raise UserError(f"evaluate.orders=[]: name some of {', '.join(Order)}")
+    if attribute.curve or attribute.baseline is not Baseline.zero or attribute.readout is ReadOut.code:
+        raise UserError(
+            "evaluate.kinds=interlayer orders concepts along straight paths from zero by targets' projections: leave "
+            f"attribute.curve empty and attribute.baseline={attribute.baseline} at zero, and give "
+            f"attribute.readout={attribute.readout} as max or sum"
+        )
+    ctx.check_cuts([(pair.lower, pair.upper) for pair in pairs])
+    inputs = {**dictionary_stage.coding_inputs(ctx), **measured_inputs(ctx), **_inputs(ctx)}
+    specs = {
+        f"{pair.lower}->{pair.upper}": Spec(
+            Stage.evaluate.value,
+            VERSION,
+            f"{pair.lower}->{pair.upper}",
+            {**inputs, **pair._asdict()},
+            {side: plan.dictionaries[layer] for side, layer in pair._asdict().items()} | measured_parents(plan),
+        )
+        for pair in pairs
+    }
+    return [Job(Stage.evaluate, specs, compute)]
+
+
+def _inputs(ctx: Context) -> dict[str, Any]:
+    evaluate, attribute = ctx.config.evaluate, ctx.config.attribute
+    names = ["along", "rule", "steps", "readout"]
+    names += ["phi"] if any(PATHS.get(order) in SIDES for order in evaluate.orders) else []
+    names += ["tolerance", "max_steps"] if attribute.tolerance is not None else []
+    return {
+        "measure": Evaluation.interlayer.value,
+        "targets": evaluate.targets_per_image,
+        "orders": plain(_orders(ctx)),
+        "mean_kept": _mean_kept(ctx),
+        "seed": ctx.config.seed,
+        **{name: plain(getattr(attribute, name)) for name in names},
+        **rule_inputs(attribute),
+    }
+
+
+def _orders(ctx: Context) -> list[Order]:
+    return list(dict.fromkeys(ctx.config.evaluate.orders))
+
+
+def _mean_kept(ctx: Context) -> bool:
+    return ctx.config.dictionary.center and ctx.config.dictionary.mean_rule is MeanRule.kept
+
+
+def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    """The arrays of :func:`interlayer_columns` and ``images.json`` of every pair; a killed pass is continued."""
+    indices, layers = measured_indices(ctx, next(iter(specs.values()))), {}
+    if Order.activation_patching in _orders(ctx) and len(indices) < 2:
+        raise UserError("evaluate.orders=activation_patching needs two images: measure more, or leave it out")
+    pairs = {unit: Pair(spec.inputs["lower"], spec.inputs["upper"]) for unit, spec in specs.items()}
+    for spec in specs.values():
+        for side in Pair._fields:
+            name = spec.inputs[side]
+            if name not in layers:
+                concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents[side]))
+                layers[name] = Layer(ctx.layout(name), concepts)
+    columns = interlayer_columns(ctx.config.evaluate.targets_per_image, len(_orders(ctx)))
+    with ExitStack() as stack:
+        folders = {unit: stack.enter_context(ctx.store.writer(spec, resume=True)) for unit, spec in specs.items()}
+        rows = {unit: Rows(folder, columns, len(indices)) for unit, folder in folders.items()}
+        loop = InterlayerLoop(
+            ctx.config,
+            ctx.measured,
+            indices,
+            rows,
+            "interlayer",
+            pairs=pairs,
+            layers=layers,
+            mean_kept=_mean_kept(ctx),
+        )
+        run_loop(loop)
+        for unit, folder in folders.items():
+            tell_nodes(folder, unit)
+            kept = rows[unit].finish()
+            some_kept(kept)
+            (folder / "images.json").write_bytes(compact(write_images(ctx, kept, indices, ctx.measured)))
+
+
+class _Measured(NamedTuple):
+    """One pair of layers under one score and read-out.
+
+    Attributes:
+        keys: columns of the table, without the order.
+        ids: images with a measured target.
+        score: its curves.
+        areas: metric → [images, orders].
+        present: targets that there are.
+    """
+
+    keys: dict[str, Any]
+    ids: list[str]
+    score: Scored
+    areas: dict[str, np.ndarray]
+    present: np.ndarray
+
+
+def _measured(ctx: Context, plan: Plan) -> Iterator[_Measured]:
+    keys = dictionary_stage.table_keys(ctx)
+    for spec in plan.evaluations[Evaluation.interlayer].values():
+        artifact = ctx.store.open(spec)
+        arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in Curves._fields}
+        present, ids = np.asarray(artifact.array("concepts.npy")) >= 0, read_images(artifact).ids
+        lower, upper = spec.inputs["lower"], spec.inputs["upper"]
+        base = {"lower": lower, "upper": upper, **keys, "k": plan.dictionaries[lower].inputs["k"]}
+        for column, readout in enumerate(READOUTS):
+            for name in SCORES:
+                found = scored({part: array[:, :, :, column] for part, array in arrays.items()}, present, name)
+                measured = [ids[row] for row in np.flatnonzero(found.measured.any(1))]
+                named = {**base, "score": name, "readout": readout}
+                yield _Measured(named, measured, found, found.areas(), present)
+
+
+def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+    """Every pair, order, score and read-out, in the form of ``interlayer.csv``.
+
+    ``n`` counts images, which intervals resample after the mean over an image's targets. ``gig_ahead`` is gig's AUC
+    difference minus the row's, image by image, ``gig_ahead_first_8`` the same of ``auc_first_8``. ``random_control`` is
+    the random order's AUC difference with the interval (99.9 %) that must hold zero. Counts of targets: ``absent`` from
+    an image, ``skipped`` for a small denominator. ``completeness_gap`` is a median of targets, then of images.
+    """
+    orders, found = _orders(ctx), []
+    for one in _measured(ctx, plan):
+        for column, order in enumerate(orders):
+            base = {**one.keys, "order": order.value}
+            for metric, values in one.areas.items():
+                found += interval_row(base, metric, values[:, column], "share")
+            if Order.gig in orders and order is not Order.gig:
+                for metric, name in (("auc_difference", "gig_ahead"), ("auc_first_8", "gig_ahead_first_8")):
+                    values = one.areas[metric]
+                    found += interval_row(base, name, values[:, orders.index(Order.gig)] - values[:, column], "share")
+            if order is Order.random:
+                found += _control(base, one.areas["auc_difference"][:, column])
+        everything = {**one.keys, "order": "all"}
+        found.append(count_row(everything, "skipped", one.present & ~one.score.measured))
+        found.append(count_row(everything, "absent", ~one.present))
+    return tidy([*found, *_gaps(ctx, plan)], KEYS)
+
+
+def _control(base: Mapping[str, Any], cases: np.ndarray) -> Iterator[dict[str, Any]]:
+    if len(cases):
+        interval = random_control(cases)
+        if not interval.low <= 0 <= interval.high:
+            where = f"{base['lower']} → {base['upper']}, {base['score']}, {base['readout']}"
+            log.error(
+                "%s: the random order's AUC difference is %+.4f [%+.4f, %+.4f], not zero: do not believe the others",
+                where, cases.mean(), *interval,
+            )  # fmt: skip
+        yield {
+            **base,
+            **dict(
+                zip(
+                    TAIL, ("random_control", cases.mean(), len(cases), *interval, "share, 99.9 % interval"), strict=True
+                )
+            ),
+        }
+
+
+def _gaps(ctx: Context, plan: Plan) -> Iterator[dict[str, Any]]:
+    """Of ig along the configured path, whatever the score: the median over an image's targets, then over images."""
+    keys = dictionary_stage.table_keys(ctx)
+    for spec in plan.evaluations[Evaluation.interlayer].values():
+        artifact = ctx.store.open(spec)
+        gap, present = np.asarray(artifact.array("gap.npy")), np.asarray(artifact.array("concepts.npy")) >= 0
+        cases = np.array([np.median(row[here]) for row, here in zip(gap, present, strict=True) if here.any()])
+        lower, upper = spec.inputs["lower"], spec.inputs["upper"]
+        base = {"lower": lower, "upper": upper, **keys, "k": plan.dictionaries[lower].inputs["k"]}
+        base |= {"order": Order.gig.value, "score": "none", "readout": ctx.config.attribute.readout.value}
+        yield from interval_row(base, "completeness_gap", cases, "share", np.median)
+
+
+def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
+    """What :func:`rows` averages, image by image, for paired comparisons between runs."""
+    frames = [
+        pd.DataFrame({**one.keys, "order": order.value, "metric": metric, "image": one.ids, "value": values[:, column]})
+        for one in _measured(ctx, plan)
+        for metric, values in one.areas.items()
+        for column, order in enumerate(_orders(ctx))
+    ]
+    return pd.concat(frames, ignore_index=True).reindex(columns=[*KEYS, "metric", "image", "value"])
+
+
+def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
+    """Mean curves over images, after the mean over an image's targets: the keys, axis, x, insertion, deletion."""
+    frames = []
+    for one in _measured(ctx, plan):
+        some, x = one.score.measured.any(1), np.linspace(0, 1, one.score.insertion.shape[-1])
+        parts = {"insertion": one.score.insertion, "deletion": one.score.deletion}
+        means = {name: np.nanmean(part[some], axis=1).mean(0) for name, part in parts.items() if some.any()}
+        for column, order in enumerate(_orders(ctx) if means else []):
+            both = {name: mean[column] for name, mean in means.items()}
+            frames.append(pd.DataFrame({**one.keys, "order": order.value, "axis": "share", "x": x, **both}))
+    return pd.concat(frames, ignore_index=True).reindex(columns=[*KEYS, "axis", "x", "insertion", "deletion"])
+
+
+def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
+    """Mean curves of every pair and order, by the paper's score and read-out."""
+    from vismech.measures.interlayer import figure as drawing  # loads matplotlib
+
+    return [drawing.curves_figure(curve_table(ctx, plan), folder / "interlayer_curves.png")]

@@ -1,0 +1,1 @@
+"""Edges of networks whose edges are known."""

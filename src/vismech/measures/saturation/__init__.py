@@ -1,0 +1,1 @@
+"""Where along the path attributions come from."""

@@ -1,0 +1,1 @@
+"""What comes back with other seeds, images and settings."""

@@ -1,0 +1,1 @@
+"""Insertion and deletion in an order that other images gave."""

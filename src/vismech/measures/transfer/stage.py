@@ -1,0 +1,142 @@
+"""Transfer insertion and deletion at every layer (METHOD §7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from vismech.config.choices import Evaluation, MeanRule, Stage
+from vismech.errors import UserError
+from vismech.measures.insertion.loop import Layer
+from vismech.measures.insertion.scores import FIRST, count_area, count_axis
+from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
+from vismech.measures.statistics import clustered_bootstrap
+from vismech.measures.transfer.loop import ORDERS, TransferLoop, transfer_columns
+from vismech.measures.transfer.scores import Halves, check_groups, fixed_orders, split
+from vismech.passes.start import run_loop
+from vismech.stages.context import Context, Job, Plan, read_images
+from vismech.stages.tables import TAIL, tidy
+from vismech.store.artifacts import Artifact, Spec, plain, write_json
+from vismech.store.rows import Rows
+
+VERSION = 1
+
+
+def jobs(ctx: Context, plan: Plan) -> list[Job]:
+    """One job for all layers, so that images are read and passed once.
+
+    Raises:
+        UserError: without the evaluation that ranks concepts, or groups that are none.
+    """
+    evaluate = ctx.config.evaluate
+    parents = plan.evaluations.get(Evaluation.insertion)
+    if parents is None:
+        raise UserError(
+            f"evaluate.kinds={[kind.value for kind in evaluate.kinds]}: transfer ranks concepts by insertion's "
+            "attributions: give insertion before transfer"
+        )
+    check_groups(evaluate.groups)
+    inputs = {"measure": Evaluation.transfer.value, "groups": plain(evaluate.groups), "seed": ctx.config.seed}
+    specs = {
+        layer: Spec(Stage.evaluate.value, VERSION, layer, inputs, {"insertion": spec})
+        for layer, spec in parents.items()
+    }
+    return [Job(Stage.evaluate, specs, compute)]
+
+
+def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    """``count.npy``, ``images.json`` and ``groups.json``; a pass that was killed is continued."""
+    seed = ctx.config.seed
+    ranking = {layer: ctx.store.open(spec.parents["insertion"]) for layer, spec in specs.items()}
+    layers = read_layers(ctx, {layer: spec.parents["insertion"].parents["dictionary"] for layer, spec in specs.items()})
+    # Prediction and image are the same at every layer.
+    first = next(iter(ranking.values()))
+    ids = read_images(first).ids
+    halves = split(np.asarray(first.array("predicted.npy")), ids, ctx.config.evaluate.groups, seed)
+    scored = np.flatnonzero(halves.half >= 0)
+    place = {sample: index for index, sample in enumerate(ctx.measured.ids)}
+    indices = [place[ids[row]] for row in scored]
+    orders = {layer: _orders(ctx, layer, layers[layer], artifact, halves) for layer, artifact in ranking.items()}
+    with ExitStack() as stack:
+        folders = {layer: stack.enter_context(ctx.store.writer(spec, resume=True)) for layer, spec in specs.items()}
+        rows = {layer: Rows(folder, transfer_columns(), len(indices)) for layer, folder in folders.items()}
+        half = halves.half[scored]
+        run_loop(
+            TransferLoop(ctx.config, ctx.measured, indices, rows, "transfer", layers=layers, halves=half, orders=orders)
+        )
+        for layer, folder in folders.items():
+            used = np.asarray(ranking[layer].array("ranked.npy")).any(0)
+            facts = {"groups": halves.names, "left_out": len(ids) - len(scored), "images": len(ids)}
+            write_json(folder / "groups.json", {**facts, "in_use": int(used.sum()), "half": half.tolist()})
+        finish(ctx, folders, rows, indices)
+
+
+def _orders(ctx: Context, name: str, layer: Layer, artifact: Artifact, halves: Halves) -> np.ndarray:
+    edges, ranked = (np.asarray(artifact.array(f"{part}.npy")) for part in ("edges", "ranked"))
+    rankable, mean = np.ones(layer.dictionary.k, dtype=bool), layer.dictionary.mean_index
+    if mean is not None and ctx.config.dictionary.mean_rule is MeanRule.kept:
+        rankable[mean] = False
+    return fixed_orders(edges, ranked, halves.half, rankable, name, ctx.config.seed)
+
+
+class _Scores(NamedTuple):
+    base: dict[str, Any]
+    metric: str
+    ids: list[str]
+    values: np.ndarray
+    halves: np.ndarray
+
+
+def _scores(ctx: Context, plan: Plan) -> Iterator[_Scores]:
+    for layer, spec in plan.evaluations[Evaluation.transfer].items():
+        artifact = ctx.store.open(spec)
+        count, ids = np.asarray(artifact.array("count.npy")).astype(np.float64), read_images(artifact).ids
+        halves = np.array(artifact.json("groups.json")["half"])
+        for first in FIRST:
+            areas = count_area(count, count_axis(), first)
+            score = dict(zip(ORDERS, (areas[..., 0] - areas[..., 1]).T, strict=True))
+            found = {(f"transfer_first_{first}", order): values for order, values in score.items()}
+            # What all concepts rebuild is in both orders alike, so that a poor reconstruction gains nothing by it.
+            found[f"transfer_gain_{first}", "gig"] = score["gig"] - score["random"]
+            for (metric, order), values in found.items():
+                base = {**base_of(ctx, plan, layer), "variant": "plain", "order": order}
+                yield _Scores(base, metric, ids, values, halves)
+
+
+def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+    """Every layer and order, in the form of ``extraction.csv``; ``transfer_gain`` is the lead over the random order.
+
+    Intervals resample the halves of groups, since all images of a half are scored by one order.
+    ``concepts_in_use`` counts those that any measured image has; ``transfer_left_out`` the images whose group is too
+    small.
+    """
+    found = []
+    for one in _scores(ctx, plan):
+        row = (one.metric, float(one.values.mean()), len(one.values), *clustered_bootstrap(one.values, one.halves))
+        found.append({**one.base, **dict(zip(TAIL, (*row, "area of the first concepts"), strict=True))})
+    for layer, spec in plan.evaluations[Evaluation.transfer].items():
+        facts = ctx.store.open(spec).json("groups.json")
+        base = {**base_of(ctx, plan, layer), "variant": "plain", "order": "none"}
+        for metric, value, units in (
+            ("concepts_in_use", facts["in_use"], "concepts"),
+            ("transfer_left_out", facts["left_out"], "images"),
+        ):
+            tail = (metric, value, facts["images"], None, None, units)
+            found.append({**base, **dict(zip(TAIL, tail, strict=True))})
+    return tidy(found, KEYS)
+
+
+def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
+    """The numbers behind :func:`rows`, image by image: its keys, then metric, image, value and cluster.
+
+    The cluster is the half of a group whose images are scored by one order.
+    """
+    found = [
+        case_frame(one.base, one.metric, np.array(one.ids), one.values).assign(cluster=one.halves)
+        for one in _scores(ctx, plan)
+    ]
+    return pd.concat(found, ignore_index=True)

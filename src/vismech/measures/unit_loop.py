@@ -1,0 +1,162 @@
+"""Attributions of every image from the units of one source, ready to be measured: pixels, or concepts of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vismech.attribution.engine import Attribution
+from vismech.attribution.sources import Source, UnitSource
+from vismech.attribution.targets import Targets
+from vismech.config.choices import Mode, SourceKind
+from vismech.errors import UserError
+from vismech.measures.attribution.scores import Ends, Measured, max_sensitivity
+from vismech.measures.saturation.scores import RADIUS, WEIGHTS, disturbances, root_mean_square
+from vismech.measures.unit_scores import Outputs, all_units, unit_outputs
+from vismech.network.layers import PIXELS
+from vismech.passes.loop import Columns
+from vismech.passes.trace import Coded, TraceLoop, settings_of
+from vismech.store.rows import Column
+
+
+class Case(NamedTuple):
+    """One image whose targets move along the path.
+
+    Attributes:
+        row: its row in the artifact.
+        targets: which of the T targets move.
+        edges: their attributions of every weight to all units.
+        units: the units that differ from the baseline.
+        ends: the targets at both ends of the path.
+        outputs: the targets as a function of which of ``units`` are kept.
+    """
+
+    row: int
+    targets: Int[Tensor, " t"]
+    edges: Float[Tensor, "t w q"]
+    units: Int[Tensor, " n"]
+    ends: Ends
+    outputs: Outputs
+
+    @property
+    def attribution(self) -> Float[Tensor, "t w n"]:
+        """To ``units`` alone."""
+        return self.edges[:, :, self.units]
+
+
+def score_columns(scores: Mapping[str, tuple[int, ...]], targets: int) -> dict[str, Column]:
+    """Arrays of metrics [T, …]: each one's values, and ``<name>_defined``, where it exists."""
+    columns = {name: Column((targets, *shape)) for name, shape in scores.items()}
+    return columns | {f"{name}_defined": Column(column.shape, "bool") for name, column in columns.items()}
+
+
+class UnitLoop(TraceLoop):
+    """Measures attributions of all weights along the straight path, image by image.
+
+    As for :class:`~vismech.passes.trace.TraceLoop`, with ``lower`` also ``pixels``, whose baseline is the mean colour.
+
+    Args:
+        sensitivity_rows: rows whose max-sensitivity is measured.
+
+    Attributes:
+        scores: metric → shape of its value for one target.
+    """
+
+    scores: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+
+    def __init__(self, *args, sensitivity_rows: Iterable[int], **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.sensitivity_rows = frozenset(sensitivity_rows)
+
+    def measure(self, coded: Coded, case: Case) -> dict[str, Measured]:
+        """The metrics of :attr:`scores` for one image's moving targets."""
+        raise NotImplementedError
+
+    def batch(self, found: Attribution) -> Columns:
+        """Further columns, which the attribution of a batch holds already."""
+        return {}
+
+    def on_predict_start(self) -> None:
+        """See :class:`~vismech.passes.trace.TraceLoop`."""
+        if self.lower == PIXELS:
+            self.segment = self.network.segment(self.lower, self.upper)
+        else:
+            super().on_predict_start()
+        wanted = settings_of(self.config)
+        if self.nodes is not None:
+            wanted = wanted.at(self.nodes)
+        self.settings = replace(wanted, weights=WEIGHTS, mode=Mode.reverse, tolerance=None, profile=True)
+
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`."""
+        return 0 if self.lower == PIXELS else super().held_per_image()
+
+    def _coded(self, images: Tensor) -> Coded:
+        if self.lower != PIXELS:
+            return super()._coded(images)
+        vectors = self.layout.vectors(images)
+        return Coded(images, vectors, vectors[..., :0])
+
+    def _sources(self, coded: Coded, rows: list[int]) -> list[Any]:
+        if self.lower != PIXELS:
+            return super()._sources(coded, rows)
+        return [UnitSource(SourceKind.pixels, coded.vectors)]
+
+    def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """See :meth:`ImageLoop.step`."""
+        coded = self._coded(images)
+        found = self._attribute(coded, rows, self.settings)
+        (source,), targets = self._sources(coded, rows), self._targets(rows)
+        edges = torch.stack([all_units(found.edges[weight]) for weight in WEIGHTS], 2)
+        done: dict[int, Columns] = {}
+        for index, row in enumerate(rows):
+            if row not in done:  # the last batch is padded with its last row
+                case = self._case(found, edges[index], source, coded, targets, index, row)
+                alone = Coded(*(part[[index]] for part in coded))
+                try:
+                    measured = self.measure(alone, case) if len(case.targets) else {}
+                except FloatingPointError as error:
+                    said = str(error).removeprefix(f"image {index}: ")
+                    raise UserError(f"{self.lower} → {self.upper}, {self.sample_id(row)!r}: {said}") from error
+                done[row] = self._columns(measured, case, found.value.shape[1])
+        each = [done[row] for row in rows]
+        return {"evaluate": self.batch(found) | {name: torch.stack([one[name] for one in each]) for name in each[0]}}
+
+    def _columns(self, measured: Mapping[str, Measured], case: Case, count: int) -> Columns:
+        """Scores of the moving targets as columns of all ``count``; the others are not defined."""
+        columns: Columns = {}
+        for name, shape in self.scores.items():
+            value = case.edges.new_zeros(count, *shape)
+            defined = torch.zeros_like(value, dtype=torch.bool)
+            if name in measured:
+                value[case.targets], defined[case.targets] = measured[name]
+            columns |= {name: value, f"{name}_defined": defined}
+        return columns
+
+    def _case(
+        self, found: Attribution, edges: Tensor, source: Source, coded: Coded, targets: Targets, index: int, row: int
+    ) -> Case:
+        moving = found.moves[index].nonzero()[:, 0]
+        ends = Ends(found.value[index][moving], found.baseline[index][moving])
+        rows = self.portions.paths
+        outputs = unit_outputs(self.segment, self.layout, source, coded.clean, targets, index, rows)
+        return Case(row, moving, edges[moving], source.active(index), ends, lambda kept: outputs(kept)[:, moving])
+
+    def sensitivity(self, coded: Coded, case: Case) -> Measured:
+        """Max-sensitivity of all weights: noise on pixels or on the activation, which is then coded anew."""
+        if case.row not in self.sensitivity_rows:
+            nothing = case.edges.new_zeros(case.edges.shape[:2])
+            return Measured(nothing, nothing.bool())
+        vectors = coded.vectors[0]
+        radius = RADIUS if self.lower == PIXELS else RADIUS * root_mean_square(vectors)
+        noisy = disturbances(vectors, radius, self.sample_id(case.row), self.config.seed)
+        codes = coded.codes.expand(len(noisy), -1, -1) if self.lower == PIXELS else self._codes(noisy)
+        many = Coded(coded.clean.expand(len(noisy), *coded.clean.shape[1:]), noisy, codes)
+        found = self._attribute(many, [case.row] * len(noisy), replace(self.settings, profile=False))
+        disturbed = torch.stack([all_units(found.edges[weight]) for weight in WEIGHTS], 2)
+        return max_sensitivity(case.edges, disturbed[:, case.targets])

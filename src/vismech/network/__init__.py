@@ -1,0 +1,1 @@
+"""A model as named layers, cut exactly between any two of them."""

@@ -1,0 +1,349 @@
+"""A trained network as named layers: activations at a layer, and the network cut between two layers.
+
+A layer's name is a module path and always means that module's **output**; ``logits`` is the output of the whole model,
+and ``pixels`` its input, which can be the lower end of a cut.
+One mechanism serves every cut: the graph of ``torch.export`` (batch size dynamic, image size fixed), where the
+``nn_module_stack`` of a node says which modules it belongs to. Models it cannot capture fall back to forward hooks.
+
+Legend: B images.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+
+import torch
+from torch import Tensor, fx, nn
+
+from vismech.errors import UserError
+from vismech.network.capture import capture, device_node, operation
+from vismech.network.layers import LOGITS, PIXELS, Layers
+from vismech.network.norms import GUARDED
+from vismech.network.placement import Placement, device_of
+
+log = logging.getLogger(__name__)
+
+
+class Network(Layers):
+    """A model cut into layers; built by :func:`open_network`."""
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Activations of ``images`` [B, 3, H, W] at ``layers``, computed no further than needed.
+
+        ``logits`` is allowed, and so is ``pixels``: the images themselves.
+        """
+        raise NotImplementedError
+
+    def segment(self, lower: str, upper: str) -> nn.Module:
+        """The function from ``lower``'s output [B, …] to ``upper``'s output [B, …] and nothing else.
+
+        ``lower`` may be ``pixels`` and ``upper`` may be ``logits``.
+
+        Raises:
+            UserError: an unknown layer, ``upper`` not after ``lower``, or a path to ``upper`` around ``lower``.
+        """
+        raise NotImplementedError
+
+
+def open_network(model: nn.Module, example: Tensor) -> Network:
+    """Cut ``model`` (in eval mode) by its exported graph, or by hooks when it cannot be exported.
+
+    Args:
+        model: any module from images [B, 3, H, W] to logits [B, n].
+        example: an image batch [≥1, 3, H, W] of the size that will be used; cuts are specialised to it.
+
+    Raises:
+        UserError: a model that fails on images of this size, or that returns anything but one tensor of logits.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    try:
+        return ExportedNetwork(capture(model, example), model)
+    except UserError:
+        raise
+    except Exception as error:  # torch.export raises many kinds; all mean the same to a user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        log.warning("torch.export cannot capture %s (%s): cutting with hooks instead", type(model).__name__, reason)
+    try:
+        return HookedNetwork(model, example)
+    except UserError:
+        raise
+    except Exception as error:
+        size = "×".join(str(side) for side in example.shape[2:])
+        raise UserError(
+            f"the model fails on blank images of {size} pixels ({type(error).__name__}: {error}): "
+            "set model.crop to a size that it takes"
+        ) from error
+
+
+class ExportedNetwork(Network):
+    """Cuts along the nodes of an exported graph; every cut computes only the nodes between its ends.
+
+    Graph and cuts compute where the model is: moved by `nn.Module.to`, it takes them along.
+    """
+
+    def __init__(self, module: fx.GraphModule, model: nn.Module) -> None:
+        self.module, self.model = module, model
+        nodes = list(module.graph.nodes)
+        self.input = next(node for node in nodes if node.op == "placeholder")
+        result = nodes[-1].args[0]
+        if isinstance(result, (tuple, list)) and len(result) == 1:
+            result = result[0]
+        if not isinstance(result, fx.Node):
+            raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
+        self._device = device_node(module)
+        self._batch_size = str(self.input.meta["val"].shape[0])
+        self.output: dict[str, fx.Node] = {}
+        self._find_outputs(nodes)
+        order = {node: index for index, node in enumerate(nodes)}
+        self.layers = sorted(
+            (name for name in self.output if name not in (PIXELS, LOGITS)), key=lambda name: order[self.output[name]]
+        )
+        self.output |= {PIXELS: self.input, LOGITS: result}
+        self._cuts: dict[tuple[str, ...], nn.Module] = {}
+        self._placements: dict[nn.Module, Placement] = {module: Placement(module, model)}
+
+    def _find_outputs(self, nodes: list[fx.Node]) -> None:
+        """A module's output is its only value that is read outside it; sizes are no values."""
+        inside = {node: dict(_modules_of(node)) for node in nodes}
+        calls: dict[str, set[str]] = {}
+        handed_on: dict[str, set[fx.Node]] = {}
+        for node in nodes:
+            for path, call in inside[node].items():
+                calls.setdefault(path, set()).add(call)
+                if any(path not in inside[user] for user in node.users) and not _is_size(node):
+                    handed_on.setdefault(path, set()).add(node)
+        self.calls = {path: len(found) for path, found in calls.items()}
+        for path, values in handed_on.items():
+            (value, *others), once = values, self.calls[path] == 1
+            if path and once and not others and self._has_row_per_image(value):
+                self.output[path] = value
+
+    def _has_row_per_image(self, node: fx.Node) -> bool:
+        value = node.meta.get("val")
+        return isinstance(value, Tensor) and value.ndim > 1 and str(value.shape[0]) == self._batch_size
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """See :meth:`Network.shape`."""
+        return tuple(int(size) for size in self._value(layer).meta["val"].shape[1:])
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """See :meth:`Network.activations`."""
+        cut = self._cut(self.input, tuple(layers))
+        self._placements[cut].follow(images.device)
+        values = cut(images)
+        return dict(zip(layers, values, strict=True))
+
+    def segment(self, lower: str, upper: str) -> nn.Module:
+        """See :meth:`Network.segment`."""
+        self._check_pair(lower, upper)
+        start, end = self._value(lower), self._value(upper)
+        around = self._path_around(start, end)
+        if around is not None:
+            raise UserError(
+                f"{upper!r} can be reached around {lower!r}, through {' → '.join(around)}: "
+                "cut where all paths meet, such as at the end of a block"
+            )
+        cut = self._cut(start, (upper,))
+        return _Single(cut, self._placements[cut])
+
+    def follow(self) -> None:
+        """Bring the tensors of :attr:`module` to where the model's are; passes and segments do so themselves."""
+        self._placements[self.module].follow(device_of(self.model))
+
+    def _value(self, layer: str) -> fx.Node:
+        if layer in self.output:
+            return self.output[layer]
+        raise self._no_layer(layer)
+
+    def _cut(self, start: fx.Node, layers: tuple[str, ...]) -> nn.Module:
+        """The graph from ``start`` to the outputs of ``layers``, cached; its parameters are the model's own."""
+        key = (start.name, *layers)
+        if key not in self._cuts:
+            ends = [self._value(layer) for layer in layers]
+            needed = set().union(*(self._reach(end, start) for end in ends))
+            graph, copies = fx.Graph(), {}
+            copies[start] = graph.placeholder("activation")
+            for node in self.module.graph.nodes:
+                if node not in needed or node is start:
+                    continue
+                if start is not self.input and self._is_told_by_any(node):
+                    size = torch.ops.aten.sym_size.int, (copies[start], 0)
+                    told = (getattr, (copies[start], "device")) if node is self._device else size
+                    copies[node] = graph.call_function(*told)
+                else:
+                    copies[node] = graph.node_copy(node, copies.__getitem__)
+                    copies[node].target = GUARDED.get(node.target, node.target)
+            graph.output(tuple(copies[end] for end in ends))
+            cut = fx.GraphModule(self.module, graph).eval()
+            self._cuts[key], self._placements[cut] = cut, Placement(cut, self.model)
+        return self._cuts[key]
+
+    def _reach(self, end: fx.Node, start: fx.Node) -> set[fx.Node]:
+        """Every node that ``end`` needs once ``start`` is given."""
+        found, stack = set(), [end]
+        while stack:
+            node = stack.pop()
+            if node in found:
+                continue
+            found.add(node)
+            if node is not start and not (start is not self.input and self._is_told_by_any(node)):
+                stack.extend(node.all_input_nodes)
+        return found
+
+    def _path_around(self, start: fx.Node, end: fx.Node) -> list[str] | None:
+        """The modules on a path from the input to ``end`` around ``start``; None if every path passes it."""
+        reached = self._reach(end, start)
+        if self.input not in reached or start is self.input:
+            return None
+        names, node, before = [], self.input, self._reach(start, self.input)
+        while node is not end:
+            node = next(
+                user for user in node.users if user in reached and user is not start and not self._is_told_by_any(user)
+            )
+            path = [path for path, _ in _modules_of(node) if path]
+            if node in before:  # the way around begins at the last value that also leads to start
+                names = path[-1:]
+            elif path and names[-1:] != path[-1:]:
+                names.append(path[-1])
+        return names if len(names) <= 6 else [*names[:3], "…", *names[-3:]]
+
+    def _is_told_by_any(self, node: fx.Node) -> bool:
+        """Whether any value of a pass tells it: the number of images, or the device."""
+        is_size = operation(node) == "sym_size" and str(node.meta["val"]) == self._batch_size
+        return is_size or node is self._device
+
+
+class _Single(nn.Module):
+    """A cut with one output, as a function from tensor to tensor."""
+
+    def __init__(self, cut: nn.Module, placement: Placement) -> None:
+        super().__init__()
+        self.cut, self.placement = cut, placement
+
+    def forward(self, activation: Tensor) -> Tensor:
+        self.placement.follow(activation.device)
+        return self.cut(activation)[0]
+
+
+def _modules_of(node: fx.Node) -> Iterator[tuple[str, str]]:
+    """(module path, call key) from the outermost module to the innermost."""
+    for call, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+        if not call.startswith("_"):  # torch.export's own marks are no modules
+            yield path, call
+
+
+def _is_size(node: fx.Node) -> bool:
+    return not isinstance(node.meta.get("val", torch.empty(0)), (Tensor, tuple, list))
+
+
+class _Reached(Exception):
+    """Raised by a hook once the last wanted layer has answered; never leaves this module."""
+
+
+class HookedNetwork(Network):
+    """Cuts by forward hooks, for models that ``torch.export`` cannot capture.
+
+    A segment re-runs the layers below its lower end, on blank images, and replaces their result: right, but dear.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model = model
+        self._blank = torch.zeros_like(example[:1])
+        calls: dict[str, int] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def record(name: str, value: object) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 2:
+                shapes[name] = tuple(value.shape[1:])
+            return None
+
+        with ExitStack() as stack, torch.no_grad():
+            for name, module in model.named_modules():
+                if name:
+                    _hook(stack, module, lambda value, name=name: record(name, value))
+            logits = model(self._blank.repeat(2, 1, 1, 1))
+        if not isinstance(logits, Tensor):
+            raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
+        self.calls = calls
+        shapes = {name: shape for name, shape in shapes.items() if calls[name] == 1 and name not in (PIXELS, LOGITS)}
+        self.layers = list(shapes)
+        self._shapes = {PIXELS: tuple(example.shape[1:]), **shapes, LOGITS: tuple(logits.shape[1:])}
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """See :meth:`Network.shape`."""
+        if layer not in self._shapes:
+            raise self._no_layer(layer)
+        return self._shapes[layer]
+
+    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """See :meth:`Network.activations`."""
+        found = self._run(images, [layer for layer in layers if layer != PIXELS], None)
+        return {layer: images if layer == PIXELS else found[layer] for layer in layers}
+
+    def _run(self, images: Tensor, layers: Sequence[str], given: tuple[str, Tensor] | None) -> dict[str, Tensor]:
+        moving = images if given is None else given[1]
+        if len(moving) == 1 and moving.requires_grad and torch.is_grad_enabled():
+            # Never one row (see norms.py): what calls a model's norms is not known here, so they cannot be guarded.
+            held = None if given is None else (given[0], torch.cat([moving, moving]))
+            return {name: both[:1] for name, both in self._run(torch.cat([images, images]), layers, held).items()}
+        found: dict[str, Tensor] = {}
+        wanted = [layer for layer in layers if layer != LOGITS]
+
+        def keep(name: str, value: Tensor) -> Tensor:
+            # A later in-place operation would rewrite what is kept; the model goes on from it, so gradients reach it.
+            found[name] = value.clone()
+            if len(found) == len(layers):
+                raise _Reached
+            return found[name].clone()
+
+        with ExitStack() as stack:
+            if given is not None:
+                _hook(stack, self.model.get_submodule(given[0]), lambda _: given[1].clone())
+            for layer in wanted:
+                self.shape(layer)
+                _hook(stack, self.model.get_submodule(layer), lambda value, name=layer: keep(name, value))
+            with suppress(_Reached):
+                found[LOGITS] = self.model(images)
+        return {layer: found[layer] for layer in layers}
+
+    def segment(self, lower: str, upper: str) -> nn.Module:
+        """See :meth:`Network.segment`; a path around is found by changing the input while ``lower`` is held."""
+        self._check_pair(lower, upper)
+        if lower == PIXELS:
+            return HookedSegment(self, lower, upper)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self._blank.shape, generator=generator).to(self._blank)
+        blank, noise = (images.to(device_of(self.model)) for images in (self._blank, noise))
+        with torch.no_grad():
+            held = self._run(blank, [lower], None)[lower]
+            values = [self._run(images, [upper], (lower, held))[upper] for images in (blank, noise)]
+        if not torch.equal(*values):
+            raise UserError(
+                f"{upper!r} can be reached around {lower!r}: it still depends on the image while {lower!r} is held; "
+                "cut where all paths meet, such as at the end of a block"
+            )
+        return HookedSegment(self, lower, upper)
+
+
+class HookedSegment(nn.Module):
+    """A cut of a :class:`HookedNetwork`."""
+
+    def __init__(self, network: HookedNetwork, lower: str, upper: str) -> None:
+        super().__init__()
+        self.network, self.lower, self.upper = network, lower, upper
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """The upper layer's output for the lower layer's."""
+        if self.lower == PIXELS:
+            return self.network._run(activation, [self.upper], None)[self.upper]
+        blank = self.network._blank.to(activation).expand(len(activation), -1, -1, -1)
+        return self.network._run(blank, [self.upper], (self.lower, activation))[self.upper]
+
+
+def _hook(stack: ExitStack, module: nn.Module, function) -> None:
+    """Install a forward hook that maps the module's output, removed when ``stack`` unwinds."""
+    stack.callback(module.register_forward_hook(lambda _module, _inputs, output: function(output)).remove)

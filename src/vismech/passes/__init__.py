@@ -1,0 +1,1 @@
+"""Passes over images: batches, devices, rows; Lightning runs them."""

@@ -1,0 +1,152 @@
+"""A pass over images whose results go to rows of artifacts, image by image; Lightning runs it on devices.
+
+A pass is a plain object: which images, what is opened once per process, what one batch becomes. Planning and reading
+results load no Lightning for it; :mod:`vismech.passes.start` does, when there is something to compute.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vismech.config.choices import Unreadable
+from vismech.config.schema import Config
+from vismech.errors import UserError
+from vismech.network.layers import LOGITS, PIXELS
+from vismech.passes.batches import Batch, Images, PaddedBatches, loader
+from vismech.passes.capacity import numbers_per_row
+from vismech.passes.devices import quiet, set_rounding
+from vismech.passes.memory import keep_freed_memory, out_of_memory
+from vismech.passes.portions import Columns, Portions, in_portions, release, smaller
+from vismech.passes.resources import Resources, resources_of
+from vismech.passes.threads import one_thread
+from vismech.sources.data import ImageData
+from vismech.store.rows import Rows
+
+__all__ = ["Columns", "ImageLoop"]
+
+
+class ImageLoop:
+    """Maps batches of images to columns of one or more artifacts.
+
+    Args:
+        config: model and runtime of the run.
+        data: the images.
+        indices: which of them, in the order of the artifacts' rows.
+        rows: artifact name → its arrays; all have ``len(indices)`` entries.
+        title: what the progress bar says.
+    """
+
+    def __init__(
+        self, config: Config, data: ImageData, indices: Sequence[int], rows: Mapping[str, Rows], title: str
+    ) -> None:
+        self.config, self.data, self.indices, self.rows, self.title = config, data, list(indices), dict(rows), title
+        self.done = frozenset.intersection(*(frozenset(part.done()) for part in self.rows.values()))
+        self.resources: Resources | None = None
+        self.device = torch.device("cpu")
+        self._portions: Portions | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As plain bytes: torch would hand tensors to spawned processes through shared memory, of which a container
+        # has 64 MB.
+        return {"plain": pickle.dumps(self.__dict__)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(pickle.loads(state["plain"]))
+
+    def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """Columns of every artifact for a batch of images [B, 3, H, W]; ``rows`` are their rows, padding included."""
+        raise NotImplementedError
+
+    def setup(self) -> None:
+        """Open the network, in the process that will use it."""
+        runtime = self.config.runtime
+        quiet()  # all three again, where this is a process of its own
+        keep_freed_memory()
+        set_rounding(runtime.tf32, runtime.tf32)
+        self.resources = resources_of(self.config.model, runtime.channels_last)
+
+    def on_predict_start(self) -> None:
+        """Whatever is opened once per process, when the network is on its device."""
+
+    @property
+    def network(self):
+        """The network as named layers, on this process's device."""
+        assert self.resources is not None
+        return self.resources.network
+
+    def batches(self, rank: int, world: int) -> Any:
+        """The share of process ``rank`` of ``world``, without the batches that an earlier try finished."""
+        assert self.resources is not None
+        runtime = self.config.runtime
+        sampler = PaddedBatches(len(self.indices), runtime.batch_size, rank, world, self.done)
+        images = Images(self.data, self.indices, self.resources.model.preprocess)
+        return loader(images, sampler, runtime.workers, self.device.type == "cuda")
+
+    def predict_step(self, batch: Batch) -> dict[str, Columns]:
+        """Columns for one batch; gradients are available to :meth:`step`."""
+        rows = batch.rows.tolist()
+        if self.config.data.unreadable is Unreadable.fail:
+            for row, readable in zip(rows, batch.readable.tolist(), strict=True):
+                if not readable:
+                    self.data.load(self.indices[row])  # raises, naming the file
+        images = batch.images
+        if self.config.runtime.channels_last:
+            images = images.to(memory_format=torch.channels_last)
+        # As in the pipeline's own process, for a process that was spawned.
+        with torch.no_grad(), one_thread():
+            return self._in_portions(images, rows)
+
+    def _in_portions(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """The step's columns, again with less at once as long as that is too much for the memory."""
+        while True:
+            try:
+                if self.portions.images >= len(rows):
+                    return self.step(images, rows)
+                return in_portions(self.step, images, rows, self.portions.images)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._portions = smaller(self.portions, error, self.title)
+            release()  # not in the handler, where the traceback still holds what the step had made
+
+    @property
+    def portions(self) -> Portions:
+        """How much is taken at once: as configured, or what the free memory holds, or what was left after an error."""
+        if self._portions is None:
+            runtime, most = self.config.runtime, max(map(numbers_per_row, self.cuts()), default=1)
+            wanted = Portions(runtime.batch_size, runtime.path_batch_size)
+            per_image = numbers_per_row(self.network.segment(PIXELS, LOGITS)) + self.held_per_image()
+            self._portions = Portions.that_fit(wanted, per_image, most, self.device, self.title)
+        return self._portions
+
+    def cuts(self) -> list[nn.Module]:
+        """The segments that path points go through."""
+        return []
+
+    def held_per_image(self) -> int:
+        """Numbers that a step holds for each image beside the network's own, such as codes."""
+        return 0
+
+    @contextmanager
+    def telling(self, way: str, rows: list[int]) -> Iterator[None]:
+        """Name the image whose path is not finite on the ``way`` between two layers; ``rows`` are the batch's.
+
+        Raises:
+            UserError: instead of the engine's FloatingPointError, which knows the image's place in the batch.
+        """
+        try:
+            yield
+        except FloatingPointError as error:
+            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
+            raise UserError(f"{way}, {said}") from error
+
+    def sample_id(self, row: int) -> str:
+        """Sample id of a row."""
+        return self.data.samples[self.indices[row]].id

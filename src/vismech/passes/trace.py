@@ -1,0 +1,305 @@
+"""The trace: Generalized Integrated Gradients from one layer's concepts to an upper layer's, image by image."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vismech.attribution.automatic import PROBED, Choice
+from vismech.attribution.engine import (
+    Attribution,
+    Settings,
+    attribute,
+    choose_mode,
+    completeness_gap,
+    relative_change,
+    settled,
+)
+from vismech.attribution.gig import Segment
+from vismech.attribution.paths import load_path
+from vismech.attribution.quadrature import doubled
+from vismech.attribution.sources import ConceptSource, Edges, Source
+from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
+from vismech.config.choices import Baseline, Mode, Rule, Unreadable
+from vismech.config.schema import Config
+from vismech.dictionaries.base import Dictionary
+from vismech.errors import UserError
+from vismech.network.pfv import Layout
+from vismech.passes.baselines import Baselines, Start
+from vismech.passes.loop import Columns, ImageLoop
+from vismech.passes.nodes import chosen_nodes
+from vismech.passes.threads import one_thread
+from vismech.store.rows import Column
+
+log = logging.getLogger(__name__)
+NOT_CHECKED = -1.0
+Given = tuple[Segment, Layout, Source, Tensor, Targets]
+"""What an attribution is made of, before its settings."""
+
+
+@dataclass(frozen=True)
+class UpperConcepts:
+    """Target concepts of the upper layer.
+
+    Attributes:
+        layout: of the upper layer.
+        dictionary: of the upper layer.
+        concepts: the targets' numbers in it.
+        anchors: position p* per image row and target [n, T], −1 where the concept is absent.
+    """
+
+    layout: Layout
+    dictionary: Dictionary
+    concepts: tuple[int, ...]
+    anchors: np.ndarray
+
+
+class Coded(NamedTuple):
+    """Clean activations of a batch, as PFVs and in concepts."""
+
+    clean: Tensor
+    vectors: Float[Tensor, "b p c"]
+    codes: Float[Tensor, "b p k"]
+
+
+def trace_columns(targets: int, concepts: int) -> dict[str, Column]:
+    """Arrays of one pair of layers, per image.
+
+    ``edges`` e_{q→j} [T, K]; ``error`` the error node's part [T]; ``value`` and ``baseline`` g_j at both ends of the
+    path [T]; ``present`` [T]; ``moves``: g_j changes along the path [T]; ``gap`` the completeness gap [T]; ``change``
+    the relative change of the edges with twice the steps, or with a tolerance by the last doubling [T], −1 where not
+    checked; ``crosses`` and ``crossing``: whether g_j makes the share φ of its change, and α* [T]; ``steps``: as many
+    nodes were used; ``anchors`` p* of every lower concept [K].
+    """
+    return {
+        "edges": Column((targets, concepts)),
+        "error": Column((targets,)),
+        "value": Column((targets,)),
+        "baseline": Column((targets,)),
+        "present": Column((targets,), "bool"),
+        "moves": Column((targets,), "bool"),
+        "crosses": Column((targets,), "bool"),
+        "gap": Column((targets,)),
+        "change": Column((targets,)),
+        "crossing": Column((targets,)),
+        "steps": Column((), "int32"),
+        "anchors": Column((concepts,), "int32"),
+    }
+
+
+def settings_of(config: Config) -> Settings:
+    """How the integral is taken.
+
+    Raises:
+        UserError: settings that exclude one another.
+    """
+    wanted = config.attribute
+    return Settings(
+        rule=wanted.rule,
+        steps=wanted.steps,
+        weights=(wanted.path,),
+        phi=wanted.phi,
+        mode=wanted.mode,
+        rows=config.runtime.path_batch_size,
+        tolerance=wanted.tolerance,
+        max_steps=wanted.max_steps,
+    )
+
+
+def open_image(loop: ImageLoop, place: int) -> Tensor:
+    """One image [1, 3, H, W] as the loop's network takes it.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+    assert loop.resources is not None
+    image = loop.resources.model.preprocess(loop.data.load(place))[None].to(loop.device)
+    return image.to(memory_format=torch.channels_last) if loop.config.runtime.channels_last else image
+
+
+def first_readable(loop: ImageLoop, count: int) -> tuple[list[int], list[Tensor]]:
+    """Rows and images of the first ``count`` that can be read.
+
+    Raises:
+        UserError: an image that cannot be read, where that ends the run.
+    """
+    rows: list[int] = []
+    images: list[Tensor] = []
+    for row, place in enumerate(loop.indices):
+        if len(rows) == count:
+            break
+        try:
+            images.append(open_image(loop, place))
+        except UserError:
+            if loop.config.data.unreadable is Unreadable.fail:
+                raise
+        else:
+            rows.append(row)
+    return rows, images
+
+
+class TraceLoop(ImageLoop):
+    """Edges from ``lower`` to ``upper`` for every image of the loop.
+
+    Args:
+        lower: lower layer.
+        upper: upper layer, or ``logits``.
+        layout: of the lower layer.
+        dictionary: of the lower layer.
+        concepts: targets in the upper layer; None where the target is each image's own class.
+        classes: class index per row, used where the target is the class.
+        start: the baseline.
+        nodes: what ``attribute.rule=auto`` chose, where it is known already.
+    """
+
+    def __init__(
+        self,
+        *args,
+        lower: str,
+        upper: str,
+        layout: Layout,
+        dictionary: Dictionary,
+        concepts: UpperConcepts | None,
+        classes: np.ndarray,
+        start: Start,
+        nodes: Choice | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.lower, self.upper, self.layout, self.concepts, self.classes = lower, upper, layout, concepts, classes
+        self.dictionary, self.start, self.nodes = dictionary, start, nodes
+
+    def on_predict_start(self) -> None:
+        """Cut the segment, move the dictionaries, compute the baselines and choose the mode, once per process."""
+        self.dictionary = self.dictionary.to(self.device)
+        if self.concepts is not None:
+            self.concepts = replace(self.concepts, dictionary=self.concepts.dictionary.to(self.device))
+        self.segment = self.network.segment(self.lower, self.upper)
+        self.path, self.settings = load_path(self.config.attribute.curve), settings_of(self.config)
+        with torch.no_grad(), one_thread():
+            self.baselines = self._baselines()
+            if self.settings.rule is Rule.auto:
+                self.settings = self.settings.at(self.nodes or chosen_nodes(self._folder, self._settled))
+            if self.settings.mode is Mode.auto:
+                self.settings = replace(self.settings, mode=self._mode())
+
+    def cuts(self) -> list[nn.Module]:
+        """See :meth:`ImageLoop.cuts`."""
+        return [self.segment]
+
+    def held_per_image(self) -> int:
+        """See :meth:`ImageLoop.held_per_image`: codes, and float64 beside them while they are solved for."""
+        return 3 * self.layout.positions * self.dictionary.k
+
+    def _coded(self, images: Tensor) -> Coded:
+        clean = self.network.activations(images, [self.lower])[self.lower]
+        vectors = self.layout.vectors(clean)
+        return Coded(clean, vectors, self._codes(vectors))
+
+    def _codes(self, vectors: Float[Tensor, "b p c"]) -> Float[Tensor, "b p k"]:
+        return self.dictionary.encode(vectors)
+
+    def _open(self, place: int) -> Tensor:
+        return open_image(self, place)
+
+    def _baselines(self) -> Baselines | None:
+        kind = self.start.kind
+        if kind is Baseline.zero:
+            return None
+        if kind is Baseline.mean:
+            assert self.start.mean is not None
+            vectors = self.start.mean.to(self.device).expand(1, self.layout.positions, -1)
+            return Baselines(self.start, vectors, self._codes(vectors))
+        # One image at a time, so that baselines do not depend on the size of batches.
+        images = [torch.zeros_like(self._open(self.indices[0]))] if kind is Baseline.blank else None
+        each = [self._coded(image) for image in images or map(self._open, self.start.samples)]
+        return Baselines(self.start, torch.cat([one.vectors for one in each]), torch.cat([one.codes for one in each]))
+
+    @property
+    def _folder(self) -> Path:
+        (rows,) = self.rows.values()
+        return rows.folder
+
+    def _settled(self) -> Choice:
+        """From the artifact's first images, one at a time, so that it depends on no batch and on no process."""
+        rows, each = first_readable(self, PROBED)
+        coded = [self._coded(image) for image in each]
+        if not coded:
+            return Choice(Rule.midpoint, self.settings.steps)
+        whole = Coded(*(torch.cat(part) for part in zip(*coded, strict=True)))
+        given = self._sources(whole, rows), whole.clean, self._targets(rows)
+        with self.telling(f"{self.lower} → {self.upper}", rows):
+            return settled(self.segment, self.layout, *given, self.settings, len(self.indices))
+
+    def _mode(self) -> Mode:
+        """The cheaper mode for the artifact's first image, so that it depends on no batch and on no process."""
+        coded = self._coded(self._open(self.indices[0]))
+        mode = choose_mode(self._targets([0]), self._sources(coded, [0])[0])
+        if mode is Mode.forward:
+            try:
+                self._attribute(coded, [0], replace(self.settings, mode=mode, tolerance=None))
+            except UserError as error:  # an operation without a forward derivative
+                log.debug("reverse mode: %s", error)
+                return Mode.reverse
+        return mode
+
+    def _sources(self, coded: Coded, rows: list[int]) -> list[Source]:
+        starts = [(None, None)] if self.baselines is None else self.baselines.of([self.indices[row] for row in rows])
+        along, atoms = self.config.attribute.along, self.dictionary.atoms
+        each = [
+            ConceptSource(atoms, coded.codes, coded.vectors, along, codes, vectors, self.path)
+            for vectors, codes in starts
+        ]
+        return cast(list[Source], each)  # pyright does not take a cached property for a property
+
+    def _targets(self, rows: list[int]) -> Targets:
+        wanted = self.config.attribute
+        if self.concepts is None:
+            return LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device), wanted.output)
+        upper = self.concepts
+        atoms = upper.dictionary.atoms[list(upper.concepts)]
+        chosen = torch.from_numpy(upper.anchors[rows].astype(np.int64)).to(self.device)
+        return ConceptTargets(atoms, chosen, upper.layout, wanted.readout, upper.dictionary, upper.concepts)
+
+    def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
+        """See :meth:`ImageLoop.step`."""
+        coded = self._coded(images)
+        found = self._attribute(coded, rows, self.settings)
+        edges, error = found.edges[self.config.attribute.path]
+        change = found.change
+        if change is None:
+            change = torch.full_like(found.value, NOT_CHECKED)
+            if checked := sum(row < self.config.attribute.check_images for row in rows):
+                finer = replace(self.settings, steps=doubled(self.settings.rule, self.settings.steps))
+                twice = self._attribute(Coded(*(part[:checked] for part in coded)), rows[:checked], finer)
+                once = {weight: Edges(*(part[:checked] for part in both)) for weight, both in found.edges.items()}
+                change[:checked] = relative_change(twice, found._replace(edges=once))
+        columns = {
+            "edges": edges,
+            "error": error,
+            "value": found.value,
+            "baseline": found.baseline,
+            "present": found.present,
+            "moves": found.moves,
+            "crosses": found.crosses,
+            "gap": completeness_gap(edges.sum(2) + error, found.value, found.baseline),
+            "change": change,
+            "crossing": found.crossing,
+            "steps": found.steps,
+            "anchors": anchors(coded.vectors, coded.codes, self.dictionary.atoms),
+        }
+        return {"trace": columns}
+
+    def _attribute(self, coded: Coded, rows: list[int], settings: Settings) -> Attribution:
+        settings = replace(settings, rows=self.portions.paths)
+        with self.telling(f"{self.lower} → {self.upper}", rows):
+            return attribute(
+                self.segment, self.layout, self._sources(coded, rows), coded.clean, self._targets(rows), settings
+            )

@@ -1,0 +1,331 @@
+"""The pipeline: which artifacts a configuration needs, which of them exist, and computing the rest.
+
+extract(layer) → dictionary(layer) → describe(layer)
+                          └→ trace(layer → class) → trace(layer → upper layer) → graph → evaluate → cards → report
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from vismech.attribution.paths import load_path
+from vismech.attribution.quadrature import quadrature
+from vismech.config.choices import Baseline, Mode, ReadOut, Rule, Stage
+from vismech.config.schema import Config
+from vismech.errors import UserError
+from vismech.measures import images as measured
+from vismech.measures.registry import EVALUATIONS, alone
+from vismech.network.layers import LOGITS
+from vismech.passes.devices import accelerator_of, rounding
+from vismech.passes.memory import keep_freed_memory, out_of_memory
+from vismech.passes.portions import no_memory
+from vismech.passes.threads import one_thread
+from vismech.passes.trace import settings_of
+from vismech.sources.checks import check_config_sources
+from vismech.sources.data import ImageData, open_data
+from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
+from vismech.stages.context import Context, Job, Plan
+from vismech.stages.explained import check_classes, check_listed, check_scope
+from vismech.stages.tables import Timing
+from vismech.store.artifacts import Spec, Store
+
+log = logging.getLogger(__name__)
+ORDER = list(Stage)
+
+
+@dataclass
+class Events:
+    """One JSON line per stage event, in the run's folder and nowhere else."""
+
+    path: Path
+    timings: list[Timing] = field(default_factory=list)
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append one line."""
+        line = {"time": round(time.time(), 3), "event": event, **facts}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+
+
+def open_context(config: Config) -> Context:
+    """The run's context; images are listed if anything needs them, the model is not opened yet.
+
+    Raises:
+        UserError: images that cannot be listed, or none of the name that the graph is to explain.
+    """
+    if alone(config):
+        return Context(config, Store(config.store.root), ImageData(Path(), [], {}), _planned)
+    data = config.data
+    found = open_data(data.source, data.root, data.limit, data.classes, data.half)
+    check_listed(config.graph, found.ids)
+    return Context(config, Store(config.store.root), found, _planned)
+
+
+def _planned(config: Config) -> tuple[Context, Plan]:
+    check(config)
+    ctx = open_context(config)
+    return ctx, make_plan(ctx)
+
+
+def make_plan(ctx: Context) -> Plan:
+    """Every artifact that the configuration asks for, up to ``until``."""
+    stages = _stages(ctx.config)
+
+    def wanted(stage: Stage) -> bool:
+        return stage in stages
+
+    jobs: list[Job] = []
+
+    def add(job: Job) -> dict[str, Spec]:
+        jobs.append(job)
+        return dict(job.specs)
+
+    needed = not alone(ctx.config)
+    vectors = add(extract.job(ctx, logits=wanted(Stage.trace))) if needed else {}
+    logits = vectors.pop(LOGITS, None)
+    dictionaries, descriptions, to_class, pairs = {}, {}, {}, {}
+    if wanted(Stage.dictionary):
+        for layer in vectors:
+            dictionaries |= add(dictionary.job(ctx, layer, vectors[layer]))
+    for layer in vectors:
+        if wanted(Stage.describe):
+            descriptions |= add(describe.job(ctx, layer, vectors[layer], dictionaries[layer]))
+    graph_spec = None
+    if logits is not None:
+        trace.check_baseline(ctx)
+        check_classes(ctx)
+        ctx.check_cuts(list(pairwise([*ctx.layers, LOGITS])))
+        for layer in reversed(ctx.layers):
+            (to_class[layer],) = add(trace.class_job(ctx, layer, logits, dictionaries[layer])).values()
+        for lower, upper in reversed(list(pairwise(ctx.layers))):
+            job = trace.concept_job(ctx, lower, upper, logits, dictionaries[lower], to_class[upper])
+            (pairs[lower, upper],) = add(job).values()
+        if wanted(Stage.graph):
+            (graph_spec,) = add(graph.job(ctx, logits, to_class, pairs)).values()
+    answers = None
+    if wanted(Stage.evaluate) and needed and ctx.config.evaluate.correct_only:
+        job = measured.answers_job(ctx)
+        (answers,) = job.specs.values()
+        if logits is None or logits.key != answers.key:
+            jobs.append(job)
+    plan = Plan(jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {}, answers)
+    if wanted(Stage.evaluate):
+        for kind in dict.fromkeys(ctx.config.evaluate.kinds):
+            plan.evaluations[kind] = {}
+            for job in EVALUATIONS[kind].jobs(ctx, plan):
+                plan.evaluations[kind] |= add(job)
+    page = graph_spec if wanted(Stage.report) and (ctx.config.report.page or ctx.config.report.figure) else None
+    pictured = bool(descriptions) and cards.count(ctx) > 0
+    if page is None and not pictured:
+        return plan
+    (fields,) = add(cards.fields_job(ctx, plan, page)).values()
+    if pictured:
+        (plan.pictures,) = add(cards.pictures_job(ctx, plan, fields)).values()
+    if page is not None:
+        (plan.report,) = add(report.job(ctx, plan, fields)).values()
+    return plan
+
+
+def _stages(config: Config) -> set[Stage]:
+    """The stages up to ``until``; ``until=evaluate`` leaves out those that no evaluation reads."""
+    last = config.until or Stage.report
+    if last is not Stage.evaluate:
+        return set(ORDER[: ORDER.index(last) + 1])
+    read = (EVALUATIONS[kind].needs for kind in config.evaluate.kinds)
+    return {Stage.extract, Stage.evaluate}.union(*read)
+
+
+def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:
+    """Hit or miss for every artifact; a forced stage is a miss."""
+    rows = []
+    for spec in plan.specs():
+        hit = spec.stage not in ctx.config.force and ctx.store.find(spec) is not None
+        rows.append({"stage": spec.stage, "unit": spec.unit, "key": spec.key, "hit": hit})
+    return rows
+
+
+def run_plan(ctx: Context, plan: Plan, events: Events) -> None:
+    """Compute what is missing, each artifact under its lock.
+
+    Raises:
+        UserError: what the user can mend; artifacts that were finished before are intact.
+    """
+    keep_freed_memory()
+    for job in plan.jobs:
+        _run_job(ctx, job, events)
+
+
+def _run_job(ctx: Context, job: Job, events: Events) -> None:
+    forced = job.stage in ctx.config.force
+
+    def missing(specs: Mapping[str, Spec]) -> dict[str, Spec]:
+        return {unit: spec for unit, spec in specs.items() if forced or ctx.store.find(spec) is None}
+
+    started = time.perf_counter()
+    todo = missing(job.specs)
+    if todo:
+        with ExitStack() as locks:
+            # One order for all processes, so that two jobs that share units cannot wait for each other.
+            for spec in sorted(todo.values(), key=lambda spec: spec.key):
+                locks.enter_context(ctx.store.lock(spec))
+            todo = missing(todo)  # another job may have finished while this one waited
+            if todo:
+                for unit, spec in todo.items():
+                    events.write("start", stage=job.stage.value, unit=unit, key=spec.key)
+                log.info("%s %s", job.stage.value, ", ".join(todo))
+                try:
+                    # The number of threads shows in the last bits of sums; processes are the way to use more cores.
+                    with one_thread(), rounding(ctx.config.runtime.tf32):
+                        job.compute(ctx, todo)
+                except BaseException as error:
+                    with suppress(OSError):  # a full disk must not hide what ended the stage
+                        for unit, spec in todo.items():
+                            events.write("failed", stage=job.stage.value, unit=unit, key=spec.key, error=str(error))
+                    if out_of_memory(error):
+                        raise no_memory(f"{job.stage.value} {', '.join(todo)}") from error
+                    raise
+    seconds = time.perf_counter() - started
+    peak = peak_memory()
+    for unit, spec in job.specs.items():
+        computed = unit in todo
+        share = seconds / len(todo) if computed else 0.0
+        items = _items(ctx, spec)
+        events.timings.append(Timing(job.stage.value, spec.unit, share, peak, items, not computed))
+        if computed:
+            ctx.store.write_provenance(spec, _provenance(ctx, share, peak))
+        name = "computed" if computed else "hit"
+        events.write(name, stage=job.stage.value, unit=unit, key=spec.key, seconds=round(share, 3))
+
+
+def peak_memory() -> int:
+    """Largest resident set of this process or any child that has ended, in bytes."""
+    usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return usage if sys.platform == "darwin" else usage * 1024
+
+
+def _items(ctx: Context, spec: Spec) -> int:
+    """Rows of an artifact's arrays: images for passes over images, concepts for dictionaries and descriptions."""
+    artifact = ctx.store.open(spec)
+    names = set(artifact.manifest["files"])
+    if "images.json" in names:
+        return len(artifact.json("images.json")["ids"])
+    if "trace.json" in names:
+        return len(artifact.json("trace.json")["images"])
+    if "metrics.json" in names:
+        return int(artifact.json("metrics.json")["images"])
+    if "dictionary.json" in names:
+        return int(spec.inputs["k"])
+    if "shares.npy" in names:
+        return len(artifact.array("shares.npy"))
+    if "graph.json" in names:
+        return len(artifact.json("graph.json")["nodes"])
+    if "fields.json" in names:
+        return len(artifact.json("fields.json")["tops"])
+    return len(names)
+
+
+def _provenance(ctx: Context, seconds: float, peak: int) -> dict[str, Any]:
+    runtime = ctx.config.runtime
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(seconds, 3),
+        "peak_rss_bytes": peak,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("vismech", "torch", "lightning", "numpy")},
+        "git": git_commit(),
+        "runtime": runtime,
+        "preprocess": None if alone(ctx.config) else ctx.model.preprocess,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the folder that this package is imported from, if it is a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def check(config: Config) -> None:
+    """Refuse values that no stage could use.
+
+    Raises:
+        UserError: the key, its value and the remedy.
+    """
+    accelerator_of(config.runtime)
+    positive = {
+        "extract.per_image": config.extract.per_image,
+        "dictionary.k_per_channel": config.dictionary.k_per_channel,
+        "describe.nearest": config.describe.nearest,
+        "attribute.steps": config.attribute.steps,
+        "attribute.baselines": config.attribute.baselines,
+        "graph.important": config.graph.important,
+        "runtime.batch_size": config.runtime.batch_size,
+        "runtime.path_batch_size": config.runtime.path_batch_size,
+        "evaluate.seeds": config.evaluate.seeds,
+        "evaluate.training_images": config.evaluate.training_images,
+    }
+    optional = {
+        "data.limit": config.data.limit,
+        "dictionary.k": config.dictionary.k,
+        "graph.images_per_class": config.graph.images_per_class,
+        "graph.limit": config.graph.limit,
+        "evaluate.images": config.evaluate.images,
+    }
+    for key, value in {**positive, **optional}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{key}={value} must be at least 1")
+    for key, value in (
+        ("describe.cards", config.describe.cards),
+        ("graph.shared", config.graph.shared),
+        ("attribute.check_images", config.attribute.check_images),
+    ):
+        if value is not None and value < 0:
+            raise UserError(f"{key}={value} must not be negative")
+    if not 0 < config.describe.mass <= 1:
+        raise UserError(f"describe.mass={config.describe.mass} must be above 0 and at most 1: it is a share")
+    if config.describe.context is not None and config.describe.context < 0:
+        raise UserError(f"describe.context={config.describe.context} must not be negative: it is a margin")
+    if config.dictionary.penalty <= 0:
+        raise UserError(
+            f"dictionary.penalty={config.dictionary.penalty} must be positive: it is a fraction of the mean norm"
+        )
+    _check_attribute(config)
+    if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
+        raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
+    check_scope(config.graph)
+    check_config_sources(config)
+
+
+def _check_attribute(config: Config) -> None:
+    attribute = config.attribute
+    if attribute.rule is not Rule.auto:
+        quadrature(attribute.rule, attribute.steps)
+    settings_of(config)
+    load_path(attribute.curve)
+    if attribute.baseline is Baseline.image and attribute.baseline_image is None:
+        raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")
+    if attribute.mode is Mode.forward and attribute.readout is ReadOut.code:
+        raise UserError("attribute.readout=code has no forward derivative: give attribute.mode=reverse or auto")

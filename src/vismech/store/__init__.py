@@ -1,0 +1,1 @@
+"""Content-addressed artifacts on disk: written once, believed only when whole."""

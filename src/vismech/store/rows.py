@@ -1,0 +1,218 @@
+"""Arrays with one entry per image, filled in any order by several processes, and continued after a kill.
+
+Files are preallocated .npy; an image's entry is written in place with ``pwrite`` (no memory map, so memory does not
+grow with the number of images), then its batch is noted in a journal. What the journal does not name is computed again.
+
+Nothing that an earlier try left is trusted: a journal's line carries its checksum and names rows that there are, an
+array has the very header and size that it was made with, and both are files of this folder, no links. What differs is
+dropped, and computed again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import stat
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from vismech.store.disk import remove
+
+log = logging.getLogger(__name__)
+PROGRESS = ".progress.jsonl"
+
+
+class Column(NamedTuple):
+    """One array: the shape of an image's entry, its type, and what marks an unread image's entry."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+class Rows:
+    """Arrays ``<name>.npy`` of shape [images, *shape] in one folder.
+
+    Args:
+        folder: the partial folder of an artifact.
+        columns: name → column.
+        images: number of images.
+
+    The journals stay until the store has committed the folder, so that a kill after :meth:`finish` costs nothing.
+    """
+
+    def __init__(self, folder: Path, columns: Mapping[str, Column], images: int) -> None:
+        self.folder, self.columns, self.images = folder, dict(columns), images
+        self._offsets: dict[str, int] = {}
+        for name, column in self.columns.items():
+            header = _header((images, *column.shape), np.dtype(column.dtype))
+            self._offsets[name] = len(header)
+        if broken := [name for name in self.columns if self._exists(name) and not self._whole(name)]:
+            log.warning("%s: %s of an earlier try cannot be believed; its rows are computed again", folder, broken[0])
+            self._forget()  # an image is finished when all of its entries are
+            for name in broken:
+                remove(self._path(name))
+        for name, column in self.columns.items():
+            if not self._exists(name):
+                self._forget()
+                _preallocate(self._path(name), (images, *column.shape), np.dtype(column.dtype))
+        self._files: dict[str, int] = {}
+
+    def done(self) -> dict[int, bool]:
+        """Image index → whether it could be read, for every image that is finished."""
+        finished: dict[int, bool] = {}
+        for journal in sorted(self.folder.glob(f"{PROGRESS}*")):
+            if not _regular(journal):
+                remove(journal)
+                continue
+            for line in journal.read_bytes().splitlines():
+                finished |= _entries(line, self.images)
+        return finished
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _exists(self, name: str) -> bool:
+        return os.path.lexists(self._path(name))
+
+    def _forget(self) -> None:
+        for journal in self.folder.glob(f"{PROGRESS}*"):
+            remove(journal)
+
+    def _whole(self, name: str) -> bool:
+        """Whether an array is as it was made, or as :meth:`finish` left it: without the images that cannot be read."""
+        path, column = self._path(name), self.columns[name]
+        if not _regular(path):
+            return False
+        finished = self.done()
+        counts = {self.images, *([sum(finished.values())] if len(finished) == self.images else [])}
+        with path.open("rb") as file:
+            for count in counts:
+                header = _header((count, *column.shape), np.dtype(column.dtype))
+                size = len(header) + _bytes((count, *column.shape), np.dtype(column.dtype))
+                file.seek(0)
+                if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
+                    return True
+        return False
+
+    def write(self, indices: Sequence[int], readable: Sequence[bool], values: Mapping[str, np.ndarray]) -> None:
+        """Write the entries of ``indices`` and note them as finished."""
+        for name, column in self.columns.items():
+            block = np.ascontiguousarray(values[name], dtype=column.dtype)
+            assert block.shape == (len(indices), *column.shape), (name, block.shape, column.shape)
+            size = block[0].nbytes
+            for first, last in _stretches(indices):
+                data = block[first:last].data.cast("B")
+                offset, written = self._offsets[name] + indices[first] * size, 0
+                while written < len(data):
+                    written += os.pwrite(self._file(name), data[written:], offset + written)
+        line = _line([[int(index), bool(ok)] for index, ok in zip(indices, readable, strict=True)])
+        # One journal per process. A kill or a full disk can cut off only its last line, which the next line ends.
+        data = f"\n{line}\n".encode()
+        while data:
+            data = data[os.write(self._file(PROGRESS), data) :]
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def finish(self, names: Iterable[str] | None = None) -> list[int]:
+        """Leave out the entries of images that could not be read; the readable images' indices are returned."""
+        self.close()
+        finished = self.done()
+        assert len(finished) == self.images, f"{self.images - len(finished)} images are missing"
+        kept = [index for index in range(self.images) if finished[index]]
+        if len(kept) < self.images:
+            for name in self.columns if names is None else names:
+                path = self._path(name)
+                old = np.load(path, mmap_mode="r")
+                if len(old) == len(kept):  # an earlier try came this far
+                    continue
+                partial = _partial(path)
+                with _create(partial) as file:
+                    file.write(_header((len(kept), *old.shape[1:]), old.dtype))
+                    for index in kept:
+                        file.write(old[index].tobytes())
+                partial.rename(path)
+        return kept
+
+    def _file(self, name: str) -> int:
+        if name not in self._files:
+            if name == PROGRESS:
+                path, flags = self.folder / f"{PROGRESS}.{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            else:
+                path, flags = self._path(name), os.O_WRONLY
+            self._files[name] = os.open(path, flags | os.O_NOFOLLOW, 0o644)
+        return self._files[name]
+
+
+def _stretches(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where ``indices`` are consecutive: first and last (exclusive) place of each stretch."""
+    cuts = [place for place in range(1, len(indices)) if indices[place] != indices[place - 1] + 1]
+    return pairwise([0, *cuts, len(indices)])
+
+
+def _line(entries: list[list]) -> str:
+    text = json.dumps(entries)
+    return f"{text} {zlib.crc32(text.encode()):08x}"
+
+
+def _entries(line: bytes, images: int) -> dict[int, bool]:
+    """What one line of a journal says of rows that there are; nothing where it is not as it was written."""
+    text, _, checksum = line.rpartition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):  # cut off by a kill, or damaged
+        return {}
+    try:
+        entries = json.loads(text)
+        return {index: ok for index, ok in entries if _is_entry(index, ok) and index < images}
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _is_entry(index: object, ok: object) -> bool:
+    return isinstance(index, int) and not isinstance(index, bool) and index >= 0 and isinstance(ok, bool)
+
+
+def _regular(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _preallocate(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """An .npy file of zeros, named only when its header is whole."""
+    partial = _partial(path)
+    with _create(partial) as file:
+        header = _header(shape, dtype)
+        file.write(header)
+        end = len(header) + _bytes(shape, dtype)
+        file.truncate(end)
+        if hasattr(os, "posix_fallocate"):  # a full disk is then found now, not in the middle of the work
+            os.posix_fallocate(file.fileno(), 0, end)
+    partial.rename(path)
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file, whatever stood there, and never one that a link leads to."""
+    remove(path)
+    return path.open("xb")
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    header, file = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}, io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
