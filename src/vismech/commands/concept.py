@@ -97,6 +97,7 @@ def write_concept(
 
 def _write(ctx: Context, plan: Plan, layer: str, concept: str, images: Sequence[Path], folder: Path) -> list[Path]:
     from vismech.sources.data import load_image
+    from vismech.stages.fields import fields_settings
     from vismech.stages.gallery import Gallery
 
     count = len(ctx.store.open(plan.descriptions[layer]).array("shares.npy"))
@@ -110,7 +111,7 @@ def _write(ctx: Context, plan: Plan, layer: str, concept: str, images: Sequence[
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error.strerror}): give another folder with --out") from error
-    gallery = Gallery(ctx, plan, [(layer, number)])
+    gallery = Gallery(ctx, plan, [(layer, number)], fields_settings(ctx))
     written = [folder / f"{layer}_{number}.png"]
     gallery.picture(layer, number).save(written[0])
     for index, (path, panels) in enumerate(
@@ -156,7 +157,7 @@ def _panels(
 
     keep_freed_memory()
     inputs = torch.stack([ctx.model.preprocess(image) for image in loaded])
-    dictionary = dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer]))
+    dictionary = dictionary_stage.read(ctx, plan.dictionaries[layer], dictionary_stage.coding_of(ctx.config))
     layout = ctx.layout(layer)
     with one_thread():
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,53 +11,71 @@ import numpy as np
 from vismech.config.choices import Half, Stage
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS
-from vismech.passes.extract import ExtractLoop
+from vismech.passes.extract import ExtractLoop, ExtractSettings
 from vismech.passes.start import run_loop
 from vismech.sources.data import half_of
 from vismech.stages import extract
-from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
+from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import spread
+from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Spec
 from vismech.store.rows import Column, Rows
+from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 
-def measured_inputs(ctx: Context) -> dict[str, Any]:
-    """The part of a key that says which images are measured."""
+@dataclass(frozen=True)
+class MeasuredSettings(Settings):
+    """Which images are measured; the configuration's group ``evaluate`` documents the fields.
+
+    Attributes:
+        images, half, correct_only: as there.
+        source: the images' fingerprint, where they are not those of the parents.
+        joined: which class each folder is, where only correctly classified images are measured.
+    """
+
+    images: int | None
+    source: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    half: Half = UNUSED
+    joined: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+    correct_only: bool = UNUSED
+
+
+def measured_of(ctx: Context) -> MeasuredSettings:
+    """The images that the configuration measures."""
     evaluate = ctx.config.evaluate
-    inputs = {"images": evaluate.images, **ctx.measured_source}
-    if evaluate.half is not Half.all:
-        inputs["half"] = evaluate.half.value
-    return {**inputs, **ctx.measured_labels.inputs, "correct_only": True} if evaluate.correct_only else inputs
+    half = UNUSED if evaluate.half is Half.all else evaluate.half
+    correct = {"joined": ctx.measured_labels.inputs, "correct_only": True} if evaluate.correct_only else {}
+    return MeasuredSettings(evaluate.images, ctx.measured_source, half, **correct)
 
 
-def measured_parents(plan: Plan) -> dict[str, Spec]:
+def measured_parents(plan: Plan) -> dict[str, Spec[Any]]:
     """The parents by which the images are chosen."""
     return {} if plan.answers is None else {"answers": plan.answers}
 
 
-def measured_indices(ctx: Context, spec: Spec) -> list[int]:
-    """Places in ``ctx.measured`` of the images that an evaluation measures; of unknown class is never correct.
+def measured_indices(work: Work, wanted: MeasuredSettings, spec: Spec[Any]) -> list[int]:
+    """Places in ``work.measured`` of the images that an evaluation measures; of unknown class is never correct.
 
     Raises:
         UserError: when none is left.
     """
-    evaluate, samples = ctx.config.evaluate, ctx.measured.samples
+    half, samples = used(wanted.half, Half.all), work.measured.samples
     chosen = list(range(len(samples)))
     if "answers" in spec.parents:
-        answers = ctx.store.open(spec.parents["answers"])
+        answers = work.store.open(spec.parents["answers"])
         images = read_images(answers)
-        classes = ctx.measured_labels.classes(images.labels)
+        classes = work.measured_labels.classes(images.labels)
         right = np.asarray(answers.array("logits.npy")).argmax(1) == classes
         correct = {sample for sample, good in zip(images.ids, right, strict=True) if good}
         chosen = [index for index in chosen if samples[index].id in correct]
-    if evaluate.half is not Half.all:
-        chosen = [index for index in chosen if half_of(samples[index].id) is evaluate.half]
+    if half is not Half.all:
+        chosen = [index for index in chosen if half_of(samples[index].id) is half]
     if not chosen:
         raise UserError(
-            f"evaluate.half={evaluate.half.value}, evaluate.correct_only={evaluate.correct_only}: none of the "
+            f"evaluate.half={half.value}, evaluate.correct_only={bool(wanted.correct_only)}: none of the "
             f"{len(samples)} images is left to measure: change these, or give evaluate.root other images"
         )
-    return spread(chosen, evaluate.images)
+    return spread(chosen, wanted.images)
 
 
 def answers_job(ctx: Context) -> Job:
@@ -66,18 +85,18 @@ def answers_job(ctx: Context) -> Job:
         UserError: no measured image has a class that the model knows.
     """
     ctx.measured_labels.require("evaluate.correct_only=true")
-    source = {**ctx.source, **ctx.measured_source}
-    spec = Spec(Stage.extract.value, extract.VERSION, LOGITS, {**source, "layer": LOGITS})
+    settings = ExtractSettings({**ctx.source, **ctx.measured_source}, LOGITS)
+    spec = Spec(Stage.extract.value, extract.VERSION, LOGITS, settings)
     return Job(Stage.extract, {LOGITS: spec}, compute_answers)
 
 
-def compute_answers(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute_answers(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> None:
     """Fill ``logits.npy`` and ``images.json``; a pass that was killed is continued."""
     for spec in specs.values():
-        with ctx.store.writer(spec, resume=True) as folder:
-            rows = Rows(folder, {"logits": Column(ctx.network.shape(LOGITS))}, len(ctx.measured))
-            indices = range(len(ctx.measured))
-            run_loop(ExtractLoop(ctx.config, ctx.measured, indices, {LOGITS: rows}, "answers", layouts={}))
+        with work.store.writer(spec, resume=True) as folder:
+            rows = Rows(folder, {"logits": Column(work.network.shape(LOGITS))}, len(work.measured))
+            indices = range(len(work.measured))
+            run_loop(ExtractLoop(work.site, work.measured, indices, {LOGITS: rows}, "answers", layouts={}))
             kept = rows.finish()
             some_kept(kept)
-            (folder / "images.json").write_bytes(compact(write_images(ctx, kept, data=ctx.measured)))
+            (folder / "images.json").write_bytes(compact(write_images(work, kept, data=work.measured)))

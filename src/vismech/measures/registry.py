@@ -23,6 +23,7 @@ from vismech.measures.saturation import stage as saturation
 from vismech.measures.stability import stage as stability
 from vismech.measures.transfer import stage as transfer
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.work import Work
 
 
 class Kind(NamedTuple):
@@ -44,11 +45,11 @@ class Kind(NamedTuple):
     jobs: Callable[[Context, Plan], list[Job]]
     table: str
     name: str
-    rows: Callable[[Context, Plan], pd.DataFrame]
-    figures: Callable[[Context, Plan, Path], list[Path]] | None = None
+    rows: Callable[[Work, Plan], pd.DataFrame]
+    figures: Callable[[Work, Plan, Path], list[Path]] | None = None
     alone: bool = False
-    cases: Callable[[Context, Plan], pd.DataFrame] | None = None
-    curves: Callable[[Context, Plan], pd.DataFrame] | None = None
+    cases: Callable[[Work, Plan], pd.DataFrame] | None = None
+    curves: Callable[[Work, Plan], pd.DataFrame] | None = None
     needs: tuple[Stage, ...] = (Stage.dictionary,)
 
 
@@ -108,11 +109,11 @@ EVALUATIONS = {
 }
 
 
-def measured_rows(ctx: Context, plan: Plan, kind: Evaluation) -> pd.DataFrame:
+def measured_rows(work: Work, plan: Plan, kind: Evaluation) -> pd.DataFrame:
     """A kind's rows, read and resampled once in a run."""
-    if kind not in ctx.rows:
-        ctx.rows[kind] = EVALUATIONS[kind].rows(ctx, plan)
-    return ctx.rows[kind]
+    if kind not in plan.rows:
+        plan.rows[kind] = EVALUATIONS[kind].rows(work, plan)
+    return plan.rows[kind]
 
 
 def alone(config: Config) -> bool:

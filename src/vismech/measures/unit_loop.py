@@ -20,7 +20,7 @@ from vismech.measures.saturation.scores import RADIUS, WEIGHTS, disturbances, ro
 from vismech.measures.unit_scores import Outputs, all_units, unit_outputs
 from vismech.network.layers import PIXELS
 from vismech.passes.loop import Columns
-from vismech.passes.trace import Coded, TraceLoop, settings_of
+from vismech.passes.trace import Coded, TraceLoop
 from vismech.store.rows import Column
 
 
@@ -61,6 +61,7 @@ class UnitLoop(TraceLoop):
     As for :class:`~vismech.passes.trace.TraceLoop`, with ``lower`` also ``pixels``, whose baseline is the mean colour.
 
     Args:
+        seed: of disturbances and random sets of units.
         sensitivity_rows: rows whose max-sensitivity is measured.
 
     Attributes:
@@ -69,9 +70,9 @@ class UnitLoop(TraceLoop):
 
     scores: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
-    def __init__(self, *args, sensitivity_rows: Iterable[int], **kwargs) -> None:
+    def __init__(self, *args, seed: int, sensitivity_rows: Iterable[int], **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.sensitivity_rows = frozenset(sensitivity_rows)
+        self.seed, self.sensitivity_rows = seed, frozenset(sensitivity_rows)
 
     def measure(self, coded: Coded, case: Case) -> dict[str, Measured]:
         """The metrics of :attr:`scores` for one image's moving targets."""
@@ -87,7 +88,7 @@ class UnitLoop(TraceLoop):
             self.segment = self.network.segment(self.lower, self.upper)
         else:
             super().on_predict_start()
-        wanted = settings_of(self.config)
+        wanted = self.integral()
         if self.nodes is not None:
             wanted = wanted.at(self.nodes)
         self.settings = replace(wanted, weights=WEIGHTS, mode=Mode.reverse, tolerance=None, profile=True)
@@ -154,7 +155,7 @@ class UnitLoop(TraceLoop):
             return Measured(nothing, nothing.bool())
         vectors = coded.vectors[0]
         radius = RADIUS if self.lower == PIXELS else RADIUS * root_mean_square(vectors)
-        noisy = disturbances(vectors, radius, self.sample_id(case.row), self.config.seed)
+        noisy = disturbances(vectors, radius, self.sample_id(case.row), self.seed)
         codes = coded.codes.expand(len(noisy), -1, -1) if self.lower == PIXELS else self._codes(noisy)
         many = Coded(coded.clean.expand(len(noisy), *coded.clean.shape[1:]), noisy, codes)
         found = self._attribute(many, [case.row] * len(noisy), replace(self.settings, profile=False))

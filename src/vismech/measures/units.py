@@ -7,14 +7,15 @@ towards the class, and the pixels towards the class. Images are those that the g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vismech.attribution.automatic import Choice
-from vismech.config.choices import Baseline, Evaluation, Rule, SourceKind, Stage
+from vismech.attribution.settings import PathSettings
+from vismech.config.choices import Baseline, Evaluation, Output, Rule, SourceKind, Stage
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.measures.statistics import bootstrap
@@ -27,14 +28,47 @@ from vismech.passes.start import run_loop
 from vismech.passes.trace import UpperConcepts
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import trace as trace_stage
-from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
-from vismech.stages.explained import spread
+from vismech.stages.context import Context, Job, Plan
+from vismech.stages.explained import ExplainedSettings, spread
 from vismech.stages.tables import TAIL
+from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Column, Rows
+from vismech.store.settings import FLAT, UNUSED, Settings
 
 Columns = Callable[[int, int, Layout | None], dict[str, Column]]
 """Arrays for a number of targets and of steps; of pixels also their layout."""
+
+
+@dataclass(frozen=True)
+class PixelTargets(Settings):
+    """Which images are explained, and whether their logits or probabilities."""
+
+    explained: ExplainedSettings = field(metadata=FLAT)
+    output: Output
+
+
+@dataclass(frozen=True)
+class UnitSettings(Settings):
+    """Which source is measured, and how; what its trace says already is not said again.
+
+    Attributes:
+        lower, upper: the layers, or pixels and the class.
+        path: nodes and φ.
+        measure: which measure.
+        images, sensitivity_images: the configuration's group ``evaluate`` documents them.
+        seed: of disturbances and random sets of units.
+        explained: of pixels, which have no trace, the targets.
+    """
+
+    lower: str
+    upper: str
+    path: PathSettings = field(metadata=FLAT)
+    measure: Evaluation
+    images: int | None
+    sensitivity_images: int
+    seed: int
+    explained: PixelTargets = UNUSED
 
 
 def unit_jobs(
@@ -55,115 +89,116 @@ def unit_jobs(
             f"evaluate.kinds={kind.value} measures straight paths from zero: leave attribute.curve empty and "
             f"attribute.baseline={attribute.baseline.value} at zero"
         )
-    inputs = {
-        "measure": kind.value,
-        "rule": attribute.rule.value,
-        "steps": attribute.steps,
-        "phi": attribute.phi,
-        "images": evaluate.images,
-        "sensitivity_images": evaluate.sensitivity_images,
-        "seed": ctx.config.seed,
-        **trace_stage.rule_inputs(attribute),
-    }
-    found: dict[str, Spec] = {}
+    path = PathSettings.of(attribute, {"phi"})
+    shared = (kind, evaluate.images, evaluate.sensitivity_images, ctx.config.seed)
+    found: dict[str, Spec[UnitSettings]] = {}
 
-    def add(lower: str, upper: str, more: Mapping[str, Any], **parents: Spec) -> None:
+    def add(lower: str, upper: str, explained: Any = UNUSED, **parents: Spec[Any]) -> None:
         unit = f"{lower}->{upper}"
-        ends = {"lower": lower, "upper": upper}
-        found[unit] = Spec(Stage.evaluate.value, version, unit, {**inputs, **ends, **more}, parents)
+        settings = UnitSettings(lower, upper, path, *shared, explained)
+        found[unit] = Spec(Stage.evaluate.value, version, unit, settings, parents)
 
     if SourceKind.pixels in evaluate.sources:
         assert plan.logits is not None
-        explained = {**trace_stage.explained_inputs(ctx), "output": attribute.output.value}
-        add(PIXELS, LOGITS, {"explained": explained}, logits=plan.logits)
+        add(PIXELS, LOGITS, PixelTargets(trace_stage.explained_of(ctx), attribute.output), logits=plan.logits)
     if SourceKind.concepts in evaluate.sources:
         for lower, upper in pairwise([*ctx.layers, LOGITS]):
-            add(lower, upper, {}, trace=plan.to_class[lower] if upper == LOGITS else plan.pairs[lower, upper])
+            add(lower, upper, trace=plan.to_class[lower] if upper == LOGITS else plan.pairs[lower, upper])
 
-    def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    def compute(work: Work, specs: Mapping[str, Spec[UnitSettings]]) -> None:
         for spec in specs.values():
-            _fill(ctx, spec, loop, columns)
+            _fill(work, spec, loop, columns)
 
     return [Job(Stage.evaluate, {unit: spec}, compute) for unit, spec in found.items()]
 
 
 class _Source(NamedTuple):
-    """What a loop needs to know of a source, its images in the order of the graph's."""
+    """What a loop needs to know of a source, its images in the order of the graph's.
+
+    ``path`` is the measured one: its nodes and φ, and along what and to which read-out the trace went.
+    """
 
     layout: Layout
+    path: PathSettings
     dictionary: Dictionary | None
     concepts: UpperConcepts | None
     images: list[str]
     classes: np.ndarray
 
 
-def _source(ctx: Context, spec: Spec) -> _Source:
-    lower, upper = spec.inputs["lower"], spec.inputs["upper"]
+def _source(work: Work, spec: Spec[UnitSettings]) -> _Source:
+    settings = spec.settings
+    lower, upper, path = settings.lower, settings.upper, settings.path
     if lower == PIXELS:
-        logits = ctx.store.open(spec.parents["logits"])
-        who, ids = trace_stage.read_explained(ctx, logits), read_images(logits).ids
-        return _Source(ctx.layout(PIXELS), None, None, [ids[row] for row in who.rows], who.classes)
+        logits, targets = spec.parents["logits"], settings.explained
+        who, ids = trace_stage.read_explained(work, logits, targets.explained), read_images(work.store.open(logits)).ids
+        path = replace(path, output=targets.output)
+        return _Source(work.layout(PIXELS), path, None, None, [ids[row] for row in who.rows], who.classes)
     parent = spec.parents["trace"]
-    facts = ctx.store.open(parent).json("trace.json")
+    traced: trace_stage.TraceSettings = parent.settings
+    path = replace(path, along=traced.path.along, output=traced.path.output, readout=traced.path.readout)
+    facts = work.store.open(parent).json("trace.json")
     concepts = None
     if upper != LOGITS:
         above = parent.parents["importance"]
-        anchors = np.asarray(ctx.store.open(above).array("anchors.npy"))[:, facts["targets"]]
-        dictionary = dictionary_stage.read(ctx, ctx.store.open(above.parents["dictionary"]))
-        concepts = UpperConcepts(ctx.layout(upper), dictionary, tuple(facts["targets"]), anchors)
-    dictionary = dictionary_stage.read(ctx, ctx.store.open(parent.parents["dictionary"]))
-    return _Source(ctx.layout(lower), dictionary, concepts, facts["images"], np.array(facts["classes"]))
+        anchors = np.asarray(work.store.open(above).array("anchors.npy"))[:, facts["targets"]]
+        dictionary = dictionary_stage.read(work, above.parents["dictionary"], traced.coding)
+        concepts = UpperConcepts(work.layout(upper), dictionary, tuple(facts["targets"]), anchors)
+    dictionary = dictionary_stage.read(work, parent.parents["dictionary"], traced.coding)
+    return _Source(work.layout(lower), path, dictionary, concepts, facts["images"], np.array(facts["classes"]))
 
 
-def _fill(ctx: Context, spec: Spec, kind: type[UnitLoop], columns: Columns) -> None:
+def _fill(work: Work, spec: Spec[UnitSettings], kind: type[UnitLoop], columns: Columns) -> None:
     """The kind's arrays, ``images.json`` and ``units.json``; a pass that was killed is continued."""
-    source, evaluate, unit = _source(ctx, spec), ctx.config.evaluate, spec.unit
-    chosen = spread(list(range(len(source.images))), evaluate.images)
+    source, wanted = _source(work, spec), spec.settings
+    chosen = spread(list(range(len(source.images))), wanted.images)
     concepts = source.concepts
     if concepts is not None:
         concepts = replace(concepts, anchors=concepts.anchors[chosen])
     targets = 1 if concepts is None else len(concepts.concepts)
-    place = {sample: index for index, sample in enumerate(ctx.data.ids)}
+    place = {sample: index for index, sample in enumerate(work.data.ids)}
     indices = [place[source.images[row]] for row in chosen]
-    pixels = source.layout if spec.inputs["lower"] == PIXELS else None
-    with ctx.store.writer(spec, resume=True) as folder:
-        nodes = nodes_of(ctx, spec)
+    pixels = source.layout if wanted.lower == PIXELS else None
+    with work.store.writer(spec, resume=True) as folder:
+        nodes = nodes_of(work, spec)
         rows = Rows(folder, columns(targets, nodes.steps, pixels), len(indices))
         loop = kind(
-            ctx.config,
-            ctx.data,
+            work.site,
+            work.data,
             indices,
             {"evaluate": rows},
-            f"{spec.inputs['measure']} {unit}",
-            lower=spec.inputs["lower"],
-            upper=spec.inputs["upper"],
+            f"{wanted.measure.value} {spec.unit}",
+            lower=wanted.lower,
+            upper=wanted.upper,
+            path=source.path,
             layout=source.layout,
             dictionary=source.dictionary,
             concepts=concepts,
             classes=source.classes[chosen].astype(np.int64),
             start=Start(),
-            nodes=nodes if spec.inputs["rule"] == Rule.auto else None,
-            sensitivity_rows=spread(list(range(len(indices))), evaluate.sensitivity_images),
+            nodes=nodes if wanted.path.rule is Rule.auto else None,
+            seed=wanted.seed,
+            sensitivity_rows=spread(list(range(len(indices))), wanted.sensitivity_images),
         )
         run_loop(loop)
         kept = rows.finish()
         some_kept(kept)
         facts = {"classes": source.classes[chosen][kept].tolist(), "targets": [*concepts.concepts] if concepts else []}
         write_json(folder / "units.json", facts)
-        (folder / "images.json").write_bytes(compact(write_images(ctx, kept, indices)))
+        (folder / "images.json").write_bytes(compact(write_images(work, kept, indices)))
 
 
-def nodes_of(ctx: Context, spec: Spec) -> Choice:
+def nodes_of(work: Work, spec: Spec[UnitSettings]) -> Choice:
     """The nodes of a source: with rule=auto those of the trace that is measured, or the midpoint rule for pixels.
 
     Pixels have no trace; how complete their attributions are is one of the metrics.
     """
-    rule, steps = Rule(spec.inputs["rule"]), spec.inputs["steps"]
-    if rule is not Rule.auto:
-        return Choice(rule, steps)
-    if spec.inputs["lower"] == PIXELS:
-        return Choice(Rule.midpoint, steps)
-    return read_nodes(ctx.store.open(spec.parents["trace"]).path(NODES))
+    path = spec.settings.path
+    if path.rule is not Rule.auto:
+        return Choice(path.rule, path.steps)
+    if spec.settings.lower == PIXELS:
+        return Choice(Rule.midpoint, path.steps)
+    return read_nodes(work.store.open(spec.parents["trace"]).path(NODES))
 
 
 class Scores:

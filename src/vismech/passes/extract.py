@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vismech.config.choices import Positions
-from vismech.config.schema import ExtractConfig
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS
 from vismech.network.pfv import Layout, uniform_positions, weighted_positions
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.receptive_field import layer_relevance
 from vismech.store.rows import Column
+from vismech.store.settings import FLAT, UNUSED, Settings
 
 CONTRIBUTION = (Positions.relevance, Positions.contrastive, Positions.gradient)
 
 
-def extract_columns(layout: Layout, extract: ExtractConfig) -> dict[str, Column]:
+@dataclass(frozen=True)
+class ExtractSettings(Settings):
+    """Which vectors of a layer are kept, or that the logits are.
+
+    Attributes:
+        source: the model and the images.
+        layer: the layer, or ``logits``.
+        positions, per_image: which positions, and where they are drawn, how many.
+        seed: of the draw.
+    """
+
+    source: Mapping[str, Any] = field(metadata=FLAT)
+    layer: str
+    positions: Positions = UNUSED
+    per_image: int = UNUSED
+    seed: int = UNUSED
+
+
+def extract_columns(layout: Layout, extract: ExtractSettings) -> dict[str, Column]:
     """Arrays of one layer, per image.
 
     ``vectors`` PFVs [n, C]; ``positions`` the flat positions [n] they were taken at; and where positions are drawn in
@@ -39,11 +59,21 @@ class _Found(NamedTuple):
 
 
 class ExtractLoop(ImageLoop):
-    """Writes the PFVs of every layer in ``layouts``, and the logits if ``rows`` asks for them."""
+    """Writes the PFVs of every layer in ``layouts``, and the logits if ``rows`` asks for them.
 
-    def __init__(self, *args, layouts: dict[str, Layout], **kwargs) -> None:
+    Args:
+        layouts: how each layer is read.
+        how: which of its vectors are kept; positions are drawn in one way for all layers.
+    """
+
+    def __init__(
+        self, *args, layouts: Mapping[str, Layout], how: Mapping[str, ExtractSettings] | None = None, **kwargs
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.layouts = layouts
+        self.layouts, self.how = dict(layouts), dict(how or {})
+        positions = {each.positions for each in self.how.values()}
+        assert len(positions) <= 1 and self.layouts.keys() == self.how.keys()
+        self.positions = positions.pop() if positions else Positions.all
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
@@ -62,7 +92,7 @@ class ExtractLoop(ImageLoop):
             if weights is None and layout.positions in uniform:
                 positions = uniform[layout.positions]
             else:
-                positions = torch.from_numpy(self._positions(layout, rows, weights)).to(vectors.device)
+                positions = torch.from_numpy(self._positions(name, rows, weights)).to(vectors.device)
             if weights is None:
                 uniform[layout.positions] = positions
             if positions.shape[1] < layout.positions:
@@ -74,7 +104,7 @@ class ExtractLoop(ImageLoop):
 
     def _found(self, images: Tensor, rows: list[int]) -> _Found:
         """One pass; the contributions are those to each image's predicted class."""
-        match self.config.extract.positions:
+        match self.positions:
             case Positions.relevance | Positions.contrastive as positions if self.layouts:
                 return self._relevance(images, rows, contrastive=positions is Positions.contrastive)
             case Positions.gradient if self.layouts:
@@ -106,14 +136,14 @@ class ExtractLoop(ImageLoop):
         }
         return _Found({name: value.detach() for name, value in found.items()}, contributions)
 
-    def _positions(self, layout: Layout, rows: list[int], weights: Tensor | None) -> np.ndarray:
-        extract, seed = self.config.extract, self.config.seed
+    def _positions(self, name: str, rows: list[int], weights: Tensor | None) -> np.ndarray:
+        layout, extract = self.layouts[name], self.how[name]
         if extract.positions is Positions.all:
             return np.tile(np.arange(layout.positions), (len(rows), 1))
         draws = [
-            uniform_positions(self.sample_id(row), seed, layout.positions, extract.per_image)
+            uniform_positions(self.sample_id(row), extract.seed, layout.positions, extract.per_image)
             if weights is None
-            else weighted_positions(self.sample_id(row), seed, weights[index].numpy(), extract.per_image)
+            else weighted_positions(self.sample_id(row), extract.seed, weights[index].numpy(), extract.per_image)
             for index, row in enumerate(rows)
         ]
         return np.stack(draws)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from vismech.config.choices import Unreadable
-from vismech.config.schema import Config
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS, PIXELS
 from vismech.passes.batches import Batch, Images, PaddedBatches, loader
@@ -25,6 +24,7 @@ from vismech.passes.devices import quiet, set_rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
 from vismech.passes.portions import Columns, Portions, in_portions, release, smaller
 from vismech.passes.resources import Resources, resources_of
+from vismech.passes.site import Site
 from vismech.passes.threads import one_thread
 from vismech.sources.data import ImageData
 from vismech.store.rows import Rows
@@ -36,7 +36,7 @@ class ImageLoop:
     """Maps batches of images to columns of one or more artifacts.
 
     Args:
-        config: model and runtime of the run.
+        site: model and runtime.
         data: the images.
         indices: which of them, in the order of the artifacts' rows.
         rows: artifact name → its arrays; all have ``len(indices)`` entries.
@@ -44,9 +44,9 @@ class ImageLoop:
     """
 
     def __init__(
-        self, config: Config, data: ImageData, indices: Sequence[int], rows: Mapping[str, Rows], title: str
+        self, site: Site, data: ImageData, indices: Sequence[int], rows: Mapping[str, Rows], title: str
     ) -> None:
-        self.config, self.data, self.indices, self.rows, self.title = config, data, list(indices), dict(rows), title
+        self.site, self.data, self.indices, self.rows, self.title = site, data, list(indices), dict(rows), title
         self.done = frozenset.intersection(*(frozenset(part.done()) for part in self.rows.values()))
         self.resources: Resources | None = None
         self.device = torch.device("cpu")
@@ -66,11 +66,11 @@ class ImageLoop:
 
     def setup(self) -> None:
         """Open the network, in the process that will use it."""
-        runtime = self.config.runtime
+        runtime = self.site.runtime
         quiet()  # all three again, where this is a process of its own
         keep_freed_memory()
         set_rounding(runtime.tf32, runtime.tf32)
-        self.resources = resources_of(self.config.model, runtime.channels_last)
+        self.resources = resources_of(self.site.model, runtime.channels_last)
 
     def on_predict_start(self) -> None:
         """Whatever is opened once per process, when the network is on its device."""
@@ -84,7 +84,7 @@ class ImageLoop:
     def batches(self, rank: int, world: int) -> Any:
         """The share of process ``rank`` of ``world``, without the batches that an earlier try finished."""
         assert self.resources is not None
-        runtime = self.config.runtime
+        runtime = self.site.runtime
         sampler = PaddedBatches(len(self.indices), runtime.batch_size, rank, world, self.done)
         images = Images(self.data, self.indices, self.resources.model.preprocess)
         return loader(images, sampler, runtime.workers, self.device.type == "cuda")
@@ -92,12 +92,12 @@ class ImageLoop:
     def predict_step(self, batch: Batch) -> dict[str, Columns]:
         """Columns for one batch; gradients are available to :meth:`step`."""
         rows = batch.rows.tolist()
-        if self.config.data.unreadable is Unreadable.fail:
+        if self.site.unreadable is Unreadable.fail:
             for row, readable in zip(rows, batch.readable.tolist(), strict=True):
                 if not readable:
                     self.data.load(self.indices[row])  # raises, naming the file
         images = batch.images
-        if self.config.runtime.channels_last:
+        if self.site.runtime.channels_last:
             images = images.to(memory_format=torch.channels_last)
         # As in the pipeline's own process, for a process that was spawned.
         with torch.no_grad(), one_thread():
@@ -120,7 +120,7 @@ class ImageLoop:
     def portions(self) -> Portions:
         """How much is taken at once: as configured, or what the free memory holds, or what was left after an error."""
         if self._portions is None:
-            runtime, most = self.config.runtime, max(map(numbers_per_row, self.cuts()), default=1)
+            runtime, most = self.site.runtime, max(map(numbers_per_row, self.cuts()), default=1)
             wanted = Portions(runtime.batch_size, runtime.path_batch_size)
             per_image = numbers_per_row(self.network.segment(PIXELS, LOGITS)) + self.held_per_image()
             self._portions = Portions.that_fit(wanted, per_image, most, self.device, self.title)

@@ -101,7 +101,7 @@ class Progress(lightning.Callback):
 
 def run(loop: ImageLoop) -> None:
     """Run ``loop``; see :func:`~vismech.passes.loop.run_loop`."""
-    runtime = loop.config.runtime
+    runtime = loop.site.runtime
     with warnings.catch_warnings():
         quiet()
         try:

@@ -25,10 +25,10 @@ from vismech.attribution.engine import (
 from vismech.attribution.gig import Segment
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
+from vismech.attribution.settings import PathSettings
 from vismech.attribution.sources import ConceptSource, Edges, Source
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
 from vismech.config.choices import Baseline, Mode, Rule, Unreadable
-from vismech.config.schema import Config
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
 from vismech.network.pfv import Layout
@@ -37,6 +37,7 @@ from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
 from vismech.passes.threads import one_thread
 from vismech.store.rows import Column
+from vismech.store.settings import used
 
 log = logging.getLogger(__name__)
 NOT_CHECKED = -1.0
@@ -94,25 +95,6 @@ def trace_columns(targets: int, concepts: int) -> dict[str, Column]:
     }
 
 
-def settings_of(config: Config) -> Settings:
-    """How the integral is taken.
-
-    Raises:
-        UserError: settings that exclude one another.
-    """
-    wanted = config.attribute
-    return Settings(
-        rule=wanted.rule,
-        steps=wanted.steps,
-        weights=(wanted.path,),
-        phi=wanted.phi,
-        mode=wanted.mode,
-        rows=config.runtime.path_batch_size,
-        tolerance=wanted.tolerance,
-        max_steps=wanted.max_steps,
-    )
-
-
 def open_image(loop: ImageLoop, place: int) -> Tensor:
     """One image [1, 3, H, W] as the loop's network takes it.
 
@@ -121,7 +103,7 @@ def open_image(loop: ImageLoop, place: int) -> Tensor:
     """
     assert loop.resources is not None
     image = loop.resources.model.preprocess(loop.data.load(place))[None].to(loop.device)
-    return image.to(memory_format=torch.channels_last) if loop.config.runtime.channels_last else image
+    return image.to(memory_format=torch.channels_last) if loop.site.runtime.channels_last else image
 
 
 def first_readable(loop: ImageLoop, count: int) -> tuple[list[int], list[Tensor]]:
@@ -138,7 +120,7 @@ def first_readable(loop: ImageLoop, count: int) -> tuple[list[int], list[Tensor]
         try:
             images.append(open_image(loop, place))
         except UserError:
-            if loop.config.data.unreadable is Unreadable.fail:
+            if loop.site.unreadable is Unreadable.fail:
                 raise
         else:
             rows.append(row)
@@ -151,6 +133,7 @@ class TraceLoop(ImageLoop):
     Args:
         lower: lower layer.
         upper: upper layer, or ``logits``.
+        path: how edges are attributed.
         layout: of the lower layer.
         dictionary: of the lower layer.
         concepts: targets in the upper layer; None where the target is each image's own class.
@@ -164,6 +147,7 @@ class TraceLoop(ImageLoop):
         *args,
         lower: str,
         upper: str,
+        path: PathSettings,
         layout: Layout,
         dictionary: Dictionary,
         concepts: UpperConcepts | None,
@@ -174,6 +158,7 @@ class TraceLoop(ImageLoop):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lower, self.upper, self.layout, self.concepts, self.classes = lower, upper, layout, concepts, classes
+        self.how = path
         self.dictionary, self.start, self.nodes = dictionary, start, nodes
 
     def on_predict_start(self) -> None:
@@ -182,13 +167,17 @@ class TraceLoop(ImageLoop):
         if self.concepts is not None:
             self.concepts = replace(self.concepts, dictionary=self.concepts.dictionary.to(self.device))
         self.segment = self.network.segment(self.lower, self.upper)
-        self.path, self.settings = load_path(self.config.attribute.curve), settings_of(self.config)
+        self.path, self.settings = load_path(used(self.how.curve, {})), self.integral()
         with torch.no_grad(), one_thread():
             self.baselines = self._baselines()
             if self.settings.rule is Rule.auto:
                 self.settings = self.settings.at(self.nodes or chosen_nodes(self._folder, self._settled))
             if self.settings.mode is Mode.auto:
                 self.settings = replace(self.settings, mode=self._mode())
+
+    def integral(self) -> Settings:
+        """How the integral is taken, with the rows that the runtime allows."""
+        return self.how.integral(self.site.runtime.path_batch_size)
 
     def cuts(self) -> list[nn.Module]:
         """See :meth:`ImageLoop.cuts`."""
@@ -252,7 +241,7 @@ class TraceLoop(ImageLoop):
 
     def _sources(self, coded: Coded, rows: list[int]) -> list[Source]:
         starts = [(None, None)] if self.baselines is None else self.baselines.of([self.indices[row] for row in rows])
-        along, atoms = self.config.attribute.along, self.dictionary.atoms
+        along, atoms = self.how.along, self.dictionary.atoms
         each = [
             ConceptSource(atoms, coded.codes, coded.vectors, along, codes, vectors, self.path)
             for vectors, codes in starts
@@ -260,7 +249,7 @@ class TraceLoop(ImageLoop):
         return cast(list[Source], each)  # pyright does not take a cached property for a property
 
     def _targets(self, rows: list[int]) -> Targets:
-        wanted = self.config.attribute
+        wanted = self.how
         if self.concepts is None:
             return LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device), wanted.output)
         upper = self.concepts
@@ -272,11 +261,11 @@ class TraceLoop(ImageLoop):
         """See :meth:`ImageLoop.step`."""
         coded = self._coded(images)
         found = self._attribute(coded, rows, self.settings)
-        edges, error = found.edges[self.config.attribute.path]
+        edges, error = found.edges[self.how.weight]
         change = found.change
         if change is None:
             change = torch.full_like(found.value, NOT_CHECKED)
-            if checked := sum(row < self.config.attribute.check_images for row in rows):
+            if checked := sum(row < self.how.check_images for row in rows):
                 finer = replace(self.settings, steps=doubled(self.settings.rule, self.settings.steps))
                 twice = self._attribute(Coded(*(part[:checked] for part in coded)), rows[:checked], finer)
                 once = {weight: Edges(*(part[:checked] for part in both)) for weight, both in found.edges.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,23 @@ from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.describe import Descriptions
 from vismech.stages.fields import VERSION as FIELDS_VERSION
-from vismech.stages.fields import compute_fields, field_inputs, read_fields
+from vismech.stages.fields import FieldsSettings, compute_fields, fields_settings, read_fields
+from vismech.stages.work import Work
 from vismech.store.artifacts import Spec
+from vismech.store.settings import Settings
 
 VERSION = 1
 CARDS = 50
 PNG_LEVEL = 3  # more than twice as fast as the usual 6, and 4 % larger
 TABLE = "concepts.csv"
+
+
+@dataclass(frozen=True)
+class PicturesSettings(Settings):
+    """How many cards of each layer are drawn, and the hash of the names that stand on them."""
+
+    cards: int
+    names: str
 
 
 def fields_job(ctx: Context, plan: Plan, graph: Spec | None) -> Job:
@@ -32,37 +43,39 @@ def fields_job(ctx: Context, plan: Plan, graph: Spec | None) -> Job:
         plan: the run's artifacts so far.
         graph: whose concepts are shown too, if there is to be a page.
     """
-    inputs = {**field_inputs(ctx), "cards": count(ctx)}
+    settings = fields_settings(ctx, cards=count(ctx))
 
-    def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    def compute(work: Work, specs: Mapping[str, Spec[FieldsSettings]]) -> None:
         for spec in specs.values():
-            shown = dict.fromkeys(important_concepts(ctx, plan) + (graph_concepts(ctx, graph) if graph else []))
+            chosen = important_concepts(work, plan, spec.settings.cards)
+            shown = dict.fromkeys(chosen + (graph_concepts(work, graph) if graph else []))
             layers: dict[str, Descriptions] = {}
             for layer, _ in shown:
                 if layer not in layers:
-                    layers[layer] = Descriptions(ctx, layer, plan.descriptions[layer])
-            with ctx.store.writer(spec) as folder:
-                compute_fields(ctx, plan, [layers[layer].concept(concept) for layer, concept in shown], folder)
+                    layers[layer] = Descriptions(work, layer, plan.descriptions[layer])
+            described = [layers[layer].concept(concept) for layer, concept in shown]
+            with work.store.writer(spec) as folder:
+                compute_fields(work, spec.settings, plan, described, folder)
 
     parents = {**_parents(plan), **({} if graph is None else {"graph": graph})}
-    return Job(Stage.cards, {"fields": Spec(Stage.cards.value, FIELDS_VERSION, "fields", inputs, parents)}, compute)
+    return Job(Stage.cards, {"fields": Spec(Stage.cards.value, FIELDS_VERSION, "fields", settings, parents)}, compute)
 
 
 def pictures_job(ctx: Context, plan: Plan, fields: Spec) -> Job:
     """``cards/<layer>/<concept>.png`` of the most important concepts, and ``concepts.csv`` with a row for each."""
-    inputs = {"cards": count(ctx), "names": ctx.names}
+    settings = PicturesSettings(count(ctx), ctx.names)
 
-    def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    def compute(work: Work, specs: Mapping[str, Spec[PicturesSettings]]) -> None:
         for spec in specs.values():
             from vismech.stages.gallery import Gallery  # pictures are slow to import, and a plan needs none
 
-            shown = important_concepts(ctx, plan)
-            gallery = Gallery(ctx, plan, shown, read_fields(ctx.store.open(fields)))
-            with ctx.store.writer(spec) as folder:
+            shown = important_concepts(work, plan, spec.settings.cards)
+            gallery = Gallery(work, plan, shown, read_fields(work.store.open(fields)))
+            with work.store.writer(spec) as folder:
                 _write(gallery, shown, folder)
 
     parents = {**_parents(plan), "fields": fields}
-    return Job(Stage.cards, {"pictures": Spec(Stage.cards.value, VERSION, "pictures", inputs, parents)}, compute)
+    return Job(Stage.cards, {"pictures": Spec(Stage.cards.value, VERSION, "pictures", settings, parents)}, compute)
 
 
 def _parents(plan: Plan) -> dict[str, Spec]:
@@ -77,23 +90,23 @@ def count(ctx: Context) -> int:
     return CARDS if wanted is None else wanted
 
 
-def important_concepts(ctx: Context, plan: Plan) -> list[tuple[str, int]]:
+def important_concepts(work: Work, plan: Plan, cards: int) -> list[tuple[str, int]]:
     """The ``describe.cards`` concepts of each layer of largest absolute importance for any group, or else share."""
-    measured = trace_stage.importances(ctx, plan)
+    measured = trace_stage.importances(work, plan)
     chosen = []
     for layer, spec in plan.descriptions.items():
         if layer in measured:
             score = np.abs(measured[layer]).max(0)
         else:
-            score = np.asarray(ctx.store.open(spec).array("shares.npy"))
-        order = np.argsort(-score, kind="stable")[: count(ctx)]
+            score = np.asarray(work.store.open(spec).array("shares.npy"))
+        order = np.argsort(-score, kind="stable")[:cards]
         chosen += [(layer, concept) for concept in order.tolist()]
     return chosen
 
 
-def graph_concepts(ctx: Context, graph: Spec) -> list[tuple[str, int]]:
+def graph_concepts(work: Work, graph: Spec[Any]) -> list[tuple[str, int]]:
     """The concepts that a graph keeps, as (layer, concept)."""
-    nodes = graph_stage.read(ctx, graph)["nodes"]
+    nodes = graph_stage.read(work, graph)["nodes"]
     return [(node["layer"], node["concept"]) for node in nodes if node["kind"] == "concept"]
 
 

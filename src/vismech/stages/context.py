@@ -1,68 +1,37 @@
-"""What every stage shares: configuration, store, images, network, and who is explained."""
+"""One run: its configuration, its plan, and the jobs of which that is made."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from vismech.config.choices import DataSource, Evaluation, Scope, Stage
-from vismech.config.choices import Images as Standing
+from vismech.config.choices import Evaluation, Images, Scope, Stage
 from vismech.config.schema import Config
-from vismech.errors import UserError
-from vismech.network.cut import Network
-from vismech.network.layers import LOGITS, PIXELS
-from vismech.network.outline import Outline, outline_file, read_outline
-from vismech.network.pfv import Layout, layout_of
-from vismech.passes.devices import first_device
-from vismech.passes.resources import model_of, resources_of
-from vismech.sources.data import ImageData, open_data
-from vismech.sources.identity import identity_of
-from vismech.sources.labels import ClassLabels, class_labels
-from vismech.sources.models import Model
-from vismech.store.artifacts import Artifact, Spec, Store, canonical
-
-log = logging.getLogger(__name__)
-
-
-class Images(NamedTuple):
-    """The images of an artifact, row by row, with the data's own labels, and those that could not be read."""
-
-    ids: list[str]
-    labels: np.ndarray
-    unreadable: list[str]
+from vismech.passes.site import Site
+from vismech.sources.data import ImageData
+from vismech.stages.work import Work
+from vismech.store.artifacts import Spec, Store
 
 
 @dataclass
-class Context:
-    """One run; the network is opened only when a stage needs it."""
+class Context(Work):
+    """A run and its configuration, which plans and tables read; what computes is given a :class:`Work`.
+
+    Attributes:
+        config: the configuration.
+        planned: another configuration's run and its plan, for what compares the two.
+    """
 
     config: Config
-    store: Store
-    data: ImageData
     planned: Callable[[Config], tuple[Context, Plan]]
-    """Another configuration's run and its plan, for what compares the two."""
-    rows: dict[Evaluation, Any] = field(default_factory=dict, repr=False)
-    """Rows of tables, once they were read."""
 
-    @cached_property
-    def model(self) -> Model:
-        """The model, its weights loaded."""
-        model = model_of(self.config.model)
-        log.info("%s takes images with %s", self.config.model.name, model.preprocess)
-        return model
-
-    @cached_property
-    def network(self) -> Network:
-        """The model as named layers."""
-        return resources_of(self.config.model, self.config.runtime.channels_last).network
+    @classmethod
+    def of(cls, config: Config, data: ImageData, planned: Callable[[Config], tuple[Context, Plan]]) -> Context:
+        """The run of ``config`` over the images that it names."""
+        site = Site(config.model, config.runtime, config.data.unreadable)
+        return cls(site, Store(config.store.root), data, config.data, config.evaluate.root, config, planned)
 
     @cached_property
     def layers(self) -> list[str]:
@@ -70,56 +39,10 @@ class Context:
         return self.outline.resolve(self.config.extract.layers)
 
     @cached_property
-    def outline(self) -> Outline:
-        """What planning asks of the model: from an earlier run's note, or from the model itself."""
-        return (self._outline_file and read_outline(self._outline_file)) or self._note()
-
-    @cached_property
-    def _outline_file(self) -> Path | None:
-        return outline_file(self.store.root, self.config.model)
-
-    def _note(self) -> Outline:
-        network = self.network
-        names = [PIXELS, *network.layers, LOGITS]
-        identity, classes = identity_of(self.model, network), self.model.classes
-        shapes = {name: network.shape(name) for name in names}
-        return Outline(identity, classes, list(network.layers), dict(network.calls), shapes)
-
-    def check_cuts(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Refuse pairs of layers that cannot be cut between, before anything is computed.
-
-        Raises:
-            UserError: the pair, and the path around it.
-        """
-        new = [pair for pair in pairs if pair not in self.outline.cuts]
-        for lower, upper in new:
-            self.network.segment(lower, upper)
-        self.outline.cuts.update(new)
-        if self._outline_file is not None and (new or not self._outline_file.is_file()):
-            self.outline.write(self._outline_file)
-
-    @cached_property
     def source(self) -> dict[str, Any]:
         """The part of every key that names the model and the images."""
         data = self.data.fingerprint(self.config.data.fingerprint)
         return {"model": self.outline.identity, "data": data, **self.precision}
-
-    @property
-    def precision(self) -> dict[str, Any]:
-        """The part of a key that says how products are rounded, where it is not float32's own way."""
-        return {"precision": "tf32"} if self.config.runtime.tf32 else {}
-
-    @cached_property
-    def measured(self) -> ImageData:
-        """The images that evaluations measure: those of ``evaluate.root``, or where there is none those of the run."""
-        root, data = self.config.evaluate.root, self.config.data
-        if root is None:
-            return self.data
-        if data.source is not DataSource.imagefolder:
-            return open_data(data.source, root, None, data.classes, key="evaluate.root")
-        # The rank of a folder there need not be its rank here.
-        folders = [self.data.classes[label] for label in data.classes]
-        return open_data(data.source, root, key="evaluate.root", folders=folders)
 
     @cached_property
     def measured_source(self) -> dict[str, Any]:
@@ -128,65 +51,12 @@ class Context:
             return {}
         return {"data": self.measured.fingerprint(self.config.data.fingerprint)}
 
-    @cached_property
-    def device(self) -> str:
-        """Where a single process does what is no pass over images: the accelerator if one is configured and there."""
-        return first_device(self.config.runtime)
-
-    def layout(self, layer: str) -> Layout:
-        """How a layer is read as PFVs."""
-        return layout_of(self.outline.shape(layer), layer)
-
-    @cached_property
-    def names(self) -> str:
-        """Hash of all class names and of the join between them: the part of a key of what shows them."""
-        known = {str(label): index for label, index in self.class_labels.known.items()}
-        names = {"model": self.class_names, "data": self.data.classes, "known": known}
-        return hashlib.sha256(canonical(names).encode()).hexdigest()[:20]
-
-    def model_class(self, label: int) -> int | None:
-        """The model's class of a label of the data; None where that is not known."""
-        return self.class_labels.known.get(label)
-
-    @property
-    def outputs(self) -> int:
-        """Number of the model's classes."""
-        return self.outline.shape(LOGITS)[0]
-
-    @cached_property
-    def class_labels(self) -> ClassLabels:
-        """Which class of the model each label of the run's images is."""
-        return self._joined(self.data, self.measured)
-
-    @cached_property
-    def measured_labels(self) -> ClassLabels:
-        """Which class of the model each label of the measured images is."""
-        return self.class_labels if self.measured is self.data else self._joined(self.measured, self.data)
-
-    def _joined(self, images: ImageData, other: ImageData) -> ClassLabels:
-        data = self.config.data
-        folders = set(other.classes.values())
-        return class_labels(images, self.outline.classes, self.outputs, data.labels, data.class_map, folders)
-
     @property
     def explained_inputs(self) -> dict[str, Any]:
         """The part of a graph's keys that says which class each folder is, where its images are chosen by that."""
         graph = self.config.graph
-        labelled = graph.images is Standing.labelled and graph.scope in (Scope["class"], Scope["pair"])
+        labelled = graph.images is Images.labelled and graph.scope in (Scope["class"], Scope["pair"])
         return self.class_labels.inputs if labelled else {}
-
-    @cached_property
-    def class_names(self) -> dict[int, str]:
-        """The model's class → its name for people: the model's own, else that of the folder which stands for it."""
-        return {**self.class_labels.class_names, **self.outline.classes}
-
-    def class_name(self, index: int) -> str:
-        """The name of one of the model's classes, or its index where it has none."""
-        return self.class_names.get(index) or f"class {index}"
-
-    def label_name(self, label: int) -> str:
-        """The data's own name of one of its labels, whatever the model calls that class."""
-        return self.data.classes.get(label) or f"label {label}"
 
 
 @dataclass(frozen=True)
@@ -200,8 +70,8 @@ class Job:
     """
 
     stage: Stage
-    specs: Mapping[str, Spec]
-    compute: Callable[[Context, Mapping[str, Spec]], None] = field(compare=False)
+    specs: Mapping[str, Spec[Any]]
+    compute: Callable[[Work, Mapping[str, Spec[Any]]], None] = field(compare=False)
 
 
 @dataclass
@@ -216,53 +86,26 @@ class Plan:
         evaluations: what is measured → unit → spec.
         answers: the logits of the measured images, where only correctly classified ones are measured.
         pictures, report: the concept cards' and the page's spec, where the run draws them.
+        columns: the columns of tables that say which dictionary and coding a number is of.
+        rows: rows of tables, once they were read.
     """
 
     jobs: list[Job]
-    vectors: dict[str, Spec]
-    dictionaries: dict[str, Spec]
-    descriptions: dict[str, Spec]
-    to_class: dict[str, Spec]
-    pairs: dict[tuple[str, str], Spec]
-    logits: Spec | None
-    graph: Spec | None
-    evaluations: dict[Evaluation, dict[str, Spec]]
-    answers: Spec | None = None
-    pictures: Spec | None = None
-    report: Spec | None = None
+    vectors: dict[str, Spec[Any]]
+    dictionaries: dict[str, Spec[Any]]
+    descriptions: dict[str, Spec[Any]]
+    to_class: dict[str, Spec[Any]]
+    pairs: dict[tuple[str, str], Spec[Any]]
+    logits: Spec[Any] | None
+    graph: Spec[Any] | None
+    evaluations: dict[Evaluation, dict[str, Spec[Any]]]
+    answers: Spec[Any] | None = None
+    pictures: Spec[Any] | None = None
+    report: Spec[Any] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    rows: dict[Evaluation, Any] = field(default_factory=dict, repr=False)
 
-    def specs(self) -> Iterator[Spec]:
+    def specs(self) -> Iterator[Spec[Any]]:
         """Every artifact of the run."""
         for job in self.jobs:
             yield from job.specs.values()
-
-
-def write_images(
-    ctx: Context, kept: list[int], indices: list[int] | None = None, data: ImageData | None = None
-) -> dict[str, Any]:
-    """The images of an artifact as JSON: ids and labels of the rows that were kept, and the ids that were not."""
-    data = data or ctx.data
-    chosen = [data.samples[index] for index in (indices if indices is not None else range(len(data)))]
-    alive = set(kept)
-    return {
-        "ids": [chosen[row].id for row in kept],
-        "labels": [chosen[row].label for row in kept],
-        "unreadable": [sample.id for row, sample in enumerate(chosen) if row not in alive],
-    }
-
-
-def read_images(artifact: Artifact) -> Images:
-    """The images that :func:`write_images` wrote."""
-    content = artifact.json("images.json")
-    return Images(content["ids"], np.array(content["labels"]), content["unreadable"])
-
-
-def some_kept(kept: list[int]) -> None:
-    """Refuse an artifact without a single readable image."""
-    if not kept:
-        raise UserError("none of the images could be read: look at data.root, the run's log names each of them")
-
-
-def compact(value: Any) -> bytes:
-    """JSON on one line, keys sorted: the form of larger payload files."""
-    return (json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()

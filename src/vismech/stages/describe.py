@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +23,20 @@ from vismech.dictionaries.description import (
 from vismech.dictionaries.search import nearest
 from vismech.passes.progress import track
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job, compact, read_images
+from vismech.stages.context import Context, Job
+from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Spec
+from vismech.store.settings import Settings
 
 VERSION = 2
 SHARD = 1 << 18
+
+
+@dataclass(frozen=True)
+class DescribeSettings(Settings):
+    """How many nearest vectors of each concept are kept."""
+
+    nearest: int
 
 
 class Place(NamedTuple):
@@ -67,28 +77,27 @@ class Description(NamedTuple):
 
 def job(ctx: Context, layer: str, vectors: Spec, dictionary: Spec) -> Job:
     """One layer's descriptions."""
-    inputs = {"nearest": ctx.config.describe.nearest}
-    spec = Spec(Stage.describe.value, VERSION, layer, inputs, {"vectors": vectors, "dictionary": dictionary})
+    settings = DescribeSettings(ctx.config.describe.nearest)
+    spec = Spec(Stage.describe.value, VERSION, layer, settings, {"vectors": vectors, "dictionary": dictionary})
     return Job(Stage.describe, {layer: spec}, compute)
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[DescribeSettings]]) -> None:
     """Arrays and facts of every concept of a layer.
 
     ``images``, ``positions``, ``cosines`` of the nearest vectors [K, n] (-1: none), ``shares`` [K], ``classes``
     (concept, class, members in each row), and ``concepts.json`` with what may be missing: members, tightness,
     entropy, tree.
     """
-    count = ctx.config.describe.nearest
     for spec in specs.values():
-        extracted = ctx.store.open(spec.parents["vectors"])
+        extracted = work.store.open(spec.parents["vectors"])
         vectors, positions = extracted.array("vectors.npy"), extracted.array("positions.npy")
-        concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
-        found = _nearest(concepts, vectors, count, ctx.device)
+        concepts = dictionary_stage.load(work, spec.parents["dictionary"])
+        found = _nearest(concepts, vectors, spec.settings.nearest, work.device)
         per_image = vectors.shape[1]
         absent = found.rows < 0
         images, places = np.divmod(np.maximum(found.rows, 0), per_image)
-        members = _members(concepts, vectors, ctx.device)
+        members = _members(concepts, vectors, work.device)
         counts = np.bincount(members.concept[members.concept >= 0], minlength=concepts.k)
         classes = class_counts(members.concept, read_images(extracted).labels.repeat(per_image))
         facts = {
@@ -97,7 +106,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             "entropy": class_entropy(classes, concepts.k),
             "tree": _tree(concepts),
         }
-        with ctx.store.writer(spec) as folder:
+        with work.store.writer(spec) as folder:
             np.save(folder / "images.npy", np.where(absent, -1, images).astype(np.int32))
             np.save(folder / "positions.npy", np.where(absent, -1, positions[images, places]).astype(np.int32))
             np.save(folder / "cosines.npy", found.scores.astype(np.float32))
@@ -109,7 +118,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
 class Descriptions:
     """The descriptions of a layer, read once."""
 
-    def __init__(self, ctx: Context, layer: str, spec: Spec) -> None:
+    def __init__(self, ctx: Work, layer: str, spec: Spec[Any]) -> None:
         artifact = ctx.store.open(spec)
         self.layer = layer
         self.shares = np.asarray(artifact.array("shares.npy"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from vismech.config.choices import Code, Method, SaeActivation, Stage
+from vismech.config.choices import Code, MeanRule, Method, SaeActivation, Stage
 from vismech.config.schema import Config
 from vismech.dictionaries import Dictionary, build
 from vismech.dictionaries.coding import TWO_STAGES, l0_of
@@ -18,7 +18,9 @@ from vismech.dictionaries.refinement import Refinement
 from vismech.errors import UserError
 from vismech.passes.progress import Meter
 from vismech.stages.context import Context, Job
-from vismech.store.artifacts import Artifact, Spec, plain
+from vismech.stages.work import Work
+from vismech.store.artifacts import Spec, plain
+from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 VERSION = 1
 # At most one concept for each channel.
@@ -36,6 +38,33 @@ AMOUNT = {
     Code.simultaneous_omp: "concepts_per_image",
     Code.encoder: None,
 }
+
+
+@dataclass(frozen=True)
+class DictionarySettings(Settings):
+    """How a layer's concepts are found; the configuration's group ``dictionary`` documents the fields.
+
+    ``fit`` holds the options of the method by the names of its function's arguments; ``refinement`` is there where the
+    atoms are fitted anew.
+    """
+
+    method: Method
+    k: int
+    center: bool
+    seed: int
+    fit: Mapping[str, Any] = field(metadata=FLAT)
+    refinement: Refinement = UNUSED
+
+
+@dataclass(frozen=True)
+class CodingSettings(Settings):
+    """How vectors are written in a dictionary's concepts; the group ``dictionary`` documents the fields."""
+
+    code: Code
+    penalty: float = UNUSED
+    l0_per_channel: float = UNUSED
+    concepts_per_image: int = UNUSED
+    fine_concepts: int | None = UNUSED
 
 
 def size(ctx: Context, layer: str) -> int:
@@ -75,30 +104,30 @@ def refinement(ctx: Context, layer: str) -> Refinement | None:
     return Refinement(wanted.refine, l0, wanted.code in (Code.omp_nonnegative, Code.coarse_to_fine_nonnegative))
 
 
-def job(ctx: Context, layer: str, vectors: Spec) -> Job:
+def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
     """One layer's dictionary."""
     wanted = ctx.config.dictionary
-    inputs = {
-        "method": wanted.method.value,
-        "k": size(ctx, layer),
-        "center": wanted.center,
-        "seed": ctx.config.seed,
-        **fit_inputs(ctx.config),
-    }
-    if (again := refinement(ctx, layer)) is not None:
-        inputs["refinement"] = again._asdict()
-    spec = Spec(Stage.dictionary.value, VERSION, layer, inputs, {"vectors": vectors})
+    again = refinement(ctx, layer)
+    settings = DictionarySettings(
+        wanted.method,
+        size(ctx, layer),
+        wanted.center,
+        ctx.config.seed,
+        fit_inputs(ctx.config),
+        UNUSED if again is None else again,
+    )
+    spec = Spec(Stage.dictionary.value, VERSION, layer, settings, {"vectors": vectors})
     return Job(Stage.dictionary, {layer: spec}, compute)
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
     """Fit the dictionaries of ``specs``."""
-    wanted = ctx.config.dictionary
     for layer, spec in specs.items():
-        vectors = ctx.store.open(spec.parents["vectors"]).array("vectors.npy")
-        flat = torch.from_numpy(np.array(vectors.reshape(-1, vectors.shape[-1])))
-        with ctx.store.writer(spec, resume=wanted.method is Method.sae) as folder, ExitStack() as stack:
-            meter = stack.enter_context(closing(_meter(ctx, layer)))
+        wanted = spec.settings
+        vectors = work.store.open(spec.parents["vectors"]).array("vectors.npy")
+        flattened = torch.from_numpy(np.array(vectors.reshape(-1, vectors.shape[-1])))
+        with work.store.writer(spec, resume=wanted.method is Method.sae) as folder, ExitStack() as stack:
+            meter = stack.enter_context(closing(_meter(wanted, layer)))
             extra: dict[str, Any] = {"on_round": meter.advance}
             if wanted.method is Method.bisecting:
                 extra["on_split"] = meter.advance
@@ -106,63 +135,73 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                 extra |= {"folder": folder, "title": f"dictionary {layer}"}
             build(
                 wanted.method.value,
-                flat,
-                size(ctx, layer),
-                ctx.config.seed,
+                flattened,
+                wanted.k,
+                wanted.seed,
                 center=wanted.center,
-                device=ctx.device,
-                refinement=refinement(ctx, layer),
-                **fit_inputs(ctx.config),
+                device=work.device,
+                refinement=used(wanted.refinement, None),
+                **wanted.fit,
                 **extra,
             ).save(folder)
 
 
-def _meter(ctx: Context, layer: str) -> Meter:
-    wanted = ctx.config.dictionary
-    splits = size(ctx, layer) - 1 if wanted.method is Method.bisecting else 0
-    return Meter(f"dictionary {layer}", splits + wanted.refine)
+def _meter(wanted: DictionarySettings, layer: str) -> Meter:
+    splits = wanted.k - 1 if wanted.method is Method.bisecting else 0
+    return Meter(f"dictionary {layer}", splits + (wanted.refinement.rounds if wanted.refinement else 0))
 
 
-def coding_inputs(ctx: Context) -> dict:
-    """The part of a key that says how vectors are coded."""
-    wanted = ctx.config.dictionary
+def coding_of(config: Config) -> CodingSettings:
+    """How vectors are coded, of the configuration what matters for the code."""
+    wanted = config.dictionary
     names = [name] if (name := AMOUNT[wanted.code]) else []
     names += ["concepts_per_image", "fine_concepts"] if wanted.code in TWO_STAGES else []
-    return {"code": wanted.code.value, **{name: getattr(wanted, name) for name in names}}
+    return CodingSettings(wanted.code, **{name: getattr(wanted, name) for name in names})
 
 
-def table_keys(ctx: Context) -> dict:
+def kept_mean(config: Config) -> MeanRule:
+    """What the mean concept is when concepts are inserted and deleted, where there is one."""
+    return config.dictionary.mean_rule if config.dictionary.center else UNUSED
+
+
+def table_keys(config: Config) -> dict[str, Any]:
     """The columns of tables that say which dictionary and coding a number is of."""
-    wanted = ctx.config.dictionary
+    wanted = config.dictionary
     return {
         "dictionary": wanted.method.value,
         "code": wanted.code.value,
         "center": wanted.center,
         "mean_rule": wanted.mean_rule.value if wanted.center else "none",
-        "budget": budget(ctx),
+        "budget": budget(config),
     }
 
 
-def budget(ctx: Context) -> float | int | None:
+def budget(config: Config) -> float | int | None:
     """How much a vector's code may hold, in the unit of its code: λ, L0 per channel, or concepts per image."""
-    wanted = ctx.config.dictionary
+    wanted = config.dictionary
     if wanted.code is Code.encoder:
         topk = wanted.method is Method.sae and wanted.sae.activation in (SaeActivation.topk, SaeActivation.batchtopk)
         return wanted.sae.l0_per_channel if topk else None
     return getattr(wanted, AMOUNT[wanted.code])
 
 
-def read(ctx: Context, artifact: Artifact) -> Dictionary:
-    """A layer's dictionary with the coding of the configuration put on it."""
+def load(work: Work, spec: Spec[Any]) -> Dictionary:
+    """A layer's dictionary as it was fitted."""
+    artifact = work.store.open(spec)
     for name in artifact.manifest["files"]:
         artifact.path(name)
-    return coded(ctx, Dictionary.load(artifact.folder))
+    return Dictionary.load(artifact.folder)
 
 
-def coded(ctx: Context, dictionary: Dictionary) -> Dictionary:
-    """A dictionary under the configured coding; λ is a fraction of the mean norm of its training vectors."""
-    wanted = ctx.config.dictionary
-    l0 = l0_of(wanted.l0_per_channel, dictionary.c)
-    if wanted.code is Code.simultaneous_omp:
-        l0 = wanted.concepts_per_image
-    return dictionary.coded(wanted.code, wanted.penalty, l0, wanted.concepts_per_image, wanted.fine_concepts)
+def read(work: Work, spec: Spec[Any], coding: CodingSettings) -> Dictionary:
+    """A layer's dictionary with a coding put on it."""
+    return coded(load(work, spec), coding)
+
+
+def coded(dictionary: Dictionary, coding: CodingSettings) -> Dictionary:
+    """A dictionary under a coding; λ is a fraction of the mean norm of its training vectors."""
+    l0 = l0_of(used(coding.l0_per_channel, 0.5), dictionary.c)
+    images = used(coding.concepts_per_image, 16)
+    if coding.code is Code.simultaneous_omp:
+        l0 = images
+    return dictionary.coded(coding.code, used(coding.penalty, 0.02), l0, images, used(coding.fine_concepts, 48))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +14,37 @@ from vismech.config.choices import Images, Scope
 from vismech.config.schema import GraphConfig
 from vismech.errors import UserError
 from vismech.sources.labels import UNKNOWN
+from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 if TYPE_CHECKING:
     from vismech.stages.context import Context
 
 NEAREST_AMONG = 10_000  # comparing names with more than so many takes longer than looking
+
+
+@dataclass(frozen=True)
+class ExplainedSettings(Settings):
+    """Which images are explained; the configuration's group ``graph`` documents the fields.
+
+    Of scope=dataset without ``capped`` the cap is one of the whole data set, as it was when keys were first made.
+    ``joined`` says which class each folder is, where its images are chosen by that.
+    """
+
+    scope: Scope
+    classes: tuple[int, ...]
+    image: str | None
+    images: Images
+    images_per_class: int | None
+    capped: str = UNUSED
+    limit: int | None = UNUSED
+    joined: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
+
+    @property
+    def caps(self) -> tuple[int | None, int | None]:
+        """At most so many images of each class, and in all."""
+        if self.scope is Scope["dataset"] and not self.capped:
+            return None, self.images_per_class
+        return self.images_per_class, used(self.limit, None)
 
 
 class Group(NamedTuple):
@@ -74,7 +101,7 @@ def check_scope(graph: GraphConfig) -> None:
 
 
 def explained(
-    graph: GraphConfig, ids: list[str], labels: np.ndarray, logits: np.ndarray, names: Mapping[int, str]
+    graph: ExplainedSettings, ids: list[str], labels: np.ndarray, logits: np.ndarray, names: Mapping[int, str]
 ) -> Explained:
     """Choose the images.
 
@@ -88,8 +115,8 @@ def explained(
     Raises:
         UserError: a class, number of classes or image that the data cannot answer.
     """
-    check_scope(graph)
     predicted = np.asarray(logits).argmax(1)
+    each_most, most = graph.caps
     if graph.scope is Scope["image"]:
         check_listed(graph, ids)
         row = ids.index(str(graph.image))
@@ -97,14 +124,14 @@ def explained(
         return Explained([group], np.array([row]), np.zeros(1, dtype=int), predicted[[row]])
     if graph.scope is Scope["dataset"]:
         each = (np.flatnonzero(predicted == one).tolist() for one in np.unique(predicted))
-        every = sorted(row for one in each for row in spread(one, graph.images_per_class))
-        rows = np.array(spread(every, graph.limit))
+        every = sorted(row for one in each for row in spread(one, each_most))
+        rows = np.array(spread(every, most))
         return Explained([Group("all", None)], rows, np.zeros(len(rows), dtype=int), predicted[rows])
     standing = predicted if graph.images is Images.predicted else labels
     rows, groups = [], []
     for position, index in enumerate(graph.classes):
         _check_class(index, np.asarray(logits).shape[1])
-        members = spread(_members(graph, standing, index, names), graph.images_per_class)
+        members = spread(_members(graph, standing, index, names), each_most)
         rows += members
         groups += [position] * len(members)
     order = np.argsort(rows, kind="stable")
@@ -113,7 +140,7 @@ def explained(
     return Explained(keys, chosen, group, np.array(graph.classes)[group])
 
 
-def check_listed(graph: GraphConfig, ids: list[str]) -> None:
+def check_listed(graph: GraphConfig | ExplainedSettings, ids: list[str]) -> None:
     """Refuse to explain an image that is not there, as soon as the images are listed.
 
     Raises:
@@ -154,7 +181,9 @@ def _check_class(index: int, outputs: int) -> None:
         )
 
 
-def _members(graph: GraphConfig, standing: np.ndarray, index: int, names: Mapping[int, str]) -> list[int]:
+def _members(
+    graph: GraphConfig | ExplainedSettings, standing: np.ndarray, index: int, names: Mapping[int, str]
+) -> list[int]:
     """Rows of the images that stand for a class; ``standing`` is each image's class, −1 where it is unknown."""
     members = np.flatnonzero(standing == index).tolist()
     if not members:

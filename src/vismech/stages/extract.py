@@ -10,10 +10,11 @@ import numpy as np
 
 from vismech.config.choices import Positions, Stage
 from vismech.network.layers import LOGITS
-from vismech.passes.extract import ExtractLoop, extract_columns
+from vismech.passes.extract import ExtractLoop, ExtractSettings, extract_columns
 from vismech.passes.start import run_loop
-from vismech.stages.context import Context, Job, compact, some_kept, write_images
-from vismech.store.artifacts import Spec, plain, write_json
+from vismech.stages.context import Context, Job
+from vismech.stages.work import Work, compact, some_kept, write_images
+from vismech.store.artifacts import Spec, write_json
 from vismech.store.rows import Column, Rows
 
 log = logging.getLogger(__name__)
@@ -23,36 +24,31 @@ VERSION = 1
 def job(ctx: Context, logits: bool) -> Job:
     """One job for all layers, and for the logits where a later stage needs them."""
     extract = ctx.config.extract
-    draw = {"positions": extract.positions}
-    if extract.positions is not Positions.all:
-        draw |= {"per_image": extract.per_image, "seed": ctx.config.seed}
-    specs = {
-        layer: Spec(Stage.extract.value, VERSION, layer, {**ctx.source, "layer": layer, **plain(draw)})
-        for layer in ctx.layers
-    }
-    if logits:
-        specs[LOGITS] = Spec(Stage.extract.value, VERSION, LOGITS, {**ctx.source, "layer": LOGITS})
+    draw = {} if extract.positions is Positions.all else {"per_image": extract.per_image, "seed": ctx.config.seed}
+    settings = [ExtractSettings(ctx.source, layer, extract.positions, **draw) for layer in ctx.layers]
+    settings += [ExtractSettings(ctx.source, LOGITS)] if logits else []
+    specs = {one.layer: Spec(Stage.extract.value, VERSION, one.layer, one) for one in settings}
     return Job(Stage.extract, specs, compute)
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> None:
     """Fill ``specs`` in one pass; a pass that was killed is continued."""
     with ExitStack() as stack:
-        folders = {name: stack.enter_context(ctx.store.writer(spec, resume=True)) for name, spec in specs.items()}
-        layouts = {name: ctx.layout(name) for name in specs if name != LOGITS}
-        extract = ctx.config.extract
+        folders = {name: stack.enter_context(work.store.writer(spec, resume=True)) for name, spec in specs.items()}
+        layouts = {name: work.layout(name) for name in specs if name != LOGITS}
         rows = {}
         for name, folder in folders.items():
             if name == LOGITS:
-                columns = {"logits": Column(ctx.network.shape(LOGITS))}
+                columns = {"logits": Column(work.network.shape(LOGITS))}
             else:
-                columns = extract_columns(layouts[name], extract)
-            rows[name] = Rows(folder, columns, len(ctx.data))
-        run_loop(ExtractLoop(ctx.config, ctx.data, range(len(ctx.data)), rows, "extract", layouts=layouts))
+                columns = extract_columns(layouts[name], specs[name].settings)
+            rows[name] = Rows(folder, columns, len(work.data))
+        how = {name: specs[name].settings for name in layouts}
+        run_loop(ExtractLoop(work.site, work.data, range(len(work.data)), rows, "extract", layouts=layouts, how=how))
         for name, folder in folders.items():
             kept = rows[name].finish()
             some_kept(kept)
-            (folder / "images.json").write_bytes(compact(write_images(ctx, kept)))
+            (folder / "images.json").write_bytes(compact(write_images(work, kept)))
             if "uniform" in rows[name].columns and (count := int(np.load(folder / "uniform.npy").sum())):
                 log.info(
                     "%s: no position adds to the logit in %d of %d images, drawn uniformly", name, count, len(kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,14 +28,39 @@ from vismech.receptive_field.localization import attributed_maps, localization_m
 from vismech.receptive_field.runner import runner_of
 from vismech.report.crops import CONTEXT, SQUARE_CONTEXT, Crop, field_crop, map_light, position_crop
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Plan, compact
+from vismech.stages.context import Context, Plan
 from vismech.stages.describe import Description, Place
+from vismech.stages.dictionary import CodingSettings
+from vismech.stages.work import Work, compact
 from vismech.store.artifacts import Artifact, Spec
+from vismech.store.settings import FLAT, UNUSED, Settings
 
 log = logging.getLogger(__name__)
 VERSION = 4
 # Images in one pass: not a setting, because their number shows in the last bits of the results.
 BATCH = 8
+
+
+@dataclass(frozen=True)
+class FieldsSettings(Settings):
+    """How vectors are traced to pixels and concepts localised; the configuration's group ``describe`` documents it.
+
+    Attributes:
+        source: the model and the images.
+        patches, mass, context: as there.
+        coding: how vectors are written in concepts.
+        cards: how many concepts of each layer, of a run's own fields.
+        places, tops: which vectors and which concepts, of fields that are in no run's plan.
+    """
+
+    source: Mapping[str, Any] = field(metadata=FLAT)
+    patches: Patches
+    mass: float
+    context: float | None
+    coding: CodingSettings = field(metadata=FLAT)
+    cards: int = UNUSED
+    places: list[Any] = UNUSED
+    tops: list[Any] = UNUSED
 
 
 class Fields(NamedTuple):
@@ -47,31 +73,30 @@ class Fields(NamedTuple):
 class Pictures:
     """The images as the model sees them, each read once."""
 
-    def __init__(self, ctx: Context) -> None:
-        self._index = {sample: index for index, sample in enumerate(ctx.data.ids)}
-        self._ctx = ctx
+    def __init__(self, work: Work) -> None:
+        self._index = {sample: index for index, sample in enumerate(work.data.ids)}
+        self._work = work
         self.open = lru_cache(maxsize=512)(self._open)
 
     def tensor(self, samples: Iterable[str]) -> Tensor:
         """Images as the network takes them, [B, 3, H, W]."""
-        ctx = self._ctx
-        return torch.stack([ctx.model.preprocess(ctx.data.load(self._index[sample])) for sample in samples])
+        work = self._work
+        return torch.stack([work.model.preprocess(work.data.load(self._index[sample])) for sample in samples])
 
     def label(self, sample: str) -> int:
         """The class that the data gives an image."""
-        return self._ctx.data.samples[self._index[sample]].label
+        return self._work.data.samples[self._index[sample]].label
 
     def _open(self, sample: str) -> Image.Image:
-        return self._ctx.model.preprocess.geometry(self._ctx.data.load(self._index[sample]))
+        return self._work.model.preprocess.geometry(self._work.data.load(self._index[sample]))
 
 
-def patches_for(ctx: Context, layers: Iterable[str]) -> Patches:
-    """How vectors of ``layers`` are traced to pixels: as configured, or by gradient × input where that cannot be."""
-    wanted = ctx.config.describe.patches
+def patches_for(work: Work, wanted: Patches, layers: Iterable[str]) -> Patches:
+    """How vectors of ``layers`` are traced to pixels: as ``wanted``, or by gradient × input where that cannot be."""
     if wanted is not Patches.receptive_field:
         return wanted
     try:
-        plan = runner_of(ctx.network).plan
+        plan = runner_of(work.network).plan
         for layer in layers:
             plan.map_of(layer)
     except UserError as error:
@@ -96,54 +121,58 @@ class FieldsOf(NamedTuple):
     kind: Patches
 
 
-def fields_of(ctx: Context, plan: Plan, described: Iterable[Description], kind: Patches, pictures: Pictures) -> Fields:
+def fields_of(
+    work: Work, how: FieldsSettings, plan: Plan, described: Iterable[Description], kind: Patches, pictures: Pictures
+) -> Fields:
     """Crops and localisations of concepts that are in no run's plan, kept in the store by what they are of."""
-    wanted = _Wanted.of(described)
-    inputs = {**field_inputs(ctx), "patches": kind}
-    inputs |= {"places": [list(place) for place in wanted.places], "tops": [list(top) for top in wanted.tops]}
-    layers = wanted.layers(ctx)
-    spec = Spec("cards", VERSION, "", inputs, {layer: plan.dictionaries[layer] for layer in layers})
-    with ctx.store.lock(spec):
-        if ctx.store.find(spec) is None:
+    wanted = Wanted.of(described)
+    settings = replace(how, patches=kind, places=[*map(list, wanted.places)], tops=[*map(list, wanted.tops)])
+    layers = wanted.layers(work)
+    spec = Spec("cards", VERSION, "", settings, {layer: plan.dictionaries[layer] for layer in layers})
+    with work.store.lock(spec):
+        if work.store.find(spec) is None:
             # One thread as in the stages, so that the number of threads leaves no trace.
-            with one_thread(), ctx.store.writer(spec) as folder:
-                write_fields(ctx, plan, wanted, kind, pictures, folder)
-        return read_fields(ctx.store.open(spec)).fields
+            with one_thread(), work.store.writer(spec) as folder:
+                write_fields(work, settings, plan, wanted, kind, pictures, folder)
+        return read_fields(work.store.open(spec)).fields
 
 
-def field_inputs(ctx: Context) -> dict[str, Any]:
-    """The part of a key that says how vectors are traced to pixels and concepts localised."""
-    describe = ctx.config.describe
-    how = {"patches": describe.patches, "mass": describe.mass, "context": describe.context}
-    return {**ctx.source, **how, **dictionary_stage.coding_inputs(ctx)}
+def fields_settings(ctx: Context, **more: Any) -> FieldsSettings:
+    """How the run's configuration traces vectors to pixels."""
+    shown, coding = ctx.config.describe, dictionary_stage.coding_of(ctx.config)
+    return FieldsSettings(ctx.source, shown.patches, shown.mass, shown.context, coding, **more)
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
     """Vectors whose crops are wanted, and (image, layer, concept) whose localisation is."""
 
     places: list[Place]
     tops: list[tuple[str, str, int]]
 
     @classmethod
-    def of(cls, described: Iterable[Description]) -> _Wanted:
+    def of(cls, described: Iterable[Description]) -> Wanted:
+        """Those of some concepts."""
         described = [each for each in described if each.places]
         places = sorted({place for each in described for place in each.places})
         return cls(places, sorted({(each.places[0].sample, each.layer, each.concept) for each in described}))
 
-    def layers(self, ctx: Context) -> list[str]:
+    def layers(self, work: Work) -> list[str]:
         """The layers of the concepts, in network order."""
-        return sorted({layer for _, layer, _ in self.tops}, key=ctx.layers.index)
+        return sorted({layer for _, layer, _ in self.tops}, key=work.outline.layers.index)
 
 
-def compute_fields(ctx: Context, plan: Plan, described: Iterable[Description], folder: Path) -> None:
+def compute_fields(work: Work, how: FieldsSettings, plan: Plan, described: Iterable[Description], folder: Path) -> None:
     """Crops and localisations of ``described`` into an artifact's folder; one pass for each image that is needed."""
-    wanted = _Wanted.of(described)
-    write_fields(ctx, plan, wanted, patches_for(ctx, wanted.layers(ctx)), Pictures(ctx), folder)
+    wanted = Wanted.of(described)
+    kind = patches_for(work, how.patches, wanted.layers(work))
+    write_fields(work, how, plan, wanted, kind, Pictures(work), folder)
 
 
-def write_fields(ctx: Context, plan: Plan, wanted: _Wanted, kind: Patches, pictures: Pictures, folder: Path) -> None:
+def write_fields(
+    work: Work, how: FieldsSettings, plan: Plan, wanted: Wanted, kind: Patches, pictures: Pictures, folder: Path
+) -> None:
     """``boxes.npy``, ``crops.npy`` by vector, ``lights.npy`` by concept, and ``fields.json``, which names both."""
-    made = _Tracer(ctx, plan, kind, wanted.layers(ctx), pictures).trace(wanted.places, wanted.tops)
+    made = _Tracer(work, how, plan, kind, wanted.layers(work), pictures).trace(wanted.places, wanted.tops)
     crops = [made.crops[place] for place in wanted.places]
     np.save(folder / "boxes.npy", np.array([crop.box for crop in crops]).reshape(-1, 4))
     np.save(folder / "crops.npy", np.array([crop.light for crop in crops], dtype=np.float32))
@@ -166,10 +195,12 @@ def read_fields(artifact: Artifact) -> FieldsOf:
 
 
 class _Tracer:
-    def __init__(self, ctx: Context, plan: Plan, kind: Patches, layers: list[str], pictures: Pictures) -> None:
-        self.ctx, self.kind, self.layers, self.pictures = ctx, kind, layers, pictures
+    def __init__(
+        self, work: Work, how: FieldsSettings, plan: Plan, kind: Patches, layers: list[str], pictures: Pictures
+    ) -> None:
+        self.work, self.how, self.kind, self.layers, self.pictures = work, how, kind, layers, pictures
         self.dictionaries = {
-            layer: dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer])) for layer in layers
+            layer: dictionary_stage.read(work, plan.dictionaries[layer], how.coding) for layer in layers
         }
         self.made = Fields({}, {})
 
@@ -187,7 +218,7 @@ class _Tracer:
             images = self.pictures.tensor(batch)
             ratios = None
             if self.kind is Patches.receptive_field:
-                ratios = sharing_ratios(self.ctx.network, images, layers=self.layers)
+                ratios = sharing_ratios(self.work.network, images, layers=self.layers)
             for index, sample in enumerate(batch):
                 self._crops(sample, wanted[sample], images, index, ratios)
             for layer in self.layers:
@@ -200,11 +231,10 @@ class _Tracer:
     def _crops(
         self, sample: str, wanted: Mapping[str, list[int]], images: Tensor, index: int, ratios: SharingRatios | None
     ) -> None:
-        describe = self.ctx.config.describe
         if self.kind is Patches.upsampling:
-            context = SQUARE_CONTEXT if describe.context is None else describe.context
+            context = SQUARE_CONTEXT if self.how.context is None else self.how.context
             for layer, positions in wanted.items():
-                grid = self.ctx.layout(layer).grid
+                grid = self.work.layout(layer).grid
                 for position in positions:
                     crop = position_crop(divmod(position, grid[1]), grid, self.pictures.open(sample).size, context)
                     self.made.crops[Place(sample, layer, position)] = crop
@@ -214,13 +244,13 @@ class _Tracer:
         else:
             image, method = images[index : index + 1], self.kind.value
             fields = {
-                layer: attribution_maps(self.ctx.network, image, layer, positions, method=method)
+                layer: attribution_maps(self.work.network, image, layer, positions, method=method)
                 for layer, positions in wanted.items()
             }
-        context = CONTEXT if describe.context is None else describe.context
+        context = CONTEXT if self.how.context is None else self.how.context
         for layer, positions in wanted.items():
-            for position, field in zip(positions, fields[layer].numpy(), strict=True):
-                self.made.crops[Place(sample, layer, position)] = field_crop(field, describe.mass, context)
+            for position, map_ in zip(positions, fields[layer].numpy(), strict=True):
+                self.made.crops[Place(sample, layer, position)] = field_crop(map_, self.how.mass, context)
 
     def _lights(
         self, layer: str, concepts: Mapping[int, list[int]], images: Tensor, ratios: SharingRatios | None
@@ -228,7 +258,7 @@ class _Tracer:
         """Lights of concepts on the images by index; a sweep takes one concept of every image."""
         if not concepts:
             return
-        network, layout = self.ctx.network, self.ctx.layout(layer)
+        network, layout = self.work.network, self.work.layout(layer)
         with torch.no_grad():
             vectors = layout.vectors(network.activations(images, [layer])[layer])
             codes = {n: self.dictionaries[layer].encode(vectors[n])[:, own].clone() for n, own in concepts.items()}

@@ -15,9 +15,10 @@ from vismech.report.crops import draw_crop, draw_light
 from vismech.report.patches import THUMBNAIL, Card, Patch, encode_png
 from vismech.report.text import TRACED, number
 from vismech.stages import trace as trace_stage
-from vismech.stages.context import Context, Plan
+from vismech.stages.context import Plan
 from vismech.stages.describe import Description, Descriptions, Place
-from vismech.stages.fields import FieldsOf, Pictures, fields_of, patches_for
+from vismech.stages.fields import FieldsOf, FieldsSettings, Pictures, fields_of, patches_for
+from vismech.stages.work import Work
 
 LISTED = 5
 NOTHING = "No vector lies near this concept."
@@ -32,21 +33,21 @@ class Gallery:
     """
 
     def __init__(
-        self, ctx: Context, plan: Plan, concepts: Iterable[tuple[str, int]], found: FieldsOf | None = None
+        self, work: Work, plan: Plan, concepts: Iterable[tuple[str, int]], found: FieldsOf | FieldsSettings
     ) -> None:
-        """Of ``concepts``; ``found`` are their fields where the plan has them, else they are traced here."""
-        self.ctx, self.pictures = ctx, Pictures(ctx)
+        """Of ``concepts``; ``found`` are their fields where the plan has them, or else how they are traced here."""
+        self.work, self.pictures = work, Pictures(work)
         wanted: dict[str, set[int]] = {}
         for layer, concept in concepts:
             wanted.setdefault(layer, set()).add(concept)
         self.shown: dict[tuple[str, int], Description] = {}
         for layer, numbers in wanted.items():
-            described = Descriptions(ctx, layer, plan.descriptions[layer])
+            described = Descriptions(work, layer, plan.descriptions[layer])
             self.shown |= {(layer, concept): described.concept(concept) for concept in sorted(numbers)}
-        self.importance, self._groups = trace_stage.importances(ctx, plan), _groups(ctx, plan)
-        if found is None:
-            kind = patches_for(ctx, wanted)
-            found = FieldsOf(fields_of(ctx, plan, self.shown.values(), kind, self.pictures), kind)
+        self.importance, self._groups = trace_stage.importances(work, plan), _groups(work, plan)
+        if isinstance(found, FieldsSettings):
+            kind = patches_for(work, found.patches, wanted)
+            found = FieldsOf(fields_of(work, found, plan, self.shown.values(), kind, self.pictures), kind)
         self._fields, self.kind = found
 
     def card(self, layer: str, concept: int) -> Card:
@@ -128,17 +129,17 @@ class Gallery:
         return draw_light(self.pictures.open(described.places[0].sample), light, (side, side))
 
     def _where(self, place: Place) -> str:
-        row, column = divmod(place.position, self.ctx.layout(place.layer).grid[1])
+        row, column = divmod(place.position, self.work.layout(place.layer).grid[1])
         path = Path(place.sample)
         name = path.stem if path.parent == Path() else f"{path.parent.name}/{path.stem}"
         return f"{self._class_of(place.sample)} ({name}), row {row}, column {column}"
 
     def _class_of(self, sample: str) -> str:
         label = self.pictures.label(sample)
-        return self.ctx.label_name(label)
+        return self.work.label_name(label)
 
     def _classes(self, described: Description) -> list[tuple[str, int]]:
-        return [(self.ctx.label_name(label), count) for label, count in described.classes]
+        return [(self.work.label_name(label), count) for label, count in described.classes]
 
 
 def facts(described: Description) -> dict[str, str]:
@@ -162,11 +163,10 @@ def _span(tree: TreePlace) -> str:
     return str(first) if first == last else f"{first}–{last}"
 
 
-def _groups(ctx: Context, plan: Plan) -> list[str]:
+def _groups(work: Work, plan: Plan) -> list[str]:
     """Names of the explained groups, with the class index where two classes share a name."""
-    if plan.logits is None or not plan.to_class:
-        return []
-    groups = trace_stage.read_explained(ctx, ctx.store.open(plan.logits)).groups
-    names = ["all images" if group.index is None else ctx.class_name(group.index) for group in groups]
+    who = trace_stage.who_is_explained(work, plan)
+    groups = [] if who is None else who.groups
+    names = ["all images" if group.index is None else work.class_name(group.index) for group in groups]
     shared = Counter(names)
     return [f"{name} ({group.key})" if shared[name] > 1 else name for name, group in zip(names, groups, strict=True)]

@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vismech.attribution.account import ClassValues, absences
-from vismech.attribution.aggregation import group_means
+from vismech.attribution.aggregation import group_means, select_concepts
 from vismech.attribution.graph import LayerConcepts, LayerEdges, build_graph, named
 from vismech.attribution.influence import Inflow
-from vismech.config.choices import Along, Output, Stage
+from vismech.config.choices import Along, Images, Output, Scope, Stage
 from vismech.network.layers import LOGITS
-from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job
 from vismech.stages.explained import Explained
-from vismech.store.artifacts import Artifact, Spec, plain, write_json
+from vismech.stages.trace import TraceSettings, importance, read_explained
+from vismech.stages.work import Work
+from vismech.store.artifacts import Artifact, Spec, write_json
+from vismech.store.settings import Settings
 
 VERSION = 3
+
+
+@dataclass(frozen=True)
+class KeptSettings(Settings):
+    """What the graph explains and which concepts it keeps: the configuration's group ``graph``, which documents it."""
+
+    scope: Scope
+    classes: list[int]
+    image: str | None
+    images: Images
+    images_per_class: int | None
+    limit: int | None
+    important: int
+    shared: int
+    prune: float | None
+
+
+@dataclass(frozen=True)
+class GraphSettings(Settings):
+    """The graph, and its layers in network order."""
+
+    graph: KeptSettings
+    layers: tuple[str, ...]
 
 
 def job(ctx: Context, logits: Spec, to_class: Mapping[str, Spec], pairs: Mapping[tuple[str, str], Spec]) -> Job:
@@ -30,35 +56,37 @@ def job(ctx: Context, logits: Spec, to_class: Mapping[str, Spec], pairs: Mapping
         to_class: layer → its trace to the class.
         pairs: (lower, upper) → trace between adjacent layers.
     """
-    graph = plain(ctx.config.graph)
+    graph = KeptSettings(**vars(ctx.config.graph))
     parents = {"logits": logits, **{f"class {layer}": spec for layer, spec in to_class.items()}}
     parents |= {f"{lower}->{upper}": spec for (lower, upper), spec in pairs.items()}
-    inputs = {"graph": graph, "layers": ctx.layers}
-    return Job(Stage.graph, {"graph": Spec(Stage.graph.value, VERSION, "", inputs, parents)}, compute)
+    settings = GraphSettings(graph, tuple(ctx.layers))
+    return Job(Stage.graph, {"graph": Spec(Stage.graph.value, VERSION, "", settings, parents)}, compute)
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> None:
     """``graph.json``."""
     for spec in specs.values():
-        logits = ctx.store.open(spec.parents["logits"])
-        who = trace_stage.read_explained(ctx, logits)
-        own = _class_values(ctx, logits, who)
+        wanted, ordered = spec.settings.graph, list(spec.settings.layers)
+        traced: TraceSettings = spec.parents[f"class {ordered[0]}"].settings
+        who = read_explained(work, spec.parents["logits"], traced.explained)
+        own = _class_values(work.store.open(spec.parents["logits"]), traced.path.output, who)
+        with_error = traced.path.along is Along.activation
         layers, pairs = [], []
-        for layer in ctx.layers:
-            to_class = ctx.store.open(spec.parents[f"class {layer}"])
+        for layer in ordered:
+            to_class = work.store.open(spec.parents[f"class {layer}"])
             layers.append(
                 LayerConcepts(
                     layer,
-                    trace_stage.importance(ctx, to_class, who),
-                    trace_stage.selection(ctx, to_class, who),
+                    found := importance(to_class, who),
+                    select_concepts(found, wanted.important, wanted.shared),
                     _values(own, to_class, who),
                     _absent(to_class, who),
                 )
             )
-        for lower, upper in zip(ctx.layers, [*ctx.layers[1:], LOGITS], strict=True):
+        for lower, upper in zip(ordered, [*ordered[1:], LOGITS], strict=True):
             name = f"class {lower}" if upper == LOGITS else f"{lower}->{upper}"
-            trace = ctx.store.open(spec.parents[name])
-            mean, size = _inflow(ctx, trace, who), _inflow(ctx, trace, who, np.abs)
+            trace = work.store.open(spec.parents[name])
+            mean, size = _inflow(trace, who, with_error), _inflow(trace, who, with_error, np.abs)
             pairs.append(LayerEdges(lower, upper, trace.json("trace.json")["targets"], mean, size))
         groups = [
             {
@@ -68,26 +96,25 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             }
             for index, group in enumerate(who.groups)
         ]
-        with ctx.store.writer(spec) as folder:
-            wanted = ctx.config.graph
+        with work.store.writer(spec) as folder:
             graph = build_graph(str(wanted.scope.value), groups, layers, pairs, wanted.prune)
             write_json(folder / "graph.json", graph)
 
 
-def read(ctx: Context, spec: Spec) -> dict[str, Any]:
+def read(work: Work, spec: Spec[Any]) -> dict[str, Any]:
     """The graph of ``spec`` with the names that classes have in this run: they are in no key."""
-    graph = ctx.store.open(spec).json("graph.json")
+    graph = work.store.open(spec).json("graph.json")
     names = {
-        group["key"]: "all images" if group["index"] is None else ctx.class_name(group["index"])
+        group["key"]: "all images" if group["index"] is None else work.class_name(group["index"])
         for group in graph["groups"]
     }
     return named(graph, names)
 
 
-def _class_values(ctx: Context, logits: Artifact, who: Explained) -> np.ndarray:
+def _class_values(logits: Artifact, output: Output, who: Explained) -> np.ndarray:
     """What the network itself says of each explained image's class [n]: its logit, or its probability."""
     found = np.asarray(logits.array("logits.npy"))[who.rows].astype(np.float64)
-    if ctx.config.attribute.output is Output.probability:
+    if output is Output.probability:
         found = np.exp(found - found.max(1, keepdims=True))
         found /= found.sum(1, keepdims=True)
     return np.take_along_axis(found, who.classes[:, None].astype(np.int64), 1)[:, 0]
@@ -104,10 +131,9 @@ def _absent(to_class: Artifact, who: Explained) -> np.ndarray:
 
 
 def _inflow(
-    ctx: Context, trace: Artifact, who: Explained, of: Callable[[np.ndarray], np.ndarray] = np.asarray
+    trace: Artifact, who: Explained, with_error: bool, of: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> Inflow:
     """Each group's mean of a trace's edges, or ``of`` them."""
-    with_error = ctx.config.attribute.along is Along.activation
     columns = ("edges", "baseline", *(["error"] if with_error else []))
     found = [group_means(of(trace.array(f"{column}.npy")), who.group, len(who.groups)) for column in columns]
     return Inflow(*found)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +23,9 @@ from typing import Any
 
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
+from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Baseline, Mode, ReadOut, Rule, Stage
-from vismech.config.schema import Config
+from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.measures import images as measured
 from vismech.measures.registry import EVALUATIONS, alone
@@ -33,14 +34,13 @@ from vismech.passes.devices import accelerator_of, rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
 from vismech.passes.portions import no_memory
 from vismech.passes.threads import one_thread
-from vismech.passes.trace import settings_of
 from vismech.sources.checks import check_config_sources
 from vismech.sources.data import ImageData, open_data
 from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import check_classes, check_listed, check_scope
 from vismech.stages.tables import Timing
-from vismech.store.artifacts import Spec, Store
+from vismech.store.artifacts import Spec
 
 log = logging.getLogger(__name__)
 ORDER = list(Stage)
@@ -67,11 +67,11 @@ def open_context(config: Config) -> Context:
         UserError: images that cannot be listed, or none of the name that the graph is to explain.
     """
     if alone(config):
-        return Context(config, Store(config.store.root), ImageData(Path(), [], {}), _planned)
+        return Context.of(config, ImageData(Path(), [], {}), _planned)
     data = config.data
     found = open_data(data.source, data.root, data.limit, data.classes, data.half)
     check_listed(config.graph, found.ids)
-    return Context(config, Store(config.store.root), found, _planned)
+    return Context.of(config, found, _planned)
 
 
 def _planned(config: Config) -> tuple[Context, Plan]:
@@ -121,7 +121,10 @@ def make_plan(ctx: Context) -> Plan:
         (answers,) = job.specs.values()
         if logits is None or logits.key != answers.key:
             jobs.append(job)
-    plan = Plan(jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {}, answers)
+    columns = dictionary.table_keys(ctx.config)
+    plan = Plan(
+        jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {}, answers, columns=columns
+    )
     if wanted(Stage.evaluate):
         for kind in dict.fromkeys(ctx.config.evaluate.kinds):
             plan.evaluations[kind] = {}
@@ -323,7 +326,8 @@ def _check_attribute(config: Config) -> None:
     attribute = config.attribute
     if attribute.rule is not Rule.auto:
         quadrature(attribute.rule, attribute.steps)
-    settings_of(config)
+    every = {each.name for each in fields(AttributeConfig)} & {each.name for each in fields(PathSettings)}
+    PathSettings(**{name: getattr(attribute, name) for name in every}).integral(config.runtime.path_batch_size)
     load_path(attribute.curve)
     if attribute.baseline is Baseline.image and attribute.baseline_image is None:
         raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")

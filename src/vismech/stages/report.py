@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,14 @@ from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
 from vismech.stages.cards import graph_concepts
-from vismech.stages.context import Context, Job, Plan, read_images
+from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import Explained, spread
 from vismech.stages.fields import Pictures, read_fields
+from vismech.stages.graph import KeptSettings
+from vismech.stages.trace import TraceSettings
+from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
+from vismech.store.settings import Settings
 
 VERSION = 1
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
@@ -30,63 +35,82 @@ PAGE, FIGURE = "report/index.html", "figures/graph"
 RECONSTRUCTION = "reconstruction"
 
 
+@dataclass(frozen=True)
+class ReportSettings(Settings):
+    """What the page and the figure show beside their parents.
+
+    Attributes:
+        page, figure: whether they are made.
+        names: hash of the names of classes.
+        facts: what is told of the run.
+        images: how many images the run has.
+    """
+
+    page: bool
+    figure: bool
+    names: str
+    facts: Mapping[str, str]
+    images: int
+
+
 def job(ctx: Context, plan: Plan, fields: Spec) -> Job:
     """``report/index.html`` and ``figures/graph.svg|png``, as configured; everything that they show is in the key."""
     assert plan.graph is not None and plan.logits is not None
-    shown = {"page": ctx.config.report.page, "figure": ctx.config.report.figure}
-    inputs = {**shown, "names": ctx.names, "facts": _facts(ctx), "images": len(ctx.data)}
+    shown = ctx.config.report
+    settings = ReportSettings(shown.page, shown.figure, ctx.names, _facts(ctx), len(ctx.data))
 
-    def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+    def compute(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> None:
         for spec in specs.values():
-            with ctx.store.writer(spec) as folder:
-                _write(ctx, plan, fields, folder)
+            with work.store.writer(spec) as folder:
+                _write(work, spec.settings, plan, fields, folder)
 
     parents = {"graph": plan.graph, "logits": plan.logits, "fields": fields}
     parents |= {f"vectors {layer}": one for layer, one in plan.vectors.items()}
     parents |= {f"{kind.value} {unit}": one for kind, of in plan.evaluations.items() for unit, one in of.items()}
-    return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", inputs, parents)}, compute)
+    return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", settings, parents)}, compute)
 
 
-def unreadable_images(ctx: Context, plan: Plan) -> list[str]:
+def unreadable_images(work: Work, plan: Plan) -> list[str]:
     """Sample ids that some layer's vectors are without, because the files could not be read."""
-    artifacts = (ctx.store.open(spec) for spec in plan.vectors.values())
+    artifacts = (work.store.open(spec) for spec in plan.vectors.values())
     return sorted({sample for artifact in artifacts for sample in read_images(artifact).unreadable})
 
 
-def _write(ctx: Context, plan: Plan, fields: Spec, folder: Path) -> None:
+def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], folder: Path) -> None:
     from vismech.report.figures import graph_figure
     from vismech.report.page import render_page
     from vismech.stages.gallery import Gallery
 
     assert plan.graph is not None
-    gallery = Gallery(ctx, plan, graph_concepts(ctx, plan.graph), read_fields(ctx.store.open(fields)))
-    data = report_data(ctx, plan, gallery)
-    if ctx.config.report.page:
+    gallery = Gallery(work, plan, graph_concepts(work, plan.graph), read_fields(work.store.open(fields)))
+    data = report_data(work, wanted, plan, gallery)
+    if wanted.page:
         page = folder / PAGE
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render_page(data))
-    if ctx.config.report.figure:
+    if wanted.figure:
         graph_figure(data.graph, data.cards, folder / FIGURE, data.images, probability=data.probability)
 
 
-def report_data(ctx: Context, plan: Plan, gallery: Any) -> Any:
+def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) -> Any:
     """Everything the page shows; ``gallery`` holds the graph's concepts."""
     from vismech.report.page import ReportData
     from vismech.report.text import wide
 
     assert plan.graph is not None and plan.logits is not None
-    graph = graph_stage.read(ctx, plan.graph)
+    graph = graph_stage.read(work, plan.graph)
     cards = {
         node["id"]: gallery.card(node["layer"], node["concept"]) for node in graph["nodes"] if node["kind"] == "concept"
     }
-    who = trace_stage.read_explained(ctx, ctx.store.open(plan.logits))
-    photographs = _photographs(ctx, plan.logits, who, gallery.pictures)
-    extraction = [measured_rows(ctx, plan, kind) for kind in plan.evaluations if _is_extraction(kind)]
+    who = trace_stage.who_is_explained(work, plan)
+    assert who is not None
+    photographs = _photographs(work, plan.logits, who, gallery.pictures)
+    extraction = [measured_rows(work, plan, kind) for kind in plan.evaluations if _is_extraction(kind)]
     rows = pd.concat(extraction, ignore_index=True) if extraction else pd.DataFrame(columns=["variant"])
     rebuilt = rows["variant"] == RECONSTRUCTION
-    unreadable = unreadable_images(ctx, plan)
-    facts = {**_facts(ctx), "unreadable images": str(len(unreadable))}
-    completeness = tables.completeness(ctx, plan)
+    unreadable = unreadable_images(work, plan)
+    facts = {**wanted.facts, "unreadable images": str(len(unreadable))}
+    completeness = tables.completeness(work, plan)
     return ReportData(
         graph=graph,
         cards=cards,
@@ -95,9 +119,9 @@ def report_data(ctx: Context, plan: Plan, gallery: Any) -> Any:
         reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
         insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
         facts=facts,
-        notes=_notes(ctx, graph, photographs, unreadable) + _incomplete(completeness),
+        notes=_notes(work, plan.graph.settings.graph, graph, photographs, unreadable) + _incomplete(completeness),
         traced=gallery.kind,
-        probability=ctx.config.attribute.output is Output.probability,
+        probability=_explained_output(plan) is Output.probability,
     )
 
 
@@ -114,29 +138,29 @@ class _Photograph(NamedTuple):
     mistaken: bool | None
 
 
-def _photographs(ctx: Context, logits: Spec, who: Explained, pictures: Pictures) -> dict[str, list[_Photograph]]:
+def _photographs(work: Work, logits: Spec[Any], who: Explained, pictures: Pictures) -> dict[str, list[_Photograph]]:
     """Group key → the photographs that are shown of it, evenly spread over its images."""
-    artifact = ctx.store.open(logits)
+    artifact = work.store.open(logits)
     images, chances = read_images(artifact), _softmax(np.asarray(artifact.array("logits.npy")))
     found: dict[str, list[_Photograph]] = {}
     for index, group in enumerate(who.groups):
         rows = who.rows[who.group == index].tolist()
         found[group.key] = []
         for row in spread(rows, PHOTOGRAPHS):
-            caption, mistaken = _told(ctx, int(images.labels[row]), chances[row])
+            caption, mistaken = _told(work, int(images.labels[row]), chances[row])
             picture = _photograph(pictures, images.ids[row])
             found[group.key].append(_Photograph(Patch(picture, caption, 1.0, images.ids[row]), mistaken))
     return found
 
 
-def _told(ctx: Context, label: int, chances: np.ndarray) -> tuple[str, bool | None]:
+def _told(work: Work, label: int, chances: np.ndarray) -> tuple[str, bool | None]:
     """What the network says of a photograph, and whether that is wrong; None where its class is not known."""
     best = int(chances.argmax())
-    said = f"{ctx.class_name(best)} {chances[best]:.0%}"
-    own = ctx.model_class(label)
+    said = f"{work.class_name(best)} {chances[best]:.0%}"
+    own = work.model_class(label)
     if own is None or own == best:
         return said, None if own is None else False
-    return f"error: {ctx.label_name(label)}, taken for {said}", True
+    return f"error: {work.label_name(label)}, taken for {said}", True
 
 
 def _photograph(pictures: Pictures, sample: str) -> bytes:
@@ -146,6 +170,11 @@ def _photograph(pictures: Pictures, sample: str) -> bytes:
 def _softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)
+
+
+def _explained_output(plan: Plan) -> Output:
+    traced: TraceSettings = next(iter(plan.to_class.values())).settings
+    return traced.path.output
 
 
 def _facts(ctx: Context) -> dict[str, str]:
@@ -186,23 +215,24 @@ def _incomplete(completeness: pd.DataFrame) -> list[str]:
 
 
 def _notes(
-    ctx: Context,
+    work: Work,
+    kept: KeptSettings,
     graph: Mapping[str, Any],
     photographs: Mapping[str, Sequence[_Photograph]],
     unreadable: Sequence[str],
 ) -> list[str]:
     notes = []
     groups = graph["groups"]
-    if ctx.config.graph.scope in (Scope["class"], Scope["pair"]) and all(group["images"] == 1 for group in groups):
+    if kept.scope in (Scope["class"], Scope["pair"]) and all(group["images"] == 1 for group in groups):
         subject = "each class" if len(groups) > 1 else "the class"
         notes.append(
             f"One photograph of {subject}: this graph describes how the network reads "
             f"{'these single pictures' if len(groups) > 1 else 'this single picture'}, not what it knows of the class."
         )
-    elif any(group["images"] < 10 for group in groups) and ctx.config.graph.scope is not Scope["image"]:
+    elif any(group["images"] < 10 for group in groups) and kept.scope is not Scope["image"]:
         few = ", ".join(f"{group['name']} {group['images']}" for group in groups)
         notes.append(f"Few images stand behind this graph ({few}): its weights are means over so many.")
-    if ctx.config.graph.images is Images.predicted:
+    if kept.images is Images.predicted:
         for group in groups:
             shown = photographs[group["key"]]
             if wrong := sum(bool(one.mistaken) for one in shown):
@@ -210,13 +240,12 @@ def _notes(
                     f"{wrong} of the {len(shown)} photographs shown of {group['name']} are errors of the network: they "
                     "are of other classes, and stand here because the network takes them for this one."
                 )
-    if groups and graph["scope"] == "dataset" and groups[0]["images"] < len(ctx.data):
-        graph_config = ctx.config.graph
-        caps = {"of each predicted class (graph.images_per_class)": graph_config.images_per_class}
-        caps["in all (graph.limit)"] = graph_config.limit
+    if groups and graph["scope"] == "dataset" and groups[0]["images"] < len(work.data):
+        caps = {"of each predicted class (graph.images_per_class)": kept.images_per_class}
+        caps["in all (graph.limit)"] = kept.limit
         most = " and ".join(f"at most {cap} {of}" for of, cap in caps.items() if cap is not None)
         told = f", {most}" if most else ""
-        notes.append(f"{groups[0]['images']:,} of the {len(ctx.data):,} images are explained{told}.")
+        notes.append(f"{groups[0]['images']:,} of the {len(work.data):,} images are explained{told}.")
     scores = list(graph.get("scores", {}).values())
     if scores and scores[-1].get("completeness_score") is not None:
         notes.append(

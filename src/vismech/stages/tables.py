@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 
 from vismech.attribution.account import shares
+from vismech.attribution.settings import PathSettings
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Rule
 from vismech.network.layers import LOGITS
 from vismech.passes.nodes import NODES, read_nodes
 from vismech.passes.trace import NOT_CHECKED
-from vismech.stages.context import Context, Plan
+from vismech.stages.context import Plan
+from vismech.stages.work import Work
 from vismech.store.artifacts import Artifact
+from vismech.store.settings import used
 
 TAIL = ["metric", "value", "n", "ci_low", "ci_high", "units"]
 
@@ -38,7 +41,7 @@ def tidy(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame
     return pd.DataFrame(list(rows), columns=[*keys, *TAIL])
 
 
-def completeness(ctx: Context, plan: Plan) -> pd.DataFrame:
+def completeness(work: Work, plan: Plan) -> pd.DataFrame:
     """How far each pair of layers' edges can be believed; adjacent pairs and each layer's way to the class.
 
     ``gap_median`` and ``gap_p95`` of the completeness gap, over (image, target) pairs that are present and change along
@@ -48,19 +51,18 @@ def completeness(ctx: Context, plan: Plan) -> pd.DataFrame:
     ``steps_mean`` and ``steps_max`` of the images. ``rule``, ``steps`` and ``power`` are those that rule=auto chose.
     """
     specs = {(layer, LOGITS): spec for layer, spec in plan.to_class.items()} | dict(plan.pairs)
-    order = {layer: index for index, layer in enumerate([*ctx.layers, LOGITS] if specs else [])}
+    order = {layer: index for index, layer in enumerate([*plan.vectors, LOGITS])}
     rows = []
     for (lower, upper), spec in sorted(specs.items(), key=lambda item: [order[name] for name in item[0]]):
-        trace = ctx.store.open(spec)
-        base = {"lower": lower, "upper": upper, "path": ctx.config.attribute.path.value, **_nodes(ctx, trace)}
-        rows += [{**base, **one._asdict()} for one in _converged(ctx, trace) if one.n]
+        trace, path = work.store.open(spec), spec.settings.path
+        base = {"lower": lower, "upper": upper, "path": path.weight.value, **_nodes(path, trace)}
+        rows += [{**base, **one._asdict()} for one in _converged(path, trace) if one.n]
     return tidy(rows, ["lower", "upper", "path", "rule", "steps", "power"])
 
 
-def _nodes(ctx: Context, trace: Artifact) -> dict[str, Any]:
-    attribute = ctx.config.attribute
-    if attribute.rule is not Rule.auto:
-        return {"rule": attribute.rule.value, "steps": attribute.steps, "power": 1}
+def _nodes(path: PathSettings, trace: Artifact) -> dict[str, Any]:
+    if path.rule is not Rule.auto:
+        return {"rule": path.rule.value, "steps": path.steps, "power": 1}
     chosen = read_nodes(trace.path(NODES))
     return {"rule": chosen.rule.value, "steps": chosen.steps, "power": chosen.power}
 
@@ -72,14 +74,12 @@ class _Measured(NamedTuple):
     units: str
 
 
-def _converged(ctx: Context, trace: Artifact) -> Iterator[_Measured]:
-    attribute = ctx.config.attribute
-
+def _converged(path: PathSettings, trace: Artifact) -> Iterator[_Measured]:
     def column(name: str) -> np.ndarray:
         return np.asarray(trace.array(f"{name}.npy"))
 
     present, moves, change = column("present"), column("moves"), column("change")
-    if attribute.path in SIDES:
+    if path.weight in SIDES:
         whole = column("value") - column("baseline")
         part = column("edges").sum(2) + column("error")
         yield _quantile("share_median", part[moves] / whole[moves], 0.5)
@@ -87,13 +87,13 @@ def _converged(ctx: Context, trace: Artifact) -> Iterator[_Measured]:
         yield _quantile("gap_median", column("gap")[moves], 0.5)
         yield _quantile("gap_p95", column("gap")[moves], 0.95)
     yield _quantile("step_change", change[present & (change != NOT_CHECKED)], 0.5)
-    if attribute.tolerance is not None:
+    if used(path.tolerance, None) is not None:
         steps = column("steps")
         yield _Measured("steps_mean", float(steps.mean()), len(steps), "count")
         yield _Measured("steps_max", int(steps.max()), len(steps), "count")
     yield _Measured("absent_targets", int((~present).sum()), present.size, "count")
     yield _Measured("still_targets", int((present & ~moves).sum()), present.size, "count")
-    if attribute.path in SIDES:
+    if path.weight in SIDES:
         yield _Measured("uncrossed_targets", int((moves & ~column("crosses")).sum()), present.size, "count")
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from vismech.attribution import automatic
-from vismech.attribution.aggregation import Selection, group_means, select_concepts
-from vismech.attribution.weights import SIDES
-from vismech.config.choices import Baseline, Rule, Scope, Stage
-from vismech.config.schema import AttributeConfig, Config
+from vismech.attribution.aggregation import group_means, select_concepts
+from vismech.attribution.settings import PathSettings
+from vismech.config.choices import Baseline, Scope, Stage
+from vismech.config.schema import Config
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS
 from vismech.passes.baselines import Start, draw_baselines
@@ -19,67 +20,79 @@ from vismech.passes.nodes import tell_nodes
 from vismech.passes.start import run_loop
 from vismech.passes.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job, Plan, compact, read_images
-from vismech.stages.explained import Explained, explained
-from vismech.store.artifacts import Artifact, Spec, plain
+from vismech.stages.context import Context, Job, Plan
+from vismech.stages.dictionary import CodingSettings
+from vismech.stages.explained import Explained, ExplainedSettings, explained
+from vismech.stages.work import Work, compact, read_images
+from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
+from vismech.store.settings import FLAT, UNUSED, Settings
 
 VERSION = 2
 
 
-def path_inputs(config: Config, upper: str) -> dict:
-    """The part of a key that says how edges into ``upper`` are attributed: what matters for the chosen options.
+@dataclass(frozen=True)
+class TraceSettings(Settings):
+    """Between which layers edges are traced, how, and for which images.
 
-    The mode is left out for the reason that batch sizes are: it changes last bits only.
+    Attributes:
+        lower, upper: the layers; of the upper the graph's concepts are traced to, or the class.
+        path: how edges are attributed.
+        coding: how vectors are written in concepts.
+        explained: which images.
+        important, shared: how many concepts the graph keeps of the upper layer.
     """
-    attribute = config.attribute
-    names = ["path", "baseline", "along", "rule", "steps", "check_images"]
-    names += ["phi"] if attribute.path in SIDES else []
-    names += {Baseline.image: ["baseline_image"], Baseline.images: ["baselines"]}.get(attribute.baseline, [])
-    names += ["curve"] if attribute.curve else []
-    names += ["tolerance", "max_steps"] if attribute.tolerance is not None else []
-    names += ["output" if upper == LOGITS else "readout"]
-    inputs = {name: plain(getattr(attribute, name)) for name in names} | rule_inputs(attribute)
-    return {**inputs, "seed": config.seed} if attribute.baseline is Baseline.images else inputs
+
+    lower: str
+    upper: str
+    path: PathSettings = field(metadata=FLAT)
+    coding: CodingSettings = field(metadata=FLAT)
+    explained: ExplainedSettings
+    important: int = UNUSED
+    shared: int = UNUSED
 
 
-def rule_inputs(attribute: AttributeConfig) -> dict:
-    """The part of a key that says how nodes are chosen, where they are."""
-    return {"automatic": automatic.VERSION} if attribute.rule is Rule.auto else {}
+def path_of(config: Config, upper: str) -> PathSettings:
+    """How edges into ``upper`` are attributed."""
+    end = "output" if upper == LOGITS else "readout"
+    names = {"path", "baseline", "along", "check_images", "tolerance", end}
+    return PathSettings.of(config.attribute, names, config.seed)
 
 
-def _inputs(ctx: Context, lower: str, upper: str) -> dict:
-    coding, images = dictionary_stage.coding_inputs(ctx), explained_inputs(ctx)
-    return {"lower": lower, "upper": upper, **path_inputs(ctx.config, upper), **coding, "explained": images}
-
-
-def explained_inputs(ctx: Context) -> dict:
-    """The part of a key that says which images are explained."""
+def explained_of(ctx: Context) -> ExplainedSettings:
+    """Which images are explained."""
     graph, most = ctx.config.graph, ctx.config.graph.images_per_class
-    images = {"scope": graph.scope, "classes": graph.classes, "image": graph.image, "images": graph.images}
-    images["images_per_class"] = most
+    caps: dict[str, Any] = {"images_per_class": most}
     if graph.scope is Scope["dataset"]:
         # Keys are those of when images_per_class was a cap of the whole data set, where that is what is asked for.
         if most is None:
-            images["images_per_class"] = graph.limit
+            caps["images_per_class"] = graph.limit
         elif most < len(ctx.data) or graph.limit is not None:
-            images |= {"capped": "each predicted class", "limit": graph.limit}
-    return {**plain(images), **ctx.explained_inputs}
+            caps |= {"capped": "each predicted class", "limit": graph.limit}
+    who = {"scope": graph.scope, "classes": tuple(graph.classes), "image": graph.image, "images": graph.images}
+    return ExplainedSettings(**who, **caps, joined=ctx.explained_inputs)
 
 
-def _job(ctx: Context, inputs: dict, **parents: Spec) -> Job:
+def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
     if ctx.config.attribute.baseline is Baseline.mean:
         parents["vectors"] = parents["dictionary"].parents["vectors"]
-    spec = Spec(Stage.trace.value, VERSION, f"{inputs['lower']}->{inputs['upper']}", inputs, parents)
+    spec = Spec(Stage.trace.value, VERSION, f"{settings.lower}->{settings.upper}", settings, parents)
     return Job(Stage.trace, {spec.unit: spec}, compute)
 
 
-def class_job(ctx: Context, lower: str, logits: Spec, dictionary: Spec) -> Job:
+def _settings(ctx: Context, lower: str, upper: str, **kept: int) -> TraceSettings:
+    coding = dictionary_stage.coding_of(ctx.config)
+    return TraceSettings(lower, upper, path_of(ctx.config, upper), coding, explained_of(ctx), **kept)
+
+
+def class_job(ctx: Context, lower: str, logits: Spec[Any], dictionary: Spec[Any]) -> Job:
     """From a layer's concepts straight to the class logit: the importance of each concept for the class."""
-    return _job(ctx, _inputs(ctx, lower, LOGITS), logits=logits, dictionary=dictionary)
+    return _job(ctx, _settings(ctx, lower, LOGITS), logits=logits, dictionary=dictionary)
 
 
-def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: Spec, importance: Spec) -> Job:
+def concept_job(
+    ctx: Context, lower: str, upper: str, logits: Spec[Any], dictionary: Spec[Any], importance: Spec[Any]
+) -> Job:
     """From a layer's concepts to the concepts that the graph keeps in the upper layer.
 
     Args:
@@ -91,68 +104,75 @@ def concept_job(ctx: Context, lower: str, upper: str, logits: Spec, dictionary: 
         importance: the upper layer's trace to the class, which chooses the targets.
     """
     graph = ctx.config.graph
-    inputs = {**_inputs(ctx, lower, upper), "important": graph.important, "shared": graph.shared}
-    return _job(ctx, inputs, logits=logits, dictionary=dictionary, importance=importance)
+    settings = _settings(ctx, lower, upper, important=graph.important, shared=graph.shared)
+    return _job(ctx, settings, logits=logits, dictionary=dictionary, importance=importance)
 
 
-def read_explained(ctx: Context, logits: Artifact) -> Explained:
-    """The images that the configured graph explains."""
-    images = read_images(logits)
-    classes = ctx.class_labels.classes(images.labels)
-    return explained(ctx.config.graph, images.ids, classes, logits.array("logits.npy"), ctx.class_names)
+def read_explained(work: Work, logits: Spec[Any], wanted: ExplainedSettings) -> Explained:
+    """The images that a graph explains."""
+    artifact = work.store.open(logits)
+    images = read_images(artifact)
+    classes = work.class_labels.classes(images.labels)
+    return explained(wanted, images.ids, classes, artifact.array("logits.npy"), work.class_names)
 
 
-def importance(ctx: Context, trace: Artifact, who: Explained) -> np.ndarray:
+def importance(trace: Artifact, who: Explained) -> np.ndarray:
     """Importance of each concept for each group [G, K]: the mean edge to the class logit over the group's images."""
     return group_means(np.asarray(trace.array("edges.npy"))[:, 0], who.group, len(who.groups))
 
 
-def importances(ctx: Context, plan: Plan) -> dict[str, np.ndarray]:
-    """Layer → importance of each concept for each explained group [G, K]; nothing without traces to the class."""
+def who_is_explained(work: Work, plan: Plan) -> Explained | None:
+    """The images that a run's graph explains; None without traces to the class."""
     if plan.logits is None or not plan.to_class:
+        return None
+    settings: TraceSettings = next(iter(plan.to_class.values())).settings
+    return read_explained(work, plan.logits, settings.explained)
+
+
+def importances(work: Work, plan: Plan) -> dict[str, np.ndarray]:
+    """Layer → importance of each concept for each explained group [G, K]; nothing without traces to the class."""
+    who = who_is_explained(work, plan)
+    if who is None:
         return {}
-    who = read_explained(ctx, ctx.store.open(plan.logits))
-    return {layer: importance(ctx, ctx.store.open(spec), who) for layer, spec in plan.to_class.items()}
+    return {layer: importance(work.store.open(spec), who) for layer, spec in plan.to_class.items()}
 
 
-def selection(ctx: Context, trace: Artifact, who: Explained) -> Selection:
-    """The concepts that the graph keeps in a layer, from the layer's trace to the class."""
-    return select_concepts(importance(ctx, trace, who), ctx.config.graph.important, ctx.config.graph.shared)
-
-
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
     """Fill the traces of ``specs``; one that was killed is continued."""
     for spec in specs.values():
-        lower, upper = spec.inputs["lower"], spec.inputs["upper"]
-        logits = ctx.store.open(spec.parents["logits"])
-        who, images = read_explained(ctx, logits), read_images(logits)
-        concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
+        settings = spec.settings
+        lower, upper = settings.lower, settings.upper
+        who = read_explained(work, spec.parents["logits"], settings.explained)
+        images = read_images(work.store.open(spec.parents["logits"]))
+        concepts = dictionary_stage.read(work, spec.parents["dictionary"], settings.coding)
         targets, above = [], None
         if upper != LOGITS:
-            above_trace = ctx.store.open(spec.parents["importance"])
-            targets = selection(ctx, above_trace, who).concepts
+            above_trace = work.store.open(spec.parents["importance"])
+            kept = select_concepts(importance(above_trace, who), settings.important, settings.shared)
+            targets = kept.concepts
             if not targets:
                 raise UserError(
-                    f"no concept of {upper} has an edge to the class along attribute.path={ctx.config.attribute.path}, "
+                    f"no concept of {upper} has an edge to the class along attribute.path={settings.path.weight}, "
                     "so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
                 )
-            above = _upper(ctx, upper, targets, above_trace, spec.parents["importance"])
-        indices = _places(ctx, [images.ids[row] for row in who.rows])
-        with ctx.store.writer(spec, resume=True) as folder:
+            above = _upper(work, settings, targets, above_trace, spec.parents["importance"])
+        indices = _places(work, [images.ids[row] for row in who.rows])
+        with work.store.writer(spec, resume=True) as folder:
             rows = Rows(folder, trace_columns(len(targets) or 1, concepts.k), len(indices))
             loop = TraceLoop(
-                ctx.config,
-                ctx.data,
+                work.site,
+                work.data,
                 indices,
                 {"trace": rows},
                 f"trace {lower} → {upper}",
                 lower=lower,
                 upper=upper,
-                layout=ctx.layout(lower),
+                path=settings.path,
+                layout=work.layout(lower),
                 dictionary=concepts,
                 concepts=above,
                 classes=who.classes.astype(np.int64),
-                start=_start(ctx, spec, images.ids),
+                start=start_of(work, spec, images.ids),
             )
             run_loop(loop)
             tell_nodes(folder, spec.unit)
@@ -169,29 +189,30 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             (folder / "trace.json").write_bytes(compact(facts))
 
 
-def _upper(ctx: Context, upper: str, targets: list[int], trace: Artifact, spec: Spec) -> UpperConcepts:
-    concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"]))
+def _upper(work: Work, settings: TraceSettings, targets: list[int], trace: Artifact, spec: Spec[Any]) -> UpperConcepts:
+    concepts = dictionary_stage.read(work, spec.parents["dictionary"], settings.coding)
     places = np.asarray(trace.array("anchors.npy"))[:, targets]
-    return UpperConcepts(ctx.layout(upper), concepts, tuple(targets), places)
+    return UpperConcepts(work.layout(settings.upper), concepts, tuple(targets), places)
 
 
-def _places(ctx: Context, samples: list[str]) -> list[int]:
+def _places(work: Work, samples: list[str]) -> list[int]:
     """Places of sample ids in the data."""
-    place = {sample: index for index, sample in enumerate(ctx.data.ids)}
+    place = {sample: index for index, sample in enumerate(work.data.ids)}
     return [place[sample] for sample in samples]
 
 
-def _start(ctx: Context, spec: Spec, readable: list[str]) -> Start:
-    attribute, samples, mean = ctx.config.attribute, [], None
-    if attribute.baseline is Baseline.mean:
-        vectors = ctx.store.open(spec.parents["vectors"]).array("vectors.npy")
+def start_of(work: Work, spec: Spec[TraceSettings], readable: list[str]) -> Start:
+    """The baseline of a trace."""
+    path, samples, mean = spec.settings.path, [], None
+    if path.baseline is Baseline.mean:
+        vectors = work.store.open(spec.parents["vectors"]).array("vectors.npy")
         mean = torch.from_numpy(vectors.mean((0, 1), dtype=np.float64).astype(np.float32))
-    elif attribute.baseline is Baseline.images:
-        samples = draw_baselines(readable, ctx.config.seed, attribute.baselines)
-    elif attribute.baseline is Baseline.image:
-        assert attribute.baseline_image is not None
-        samples = [attribute.baseline_image]
-    return Start(attribute.baseline, mean, tuple(_places(ctx, samples)))
+    elif path.baseline is Baseline.images:
+        samples = draw_baselines(readable, path.seed, path.baselines)
+    elif path.baseline is Baseline.image:
+        assert path.baseline_image is not None
+        samples = [path.baseline_image]
+    return Start(path.baseline, mean, tuple(_places(work, samples)))
 
 
 def check_baseline(ctx: Context) -> None:

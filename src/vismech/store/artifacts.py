@@ -23,16 +23,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from vismech.errors import UserError
 from vismech.store.disk import remove, writing
 from vismech.store.in_use import Uses
 from vismech.store.manifest import MANIFEST, PROVENANCE, canonical_json, key_of, read_manifest
+from vismech.store.settings import Settings
 
 log = logging.getLogger(__name__)
 QUARANTINE = "quarantine"
 _KEY = re.compile(r"[0-9a-f]{20}")
+S = TypeVar("S", bound="Settings | Mapping[str, Any]", covariant=True)
 
 
 def plain(value: Any) -> Any:
@@ -58,22 +60,27 @@ def canonical(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Spec:
+class Spec(Generic[S]):
     """What one artifact is: everything that changes its numbers, and nothing else.
 
     Attributes:
         stage: the stage that computes it.
         version: the stage's version; a change of meaning raises it.
         unit: a layer, a pair of layers or the whole run, for people.
-        inputs: the slice of the configuration and the fingerprints that the result depends on.
+        settings: the choices and fingerprints that the result depends on.
         parents: name → spec of the artifacts it is computed from.
     """
 
     stage: str
     version: int
     unit: str
-    inputs: Mapping[str, Any]
-    parents: Mapping[str, Spec] = field(default_factory=dict)
+    settings: S
+    parents: Mapping[str, Spec[Any]] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The settings as the key has them."""
+        return self.settings.inputs() if isinstance(self.settings, Settings) else self.settings
 
     def describe(self) -> dict[str, Any]:
         """The content that the key is the hash of."""

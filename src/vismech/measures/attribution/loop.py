@@ -62,5 +62,5 @@ class AttributionLoop(UnitLoop):
 
     def _generator(self, row: int) -> torch.Generator:
         """From (seed, sample id) alone."""
-        digest = hashlib.sha256(f"{self.config.seed}:units:{self.sample_id(row)}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}:units:{self.sample_id(row)}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

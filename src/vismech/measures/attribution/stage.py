@@ -12,6 +12,7 @@ from vismech.measures.units import Scores, interval_row, unit_jobs
 from vismech.network.pfv import Layout
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import tidy
+from vismech.stages.work import Work
 from vismech.store.rows import Column
 
 VERSION = 1
@@ -29,11 +30,11 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     return unit_jobs(ctx, plan, Evaluation.attribution, VERSION, AttributionLoop, _columns)
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every source, target and method, in the form of ``attribution.csv``; ``n`` counts images, which are resampled."""
     found = []
     for spec in plan.evaluations[Evaluation.attribution].values():
-        scores = Scores(ctx.store.open(spec))
+        scores = Scores(work.store.open(spec))
         for column, method in enumerate(METHODS):
             base = {"source": spec.inputs["lower"], "target": spec.inputs["upper"], "path": method}
             for metric in AttributionLoop.scores:

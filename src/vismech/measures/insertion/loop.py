@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from vismech.attribution.automatic import PROBED, Choice
 from vismech.attribution.engine import attribute, settled
+from vismech.attribution.settings import PathSettings
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import LogitTargets
-from vismech.config.choices import MeanRule, Mode, Rule
+from vismech.config.choices import Evaluation, MeanRule, Mode, Rule
 from vismech.dictionaries.base import Dictionary
 from vismech.dictionaries.coding import l0_of
 from vismech.errors import UserError
+from vismech.measures.images import MeasuredSettings
 from vismech.measures.insertion.scores import (
     FIRST,
     GRID,
@@ -39,8 +41,10 @@ from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
 from vismech.passes.threads import one_thread
-from vismech.passes.trace import Given, first_readable, settings_of
+from vismech.passes.trace import Given, first_readable
+from vismech.stages.dictionary import CodingSettings
 from vismech.store.rows import Column
+from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 # Convolutions of other numbers of rows round differently: the last rows are padded to a multiple.
 ROW_MULTIPLE = 16
@@ -124,11 +128,16 @@ def insertion_columns(k: int, matched: Sequence[Matched], residual: bool) -> dic
 
 
 class ConceptLoop(ImageLoop):
-    """A pass that codes every layer of ``layers`` and reads the predicted class's probability from parts of codes."""
+    """A pass that codes every layer of ``layers`` and reads the predicted class's probability from parts of codes.
 
-    def __init__(self, *args: Any, layers: dict[str, Layer], **kwargs: Any) -> None:
+    Args:
+        layers: the layers.
+        mean_kept: whether a mean concept is always there and never ranked.
+    """
+
+    def __init__(self, *args: Any, layers: dict[str, Layer], mean_kept: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.layers = layers
+        self.layers, self.mean_kept = layers, mean_kept
 
     def on_predict_start(self) -> None:
         """Move the dictionaries once and cut the segments."""
@@ -151,7 +160,7 @@ class ConceptLoop(ImageLoop):
         vectors = layout.vectors(clean)
         codes = dictionary.encode(vectors)
         ranked, kept, mean = codes.any(1), torch.zeros_like(vectors), dictionary.mean_index
-        if mean is not None and self.config.dictionary.mean_rule is MeanRule.kept:
+        if mean is not None and self.mean_kept:
             ranked[:, mean] = False
             kept = codes[..., mean, None] * dictionary.atoms[mean]
         return Coded(clean, vectors, codes, kept, ranked)
@@ -180,18 +189,48 @@ class ConceptLoop(ImageLoop):
             raise UserError(f"{name}, {self.sample_id(row)!r}: a probability is not finite with concepts deleted")
 
 
+@dataclass(frozen=True)
+class InsertionSettings(Settings):
+    """How concepts are ranked, inserted and deleted; the configuration's groups document the fields."""
+
+    measure: Evaluation
+    coding: CodingSettings = field(metadata=FLAT)
+    path: PathSettings = field(metadata=FLAT)
+    measured: MeasuredSettings = field(metadata=FLAT)
+    budgets: tuple[int, ...]
+    residual: bool
+    random_images: int | None
+    greedy_images: int
+    seed: int
+    budget_l0_per_channel: float = UNUSED
+    mean_rule: MeanRule = UNUSED
+
+    @property
+    def matched(self) -> list[Matched]:
+        """The variants of budgets."""
+        return matched_variants(self.budgets, used(self.budget_l0_per_channel, None))
+
+
 class InsertionLoop(ConceptLoop):
     """Writes :func:`insertion_columns` of every layer; random orders of some rows, the greedy oracle of a few."""
 
-    def __init__(self, *args: Any, random_rows: Sequence[int], greedy_rows: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.random_rows, self.greedy_rows = frozenset(random_rows), frozenset(greedy_rows)
-        self.settings = dict.fromkeys(self.layers, replace(settings_of(self.config), mode=Mode.reverse))
+    def __init__(
+        self,
+        *args: Any,
+        how: InsertionSettings,
+        random_rows: Sequence[int],
+        greedy_rows: Sequence[int],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, mean_kept=how.mean_rule is MeanRule.kept, **kwargs)
+        self.how, self.random_rows, self.greedy_rows = how, frozenset(random_rows), frozenset(greedy_rows)
+        integral = how.path.integral(self.site.runtime.path_batch_size)
+        self.settings = dict.fromkeys(self.layers, replace(integral, mode=Mode.reverse))
 
     def on_predict_start(self) -> None:
         """See :class:`ConceptLoop`; the nodes of each layer's way to the class are chosen too."""
         super().on_predict_start()
-        if self.config.attribute.rule is not Rule.auto:
+        if self.how.path.rule is not Rule.auto:
             return
         with torch.no_grad(), one_thread():
             for name, rows in self.rows.items():
@@ -212,9 +251,7 @@ class InsertionLoop(ConceptLoop):
 
     def held_per_image(self) -> int:
         """See :meth:`ImageLoop.held_per_image`: also the codes of every variant, until the image is done."""
-        evaluate = self.config.evaluate
-        variants = len(matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel))
-        return super().held_per_image() * (3 + variants) // 3
+        return super().held_per_image() * (3 + len(self.how.matched)) // 3
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
@@ -228,8 +265,7 @@ class InsertionLoop(ConceptLoop):
         coded = self.coded(name, clean)
         edges = self._edges(name, coded, predicted, rows)
         matched = []
-        evaluate = self.config.evaluate
-        for variant in matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel):
+        for variant in self.how.matched:
             some = self._matched(name, coded, variant)
             matched.append((some, self._edges(name, some, predicted, rows)))
         done: dict[int, Columns] = {}
@@ -252,12 +288,12 @@ class InsertionLoop(ConceptLoop):
             coded.vectors - coded.kept, coded.codes, dictionary.atoms, coded.ranked, variant.budget, l0
         )
         ranked, mean = codes.any(1), dictionary.mean_index
-        if mean is not None and self.config.dictionary.mean_rule is MeanRule.kept:
+        if mean is not None and self.mean_kept:
             codes[..., mean] = coded.codes[..., mean]
         return coded._replace(codes=codes, ranked=ranked)
 
     def _problem(self, name: str, coded: Coded, predicted: Int[Tensor, " b"]) -> Given:
-        layer, wanted = self.layers[name], self.config.attribute
+        layer, wanted = self.layers[name], self.how.path
         source: Any = ConceptSource(layer.dictionary.atoms, coded.codes, coded.vectors, wanted.along)
         return self.segments[name], layer.layout, source, coded.clean, LogitTargets(predicted, wanted.output)
 
@@ -265,24 +301,24 @@ class InsertionLoop(ConceptLoop):
         with self.telling(f"{name} → {LOGITS}", rows):
             settings = replace(self.settings[name], rows=self.portions.paths)
             found = attribute(*self._problem(name, coded, predicted), settings)
-        return found.edges[self.config.attribute.path].units[:, 0]
+        return found.edges[self.how.path.weight].units[:, 0]
 
     def _image(self, name: str, cases: list[tuple[Coded, list[Tensor]]], read: Read, index: int, row: int) -> Columns:
         """One image's curves; the first case is its own codes, the others those of each budget."""
-        evaluate, atoms = self.config.evaluate, self.layers[name].dictionary.atoms
-        axis, found, budgets = count_axis(evaluate.budgets), [], []
+        wanted, atoms = self.how, self.layers[name].dictionary.atoms
+        axis, found, budgets = count_axis(wanted.budgets), [], []
         nothing = read(cases[0][0].kept[index, None])
         rebuilt = [coded.codes[index] @ atoms for coded, _ in cases]
         ends = [Ends(coded.kept[index], whole) for (coded, _), whole in zip(cases, rebuilt, strict=True)]
         at_ends = [torch.cat([nothing, read(whole[None])]) for whole in rebuilt]
         for (coded, orders), both, values in zip(cases, ends, at_ends, strict=True):
             codes, order = coded.codes[index], orders[index]
-            if len(found) > evaluate.residual:
+            if len(found) > wanted.residual:
                 (count,) = values_at(codes, atoms, order, both, values, read, [np.tile(axis, (2, 1))])
                 budgets.append(count)
                 continue
             found.append(curves(codes, atoms, order, both, values, read, axis))
-            if evaluate.residual:
+            if wanted.residual:
                 clean = coded.vectors[index]
                 both = Ends(both.nothing + (clean - both.whole), clean)
                 values = torch.cat([read(part[None]) for part in both])
@@ -292,7 +328,7 @@ class InsertionLoop(ConceptLoop):
         blank = Curves(*(torch.zeros_like(part) for part in found[0]))
         random, greedy = blank, blank.count
         if drawn:
-            order = random_order(ranked, self.config.seed, name, self.sample_id(row))
+            order = random_order(ranked, self.how.seed, name, self.sample_id(row))
             random = curves(codes, atoms, order, ends[0], at_ends[0], read, axis)
         if tried:
             # Beyond the first 32 the oracle is out of proportion: there it holds its value.

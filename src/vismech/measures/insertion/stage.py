@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Baseline, Evaluation, Stage
 from vismech.errors import UserError
-from vismech.measures.images import measured_indices, measured_inputs, measured_parents
+from vismech.measures.images import measured_indices, measured_of, measured_parents
 from vismech.measures.insertion.loop import (
     InsertionLoop,
+    InsertionSettings,
     Layer,
-    Matched,
     insertion_columns,
-    matched_variants,
     whole_variants,
 )
 from vismech.measures.insertion.scores import FIRST, GRID, count_area, count_axis, random_control, share_area
@@ -27,12 +27,14 @@ from vismech.network.layers import LOGITS
 from vismech.passes.nodes import tell_nodes
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
+from vismech.stages.context import Context, Job, Plan
+from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
-from vismech.stages.trace import path_inputs
+from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
+from vismech.store.settings import UNUSED
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -77,81 +79,81 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             "evaluate.kinds=insertion ranks concepts along straight paths from zero: leave attribute.curve empty and "
             f"attribute.baseline={attribute.baseline.value} at zero"
         )
-    path = path_inputs(ctx.config, LOGITS)
-    path.pop("check_images")
-    wanted = ctx.config.dictionary
-    inputs = {
-        "measure": Evaluation.insertion.value,
-        **dictionary_stage.coding_inputs(ctx),
-        **({"mean_rule": wanted.mean_rule.value} if wanted.center else {}),
-        **path,
-        **measured_inputs(ctx),
-        "budgets": list(evaluate.budgets),
-        **({} if share is None else {"budget_l0_per_channel": share}),
-        "residual": evaluate.residual,
-        "random_images": evaluate.random_images,
-        "greedy_images": evaluate.greedy_images,
-        "seed": ctx.config.seed,
-    }
+    names = {"path", "baseline", "along", "tolerance", "output"}
+    settings = InsertionSettings(
+        Evaluation.insertion,
+        dictionary_stage.coding_of(ctx.config),
+        PathSettings.of(attribute, names),
+        measured_of(ctx),
+        tuple(evaluate.budgets),
+        evaluate.residual,
+        evaluate.random_images,
+        evaluate.greedy_images,
+        ctx.config.seed,
+        UNUSED if share is None else share,
+        dictionary_stage.kept_mean(ctx.config),
+    )
     parents = measured_parents(plan)
     specs = {
-        layer: Spec(Stage.evaluate.value, VERSION, layer, inputs, {"dictionary": spec, **parents})
+        layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
     }
     return [Job(Stage.evaluate, specs, compute)]
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> None:
     """The arrays of ``insertion_columns``, and ``images.json``; a killed pass is continued."""
-    evaluate = ctx.config.evaluate
-    indices = measured_indices(ctx, next(iter(specs.values())))
+    first = next(iter(specs.values()))
+    wanted = first.settings
+    indices = measured_indices(work, wanted.measured, first)
     every = list(range(len(indices)))
     with ExitStack() as stack:
-        folders = {layer: stack.enter_context(ctx.store.writer(spec, resume=True)) for layer, spec in specs.items()}
-        layers = read_layers(ctx, {layer: spec.parents["dictionary"] for layer, spec in specs.items()})
-        rows, matched = {}, matched_variants(evaluate.budgets, evaluate.budget_l0_per_channel)
+        folders = {layer: stack.enter_context(work.store.writer(spec, resume=True)) for layer, spec in specs.items()}
+        dictionaries = {layer: spec.parents["dictionary"] for layer, spec in specs.items()}
+        layers, rows = read_layers(work, dictionaries, wanted.coding), {}
         for layer, folder in folders.items():
-            k = layers[layer].dictionary.k
-            rows[layer] = Rows(folder, insertion_columns(k, matched, evaluate.residual), len(indices))
+            columns = insertion_columns(layers[layer].dictionary.k, wanted.matched, wanted.residual)
+            rows[layer] = Rows(folder, columns, len(indices))
         loop = InsertionLoop(
-            ctx.config,
-            ctx.measured,
+            work.site,
+            work.measured,
             indices,
             rows,
             "insertion",
             layers=layers,
-            random_rows=spread(every, evaluate.random_images),
-            greedy_rows=spread(every, evaluate.greedy_images),
+            how=wanted,
+            random_rows=spread(every, wanted.random_images),
+            greedy_rows=spread(every, wanted.greedy_images),
         )
         run_loop(loop)
         for layer, folder in folders.items():
             tell_nodes(folder, f"{layer}->{LOGITS}")
-        finish(ctx, folders, rows, indices)
+        finish(work, folders, rows, indices)
 
 
-def read_layers(ctx: Context, dictionaries: Mapping[str, Spec]) -> dict[str, Layer]:
+def read_layers(work: Work, dictionaries: Mapping[str, Spec[Any]], coding: CodingSettings) -> dict[str, Layer]:
     """Layer → its dictionary and layout."""
     return {
-        layer: Layer(ctx.layout(layer), dictionary_stage.read(ctx, ctx.store.open(spec)))
+        layer: Layer(work.layout(layer), dictionary_stage.read(work, spec, coding))
         for layer, spec in dictionaries.items()
     }
 
 
-def finish(ctx: Context, folders: Mapping[str, Any], rows: Mapping[str, Rows], indices: list[int]) -> None:
+def finish(work: Work, folders: Mapping[str, Any], rows: Mapping[str, Rows], indices: list[int]) -> None:
     """Leave out unreadable images and write ``images.json``."""
     for layer, folder in folders.items():
         kept = rows[layer].finish()
         some_kept(kept)
-        (folder / "images.json").write_bytes(compact(write_images(ctx, kept, indices, ctx.measured)))
+        (folder / "images.json").write_bytes(compact(write_images(work, kept, indices, work.measured)))
 
 
-def metrics_of(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[Cases]:
+def metrics_of(artifact: Artifact, wanted: InsertionSettings) -> Iterator[Cases]:
     """Every metric of every curve, image by image."""
-    axis = count_axis(inputs["budgets"])
+    axis = count_axis(wanted.budgets)
     names = ("share", "count", "random_share", "random_count", "drawn", "greedy", "tried", "l0", "distinct", "clean")
     arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in names}
     everyone = np.arange(len(arrays["clean"]))
-    whole, matched = whole_variants(inputs["residual"]), _matched(inputs)
+    whole, matched = whole_variants(wanted.residual), wanted.matched
     for column, variant in enumerate(whole):
         for metric, values in _areas(arrays["share"][:, column], arrays["count"][:, column], axis):
             yield Cases(variant, "gig", metric, everyone, values)
@@ -200,15 +202,15 @@ def _first(count: np.ndarray, axis: Sequence[int], first: int) -> np.ndarray:
 UNITS = {"l0": "concepts per vector", "distinct_concepts": "concepts per image", "probability_clean": "share"}
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every layer and curve, in the form of ``extraction.csv``; intervals resample images.
 
     ``random_control`` is the mean AUC difference of random orders with its 99.9 % interval, which has to hold zero.
     """
     found: list[dict[str, Any]] = []
     for layer, spec in plan.evaluations[Evaluation.insertion].items():
-        base = base_of(ctx, plan, layer)
-        for cases in metrics_of(ctx.store.open(spec), spec.inputs):
+        base = base_of(plan, layer)
+        for cases in metrics_of(work.store.open(spec), spec.settings):
             here = {**base, "variant": cases.variant, "order": cases.order}
             found.append({**here, **interval(cases.metric, cases.values, UNITS.get(cases.metric, "area"))})
             if cases.order == "random" and cases.metric == "auc_difference":
@@ -216,9 +218,9 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
     return tidy(found, KEYS)
 
 
-def base_of(ctx: Context, plan: Plan, layer: str) -> dict[str, Any]:
+def base_of(plan: Plan, layer: str) -> dict[str, Any]:
     """The columns of a layer's rows that say which dictionary they are of."""
-    return {"layer": layer, **dictionary_stage.table_keys(ctx), "k": plan.dictionaries[layer].inputs["k"]}
+    return {"layer": layer, **plan.columns, "k": plan.dictionaries[layer].inputs["k"]}
 
 
 def interval(metric: str, values: np.ndarray, units: str) -> dict[str, Any]:
@@ -243,13 +245,13 @@ def _control(layer: str, values: np.ndarray) -> dict[str, Any]:
     return dict(zip(TAIL, tail, strict=True))
 
 
-def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
+def cases(work: Work, plan: Plan) -> pd.DataFrame:
     """The numbers behind :func:`rows`, image by image: its keys, then metric, image and value."""
     found = []
     for layer, spec in plan.evaluations[Evaluation.insertion].items():
-        artifact = ctx.store.open(spec)
-        ids, base = np.array(read_images(artifact).ids), base_of(ctx, plan, layer)
-        for each in metrics_of(artifact, spec.inputs):
+        artifact = work.store.open(spec)
+        ids, base = np.array(read_images(artifact).ids), base_of(plan, layer)
+        for each in metrics_of(artifact, spec.settings):
             keys = {**base, "variant": each.variant, "order": each.order}
             found.append(case_frame(keys, each.metric, ids[each.images], each.values))
     return pd.concat(found, ignore_index=True)
@@ -263,13 +265,13 @@ def case_frame(base: Mapping[str, Any], metric: str, images: np.ndarray, values:
     return frame
 
 
-def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
+def curve_table(work: Work, plan: Plan) -> pd.DataFrame:
     """Mean curves over the images: the keys, then axis (share or count), x, insertion, deletion and n."""
     found = []
     for layer, spec in plan.evaluations[Evaluation.insertion].items():
-        artifact, budgets = ctx.store.open(spec), spec.inputs["budgets"]
+        artifact, budgets = work.store.open(spec), spec.settings.budgets
         drawn = np.flatnonzero(artifact.array("drawn.npy"))
-        names = [*whole_variants(spec.inputs["residual"]), *(each.name for each in _matched(spec.inputs))]
+        names = [*whole_variants(spec.settings.residual), *(each.name for each in spec.settings.matched)]
         for axis, x in (("share", np.linspace(0, 1, GRID)), ("count", np.array(count_axis(budgets), dtype=float))):
             gig = np.asarray(artifact.array(f"{axis}.npy"))
             drawings = {(name, "gig"): gig[:, column] for column, name in enumerate(names[: gig.shape[1]])}
@@ -278,10 +280,6 @@ def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
             for (variant, order), values in drawings.items():
                 mean, keys = values.mean(0, dtype=np.float64), {"variant": variant, "order": order, "axis": axis}
                 curve = {"x": x, "insertion": mean[0], "deletion": mean[1], "n": len(values)}
-                found.append(pd.DataFrame({**base_of(ctx, plan, layer), **keys, **curve}))
+                found.append(pd.DataFrame({**base_of(plan, layer), **keys, **curve}))
     columns = [*KEYS, "axis", "x", "insertion", "deletion", "n"]
     return pd.concat(found, ignore_index=True).reindex(columns=columns)
-
-
-def _matched(inputs: Mapping[str, Any]) -> list[Matched]:
-    return matched_variants(inputs["budgets"], inputs.get("budget_l0_per_channel"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vismech.attribution.automatic import PROBED, Choice
-from vismech.attribution.engine import Attribution, Settings, attribute, completeness_gap, settled
+from vismech.attribution.engine import Attribution, attribute, completeness_gap, settled
+from vismech.attribution.engine import Settings as Integral
+from vismech.attribution.settings import PathSettings
 from vismech.attribution.sources import ConceptSource
-from vismech.config.choices import Mode, Order, PathWeight, Rule, Unreadable
-from vismech.config.schema import Config
+from vismech.config.choices import Evaluation, Mode, Order, PathWeight, Rule, Unreadable
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
+from vismech.measures.images import MeasuredSettings
 from vismech.measures.insertion.scores import GRID
 from vismech.measures.interlayer.orders import (
     EARLY,
@@ -38,11 +40,13 @@ from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
 from vismech.passes.threads import one_thread
-from vismech.passes.trace import Coded, Given, first_readable, settings_of
+from vismech.passes.trace import Coded, Given, first_readable
+from vismech.stages.dictionary import CodingSettings
 from vismech.store.rows import Column
+from vismech.store.settings import FLAT, Settings
 
 PATHS = {Order.gig: PathWeight.ig, Order.left_ig: PathWeight.left_ig, Order.idg: PathWeight.idg}
-AT_END = Settings(rule=Rule.riemann_right, steps=1, mode=Mode.reverse)
+AT_END = Integral(rule=Rule.riemann_right, steps=1, mode=Mode.reverse)
 """One node, α = 1: ig's edges are then u × gradient there."""
 
 
@@ -76,28 +80,42 @@ def interlayer_columns(targets: int, orders: int) -> dict[str, Column]:
     }
 
 
-def interlayer_settings(config: Config) -> Settings:
-    """How edges are integrated: as configured, all weights that an order needs from one pass."""
-    wanted = {PathWeight.ig: None} | {PATHS[order]: None for order in config.evaluate.orders if order in PATHS}
-    return replace(settings_of(config), weights=tuple(wanted), mode=Mode.reverse)
+@dataclass(frozen=True)
+class InterlayerSettings(Settings):
+    """Between which layers, how concepts are ordered and read; the configuration's groups document the fields."""
+
+    measure: Evaluation
+    lower: str
+    upper: str
+    coding: CodingSettings = field(metadata=FLAT)
+    path: PathSettings = field(metadata=FLAT)
+    measured: MeasuredSettings = field(metadata=FLAT)
+    targets: int
+    orders: tuple[Order, ...]
+    mean_kept: bool
+    seed: int
+
+    def integral(self, rows: int) -> Integral:
+        """How edges are integrated: all weights that an order needs from one pass."""
+        wanted = {PathWeight.ig: None} | {PATHS[order]: None for order in self.orders if order in PATHS}
+        return replace(self.path.integral(rows), weights=tuple(wanted), mode=Mode.reverse)
 
 
 class InterlayerLoop(ImageLoop):
     """Curves of every pair, order and target; see :mod:`vismech.measures.interlayer.orders`.
 
     Args:
+        how: orders, targets and path, the same for all pairs.
         pairs: the artifacts' names → their layers, in network order.
         layers: each layer that a pair names.
-        mean_kept: whether a mean concept is always there and never ranked.
     """
 
     def __init__(
-        self, *args, pairs: Mapping[str, Pair], layers: Mapping[str, Layer], mean_kept: bool, **kwargs
+        self, *args, how: InterlayerSettings, pairs: Mapping[str, Pair], layers: Mapping[str, Layer], **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.pairs, self.layers, self.mean_kept = dict(pairs), dict(layers), mean_kept
-        self.orders = list(dict.fromkeys(self.config.evaluate.orders))
-        self.settings = dict.fromkeys(self.pairs, interlayer_settings(self.config))
+        self.how, self.pairs, self.layers, self.orders = how, dict(pairs), dict(layers), how.orders
+        self.settings = dict.fromkeys(self.pairs, how.integral(self.site.runtime.path_batch_size))
 
     def on_predict_start(self) -> None:
         """Move the dictionaries, cut the segments and choose the nodes of each, once per process."""
@@ -105,7 +123,7 @@ class InterlayerLoop(ImageLoop):
             name: layer._replace(dictionary=layer.dictionary.to(self.device)) for name, layer in self.layers.items()
         }
         self.segments = {name: self.network.segment(*pair) for name, pair in self.pairs.items()}
-        if self.config.attribute.rule is Rule.auto:
+        if self.how.path.rule is Rule.auto:
             with torch.no_grad(), one_thread():
                 for name, settings in self.settings.items():
                     choice = chosen_nodes(self.rows[name].folder, partial(self._settled, name))
@@ -167,13 +185,13 @@ class InterlayerLoop(ImageLoop):
         return {**columns, "concepts": targets.concepts, "gap": gap}
 
     def _targets(self, name: str, upper: Coded) -> ImageTargets:
-        above, count = self.layers[self.pairs[name].upper], self.config.evaluate.targets_per_image
+        above, count = self.layers[self.pairs[name].upper], self.how.targets
         strongest = strongest_targets(upper.vectors, upper.codes, above.dictionary, above.layout, count)
-        return replace(strongest, readout=self.config.attribute.readout)
+        return replace(strongest, readout=self.how.path.readout)
 
     def _problem(self, name: str, lower: Coded, targets: ImageTargets) -> Given:
         layer = self.layers[self.pairs[name].lower]
-        source: Any = ConceptSource(layer.dictionary.atoms, lower.codes, lower.vectors, self.config.attribute.along)
+        source: Any = ConceptSource(layer.dictionary.atoms, lower.codes, lower.vectors, self.how.path.along)
         return self.segments[name], layer.layout, source, lower.clean, targets
 
     def _edges(
@@ -200,7 +218,7 @@ class InterlayerLoop(ImageLoop):
     ) -> Columns:
         """One image's columns; all zero, its targets being none, where no concept is active in it."""
         layer, count = self.layers[self.pairs[name].lower], self.portions.paths
-        whole = composition(lower.codes[index], layer.dictionary, self.mean_kept)
+        whole = composition(lower.codes[index], layer.dictionary, self.how.mean_kept)
         active = torch.tensor(len(whole.units), dtype=torch.int32)
         if not len(whole.units):
             targets.concepts[index] = -1
@@ -212,7 +230,7 @@ class InterlayerLoop(ImageLoop):
         def effect(order: Order) -> Tensor:
             match order:
                 case Order.random:
-                    return random_effects(len(whole.units), self.config.seed, name, sample).to(whole.codes)
+                    return random_effects(len(whole.units), self.how.seed, name, sample).to(whole.codes)
                 case Order.magnitude:
                     return magnitudes(whole)
                 case Order.leave_one_out:
@@ -232,11 +250,11 @@ class InterlayerLoop(ImageLoop):
         """The image whose run is patched, for each row: another of the loop's, drawn from (seed, sample id)."""
         images = torch.stack([self._donor(row) for row in rows])
         images = torch.cat([images, images[-1:].expand(len(like) - len(rows), -1, -1, -1)]).to(like)
-        return images.to(memory_format=torch.channels_last) if self.config.runtime.channels_last else images
+        return images.to(memory_format=torch.channels_last) if self.site.runtime.channels_last else images
 
     def _donor(self, row: int) -> Tensor:
         assert self.resources is not None
-        digest = hashlib.sha256(f"{self.config.seed}:donor:{self.sample_id(row)}".encode()).digest()
+        digest = hashlib.sha256(f"{self.how.seed}:donor:{self.sample_id(row)}".encode()).digest()
         others = len(self.indices) - 1
         first = int.from_bytes(digest[:8], "little") % others
         for turn in range(others):
@@ -244,6 +262,6 @@ class InterlayerLoop(ImageLoop):
             try:
                 return self.resources.model.preprocess(self.data.load(place))
             except UserError:
-                if self.config.data.unreadable is Unreadable.fail:
+                if self.site.unreadable is Unreadable.fail:
                     raise
         raise UserError("activation_patching needs another image, but no other could be read: give more images")

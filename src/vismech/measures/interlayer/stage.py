@@ -12,22 +12,30 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vismech.attribution.settings import PathSettings
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Baseline, Evaluation, MeanRule, Order, ReadOut, Stage
 from vismech.errors import UserError
-from vismech.measures.images import measured_indices, measured_inputs, measured_parents
+from vismech.measures.images import measured_indices, measured_of, measured_parents
 from vismech.measures.insertion.scores import random_control
-from vismech.measures.interlayer.loop import PATHS, InterlayerLoop, Layer, Pair, interlayer_columns
+from vismech.measures.interlayer.loop import (
+    PATHS,
+    InterlayerLoop,
+    InterlayerSettings,
+    Layer,
+    Pair,
+    interlayer_columns,
+)
 from vismech.measures.interlayer.orders import READOUTS, Curves
 from vismech.measures.interlayer.scores import SCORES, Scored, scored
 from vismech.measures.units import count_row, interval_row
 from vismech.passes.nodes import tell_nodes
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job, Plan, compact, read_images, some_kept, write_images
+from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import TAIL, tidy
-from vismech.stages.trace import rule_inputs
-from vismech.store.artifacts import Spec, plain
+from vismech.stages.work import Work, compact, read_images, some_kept, write_images
+from vismech.store.artifacts import Spec
 from vismech.store.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -59,76 +67,55 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             f"attribute.readout={attribute.readout} as max or sum"
         )
     ctx.check_cuts([(pair.lower, pair.upper) for pair in pairs])
-    inputs = {**dictionary_stage.coding_inputs(ctx), **measured_inputs(ctx), **_inputs(ctx)}
-    specs = {
-        f"{pair.lower}->{pair.upper}": Spec(
-            Stage.evaluate.value,
-            VERSION,
-            f"{pair.lower}->{pair.upper}",
-            {**inputs, **pair._asdict()},
-            {side: plan.dictionaries[layer] for side, layer in pair._asdict().items()} | measured_parents(plan),
+    names = {"along", "readout", "tolerance"}
+    names |= {"phi"} if any(PATHS.get(order) in SIDES for order in evaluate.orders) else set()
+    specs = {}
+    for pair in pairs:
+        unit = f"{pair.lower}->{pair.upper}"
+        settings = InterlayerSettings(
+            Evaluation.interlayer,
+            *pair,
+            dictionary_stage.coding_of(ctx.config),
+            PathSettings.of(attribute, names),
+            measured_of(ctx),
+            evaluate.targets_per_image,
+            tuple(dict.fromkeys(evaluate.orders)),
+            dictionary_stage.kept_mean(ctx.config) is MeanRule.kept,
+            ctx.config.seed,
         )
-        for pair in pairs
-    }
+        parents = {side: plan.dictionaries[layer] for side, layer in pair._asdict().items()} | measured_parents(plan)
+        specs[unit] = Spec(Stage.evaluate.value, VERSION, unit, settings, parents)
     return [Job(Stage.evaluate, specs, compute)]
 
 
-def _inputs(ctx: Context) -> dict[str, Any]:
-    evaluate, attribute = ctx.config.evaluate, ctx.config.attribute
-    names = ["along", "rule", "steps", "readout"]
-    names += ["phi"] if any(PATHS.get(order) in SIDES for order in evaluate.orders) else []
-    names += ["tolerance", "max_steps"] if attribute.tolerance is not None else []
-    return {
-        "measure": Evaluation.interlayer.value,
-        "targets": evaluate.targets_per_image,
-        "orders": plain(_orders(ctx)),
-        "mean_kept": _mean_kept(ctx),
-        "seed": ctx.config.seed,
-        **{name: plain(getattr(attribute, name)) for name in names},
-        **rule_inputs(attribute),
-    }
-
-
-def _orders(ctx: Context) -> list[Order]:
-    return list(dict.fromkeys(ctx.config.evaluate.orders))
-
-
-def _mean_kept(ctx: Context) -> bool:
-    return ctx.config.dictionary.center and ctx.config.dictionary.mean_rule is MeanRule.kept
-
-
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[InterlayerSettings]]) -> None:
     """The arrays of :func:`interlayer_columns` and ``images.json`` of every pair; a killed pass is continued."""
-    indices, layers = measured_indices(ctx, next(iter(specs.values()))), {}
-    if Order.activation_patching in _orders(ctx) and len(indices) < 2:
+    first = next(iter(specs.values()))
+    wanted = first.settings
+    indices, layers = measured_indices(work, wanted.measured, first), {}
+    if Order.activation_patching in wanted.orders and len(indices) < 2:
         raise UserError("evaluate.orders=activation_patching needs two images: measure more, or leave it out")
-    pairs = {unit: Pair(spec.inputs["lower"], spec.inputs["upper"]) for unit, spec in specs.items()}
-    for spec in specs.values():
-        for side in Pair._fields:
-            name = spec.inputs[side]
+    pairs = {unit: Pair(spec.settings.lower, spec.settings.upper) for unit, spec in specs.items()}
+    for unit, spec in specs.items():
+        for side, name in pairs[unit]._asdict().items():
             if name not in layers:
-                concepts = dictionary_stage.read(ctx, ctx.store.open(spec.parents[side]))
-                layers[name] = Layer(ctx.layout(name), concepts)
-    columns = interlayer_columns(ctx.config.evaluate.targets_per_image, len(_orders(ctx)))
+                concepts = dictionary_stage.read(work, spec.parents[side], wanted.coding)
+                layers[name] = Layer(work.layout(name), concepts)
+    columns = interlayer_columns(wanted.targets, len(wanted.orders))
     with ExitStack() as stack:
-        folders = {unit: stack.enter_context(ctx.store.writer(spec, resume=True)) for unit, spec in specs.items()}
+        folders = {unit: stack.enter_context(work.store.writer(spec, resume=True)) for unit, spec in specs.items()}
         rows = {unit: Rows(folder, columns, len(indices)) for unit, folder in folders.items()}
-        loop = InterlayerLoop(
-            ctx.config,
-            ctx.measured,
-            indices,
-            rows,
-            "interlayer",
-            pairs=pairs,
-            layers=layers,
-            mean_kept=_mean_kept(ctx),
-        )
-        run_loop(loop)
+        how = {"how": wanted, "pairs": pairs, "layers": layers}
+        run_loop(InterlayerLoop(work.site, work.measured, indices, rows, "interlayer", **how))
         for unit, folder in folders.items():
             tell_nodes(folder, unit)
             kept = rows[unit].finish()
             some_kept(kept)
-            (folder / "images.json").write_bytes(compact(write_images(ctx, kept, indices, ctx.measured)))
+            (folder / "images.json").write_bytes(compact(write_images(work, kept, indices, work.measured)))
+
+
+def _orders(plan: Plan) -> tuple[Order, ...]:
+    return next(iter(plan.evaluations[Evaluation.interlayer].values())).settings.orders
 
 
 class _Measured(NamedTuple):
@@ -149,10 +136,10 @@ class _Measured(NamedTuple):
     present: np.ndarray
 
 
-def _measured(ctx: Context, plan: Plan) -> Iterator[_Measured]:
-    keys = dictionary_stage.table_keys(ctx)
+def _measured(work: Work, plan: Plan) -> Iterator[_Measured]:
+    keys = plan.columns
     for spec in plan.evaluations[Evaluation.interlayer].values():
-        artifact = ctx.store.open(spec)
+        artifact = work.store.open(spec)
         arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in Curves._fields}
         present, ids = np.asarray(artifact.array("concepts.npy")) >= 0, read_images(artifact).ids
         lower, upper = spec.inputs["lower"], spec.inputs["upper"]
@@ -165,7 +152,7 @@ def _measured(ctx: Context, plan: Plan) -> Iterator[_Measured]:
                 yield _Measured(named, measured, found, found.areas(), present)
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every pair, order, score and read-out, in the form of ``interlayer.csv``.
 
     ``n`` counts images, which intervals resample after the mean over an image's targets. ``gig_ahead`` is gig's AUC
@@ -173,8 +160,8 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
     the random order's AUC difference with the interval (99.9 %) that must hold zero. Counts of targets: ``absent`` from
     an image, ``skipped`` for a small denominator. ``completeness_gap`` is a median of targets, then of images.
     """
-    orders, found = _orders(ctx), []
-    for one in _measured(ctx, plan):
+    orders, found = _orders(plan), []
+    for one in _measured(work, plan):
         for column, order in enumerate(orders):
             base = {**one.keys, "order": order.value}
             for metric, values in one.areas.items():
@@ -188,7 +175,7 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
         everything = {**one.keys, "order": "all"}
         found.append(count_row(everything, "skipped", one.present & ~one.score.measured))
         found.append(count_row(everything, "absent", ~one.present))
-    return tidy([*found, *_gaps(ctx, plan)], KEYS)
+    return tidy([*found, *_gaps(work, plan)], KEYS)
 
 
 def _control(base: Mapping[str, Any], cases: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -210,45 +197,45 @@ def _control(base: Mapping[str, Any], cases: np.ndarray) -> Iterator[dict[str, A
         }
 
 
-def _gaps(ctx: Context, plan: Plan) -> Iterator[dict[str, Any]]:
+def _gaps(work: Work, plan: Plan) -> Iterator[dict[str, Any]]:
     """Of ig along the configured path, whatever the score: the median over an image's targets, then over images."""
-    keys = dictionary_stage.table_keys(ctx)
+    keys = plan.columns
     for spec in plan.evaluations[Evaluation.interlayer].values():
-        artifact = ctx.store.open(spec)
+        artifact = work.store.open(spec)
         gap, present = np.asarray(artifact.array("gap.npy")), np.asarray(artifact.array("concepts.npy")) >= 0
         cases = np.array([np.median(row[here]) for row, here in zip(gap, present, strict=True) if here.any()])
         lower, upper = spec.inputs["lower"], spec.inputs["upper"]
         base = {"lower": lower, "upper": upper, **keys, "k": plan.dictionaries[lower].inputs["k"]}
-        base |= {"order": Order.gig.value, "score": "none", "readout": ctx.config.attribute.readout.value}
+        base |= {"order": Order.gig.value, "score": "none", "readout": spec.settings.path.readout.value}
         yield from interval_row(base, "completeness_gap", cases, "share", np.median)
 
 
-def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
+def cases(work: Work, plan: Plan) -> pd.DataFrame:
     """What :func:`rows` averages, image by image, for paired comparisons between runs."""
     frames = [
         pd.DataFrame({**one.keys, "order": order.value, "metric": metric, "image": one.ids, "value": values[:, column]})
-        for one in _measured(ctx, plan)
+        for one in _measured(work, plan)
         for metric, values in one.areas.items()
-        for column, order in enumerate(_orders(ctx))
+        for column, order in enumerate(_orders(plan))
     ]
     return pd.concat(frames, ignore_index=True).reindex(columns=[*KEYS, "metric", "image", "value"])
 
 
-def curve_table(ctx: Context, plan: Plan) -> pd.DataFrame:
+def curve_table(work: Work, plan: Plan) -> pd.DataFrame:
     """Mean curves over images, after the mean over an image's targets: the keys, axis, x, insertion, deletion."""
     frames = []
-    for one in _measured(ctx, plan):
+    for one in _measured(work, plan):
         some, x = one.score.measured.any(1), np.linspace(0, 1, one.score.insertion.shape[-1])
         parts = {"insertion": one.score.insertion, "deletion": one.score.deletion}
         means = {name: np.nanmean(part[some], axis=1).mean(0) for name, part in parts.items() if some.any()}
-        for column, order in enumerate(_orders(ctx) if means else []):
+        for column, order in enumerate(_orders(plan) if means else []):
             both = {name: mean[column] for name, mean in means.items()}
             frames.append(pd.DataFrame({**one.keys, "order": order.value, "axis": "share", "x": x, **both}))
     return pd.concat(frames, ignore_index=True).reindex(columns=[*KEYS, "axis", "x", "insertion", "deletion"])
 
 
-def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
+def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
     """Mean curves of every pair and order, by the paper's score and read-out."""
     from vismech.measures.interlayer import figure as drawing  # loads matplotlib
 
-    return [drawing.curves_figure(curve_table(ctx, plan), folder / "interlayer_curves.png")]
+    return [drawing.curves_figure(curve_table(work, plan), folder / "interlayer_curves.png")]

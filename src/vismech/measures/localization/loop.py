@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from vismech.config.choices import Evaluation
 from vismech.dictionaries import Dictionary
 from vismech.measures.localization.scores import (
     Place,
@@ -24,7 +26,21 @@ from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.receptive_field import SharingRatios, sharing_ratios
 from vismech.receptive_field.localization import localization_maps, upsampled_maps
+from vismech.stages.dictionary import CodingSettings
 from vismech.store.rows import Column
+from vismech.store.settings import FLAT, Settings
+
+
+@dataclass(frozen=True)
+class LocalizationSettings(Settings):
+    """Which concepts of which images, and what shares of the pixels; the group ``evaluate`` documents the fields."""
+
+    measure: Evaluation
+    coding: CodingSettings = field(metadata=FLAT)
+    images: int | None
+    concepts_per_image: int
+    fractions: tuple[float, ...]
+    seed: int
 
 
 def localize_columns(concepts: int, regions: int, fractions: int) -> dict[str, Column]:
@@ -43,6 +59,7 @@ class LocalizeLoop(ImageLoop):
     """Keeps some pixels of every image, for each of its strongest concepts at ``layer``, and looks again.
 
     Args:
+        how: concepts, shares of the pixels, and the seed of random regions.
         layer: the layer.
         layout: of the layer.
         dictionary: of the layer.
@@ -50,9 +67,17 @@ class LocalizeLoop(ImageLoop):
     """
 
     def __init__(
-        self, *args, layer: str, layout: Layout, dictionary: Dictionary, regions: Sequence[Region], **kwargs
+        self,
+        *args,
+        how: LocalizationSettings,
+        layer: str,
+        layout: Layout,
+        dictionary: Dictionary,
+        regions: Sequence[Region],
+        **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.how = how
         self.layer, self.layout, self.dictionary, self.regions = layer, layout, dictionary, list(regions)
 
     def on_predict_start(self) -> None:
@@ -67,7 +92,7 @@ class LocalizeLoop(ImageLoop):
         """See :meth:`ImageLoop.step`."""
         vectors = self.layout.vectors(self.network.activations(images, [self.layer])[self.layer])
         codes = self.dictionary.encode(vectors)
-        concepts = strongest_concepts(codes, self.config.evaluate.concepts_per_image, self.dictionary.mean_index)
+        concepts = strongest_concepts(codes, self.how.concepts_per_image, self.dictionary.mean_index)
         ratios = None
         if Region.receptive_fields in self.regions:
             ratios = sharing_ratios(self.network, images, layers=[self.layer])
@@ -91,7 +116,7 @@ class LocalizeLoop(ImageLoop):
             return read(found, strongest).masked_fill(chosen[:, None] < 0, 0)
 
         size = (images.shape[2], images.shape[3])
-        counts = [pixel_count(fraction, size) for fraction in self.config.evaluate.fractions]
+        counts = [pixel_count(fraction, size) for fraction in self.how.fractions]
         numbers = [self._random(row, number, size) for row, number in zip(rows, concept.tolist(), strict=True)]
         kept = []
         for region in self.regions:
@@ -111,7 +136,7 @@ class LocalizeLoop(ImageLoop):
 
     def _random(self, row: int, concept: int, size: tuple[int, int]) -> tuple[tuple[float, float], Tensor]:
         """A place for a square and noise on the pixels."""
-        generator = generator_of(self.sample_id(row), concept, self.config.seed)
+        generator = generator_of(self.sample_id(row), concept, self.how.seed)
         down, right = generator.random(2)
         return (float(down), float(right)), torch.from_numpy(generator.random(size))
 

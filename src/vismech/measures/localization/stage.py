@@ -11,15 +11,16 @@ import pandas as pd
 
 from vismech.config.choices import Evaluation, Stage
 from vismech.errors import UserError
-from vismech.measures.localization.loop import LocalizeLoop, localize_columns
+from vismech.measures.localization.loop import LocalizationSettings, LocalizeLoop, localize_columns
 from vismech.measures.localization.scores import Place, Region, Survival, image_means, survival
 from vismech.measures.statistics import bootstrap
 from vismech.passes.start import run_loop
 from vismech.receptive_field import sharing_ratios
 from vismech.stages import dictionary as dictionary_stage
-from vismech.stages.context import Context, Job, Plan, compact, some_kept, write_images
+from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.work import Work, compact, some_kept, write_images
 from vismech.store.artifacts import Spec, write_json
 from vismech.store.rows import Rows
 
@@ -40,67 +41,67 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         size = dictionary_stage.size(ctx, layer)
         if not 1 <= evaluate.concepts_per_image <= size:
             raise UserError(f"evaluate.concepts_per_image={evaluate.concepts_per_image}: {layer} has 1 to {size}")
-    inputs = {
-        **dictionary_stage.coding_inputs(ctx),
-        "measure": Evaluation.localization.value,
-        "images": evaluate.images,
-        "concepts_per_image": evaluate.concepts_per_image,
-        "fractions": evaluate.fractions,
-        "seed": ctx.config.seed,
-    }
+    settings = LocalizationSettings(
+        Evaluation.localization,
+        dictionary_stage.coding_of(ctx.config),
+        evaluate.images,
+        evaluate.concepts_per_image,
+        tuple(evaluate.fractions),
+        ctx.config.seed,
+    )
     specs = {
-        layer: Spec(Stage.evaluate.value, VERSION, layer, inputs, {"dictionary": spec})
+        layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec})
         for layer, spec in plan.dictionaries.items()
     }
     return [Job(Stage.evaluate, {layer: spec}, compute) for layer, spec in specs.items()]
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[LocalizationSettings]]) -> None:
     """The arrays of :func:`localize_columns`, ``regions.json`` and ``images.json``; a killed pass is continued."""
-    evaluate = ctx.config.evaluate
-    indices = spread(list(range(len(ctx.data))), evaluate.images)
     for layer, spec in specs.items():
-        concepts, regions = dictionary_stage.read(ctx, ctx.store.open(spec.parents["dictionary"])), _regions(ctx, layer)
-        columns = localize_columns(evaluate.concepts_per_image, len(regions), len(evaluate.fractions))
-        with ctx.store.writer(spec, resume=True) as folder:
+        wanted, regions = spec.settings, _regions(work, layer)
+        indices = spread(list(range(len(work.data))), wanted.images)
+        columns = localize_columns(wanted.concepts_per_image, len(regions), len(wanted.fractions))
+        with work.store.writer(spec, resume=True) as folder:
             rows = Rows(folder, columns, len(indices))
             loop = LocalizeLoop(
-                ctx.config,
-                ctx.data,
+                work.site,
+                work.data,
                 indices,
                 {"evaluate": rows},
                 f"localize {layer}",
+                how=wanted,
                 layer=layer,
-                layout=ctx.layout(layer),
-                dictionary=concepts,
+                layout=work.layout(layer),
+                dictionary=dictionary_stage.read(work, spec.parents["dictionary"], wanted.coding),
                 regions=regions,
             )
             run_loop(loop)
             kept = rows.finish()
             some_kept(kept)
             write_json(folder / "regions.json", regions)
-            (folder / "images.json").write_bytes(compact(write_images(ctx, kept, indices)))
+            (folder / "images.json").write_bytes(compact(write_images(work, kept, indices)))
 
 
-def _regions(ctx: Context, layer: str) -> list[Region]:
+def _regions(work: Work, layer: str) -> list[Region]:
     """All regions, without receptive fields where sharing ratios have no rule on the way to ``layer``."""
     try:
-        sharing_ratios(ctx.network, ctx.model.example[:1], layers=[layer])
+        sharing_ratios(work.network, work.model.example[:1], layers=[layer])
     except UserError as error:
         log.warning("%s is localised without receptive fields: %s", layer, error)
         return [region for region in Region if region is not Region.receptive_fields]
     return list(Region)
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every layer, place, region and fraction, in the form of ``localization.csv``.
 
     ``n`` counts pairs of an image and a concept. Intervals resample images, whose pairs are averaged first.
     ``difference_to_receptive_fields`` is the recovery in receptive fields minus that in the region, pair by pair.
     """
-    keys, found = dictionary_stage.table_keys(ctx), []
+    keys, found = plan.columns, []
     for layer, spec in plan.evaluations[Evaluation.localization].items():
-        artifact = ctx.store.open(spec)
+        artifact = work.store.open(spec)
         regions = [Region(name) for name in artifact.json("regions.json")]
         arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in ("concepts", "clean", "blank", "kept")}
         pairs = int((arrays["concepts"] >= 0).sum())
@@ -108,7 +109,7 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
         for index, place in enumerate(Place):
             left = survival(*(arrays[name][..., index] for name in ("kept", "clean", "blank")))
             for number, region in enumerate(regions):
-                for step, fraction in enumerate(ctx.config.evaluate.fractions):
+                for step, fraction in enumerate(spec.settings.fractions):
                     here = {**base, "map": region.value, "fraction": fraction, "place": place.value}
                     found += [{**here, **row} for row in _metrics(left, regions, number, step, pairs)]
     return tidy(

@@ -8,13 +8,15 @@ planted and matched with them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vismech.attribution.engine import Settings
+from vismech.attribution.engine import Settings as Integral
+from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Evaluation, Rule, Stage
 from vismech.dictionaries import Dictionary, build
 from vismech.errors import UserError
@@ -24,8 +26,11 @@ from vismech.measures.planted.trial import METHODS, Measured, measure, training_
 from vismech.measures.statistics import bootstrap
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.dictionary import CodingSettings
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, write_json
+from vismech.store.settings import FLAT, UNUSED, Settings
 
 VERSION = 1
 PLANTED = "planted"
@@ -33,80 +38,89 @@ ALL, NO_METHOD = "all", "none"
 KEYS = ["network", "dictionary", "noise", "method"]
 
 
+@dataclass(frozen=True)
+class PlantedSettings(Settings):
+    """Which planted networks, and with learned concepts how these are found; the groups document the fields.
+
+    Planted networks are of ReLUs and as good as complete with midpoints, so that rule=auto has nothing to choose.
+    """
+
+    precision: Mapping[str, Any] = field(metadata=FLAT)
+    network: str
+    measure: Evaluation
+    seeds: int
+    images: int
+    noise: tuple[float, ...]
+    path: PathSettings = field(metadata=FLAT)
+    dictionary: str
+    center: bool = UNUSED
+    seed: int = UNUSED
+    training_images: int = UNUSED
+    fit: Mapping[str, Any] = UNUSED
+    coding: CodingSettings = UNUSED
+
+
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
     """Each network with its planted concepts, then with learned ones."""
     config, evaluate, attribute = ctx.config, ctx.config.evaluate, ctx.config.attribute
     if evaluate.images is None:
         raise UserError("evaluate.images=null: planted images are made, not found: give their number, such as 32")
-    shared = {
-        **ctx.precision,
-        "measure": Evaluation.planted.value,
-        "seeds": evaluate.seeds,
-        "images": evaluate.images,
-        "noise": evaluate.noise,
-        "rule": _rule(ctx).value,
-        "steps": attribute.steps,
-        "phi": attribute.phi,
-    }
+    rule = Rule.midpoint if attribute.rule is Rule.auto else attribute.rule
+    shared = (Evaluation.planted, evaluate.seeds, evaluate.images, tuple(evaluate.noise))
+    path = PathSettings(rule, attribute.steps, phi=attribute.phi)
     learned = {
         "dictionary": config.dictionary.method.value,
         "center": config.dictionary.center,
         "seed": config.seed,
         "training_images": evaluate.training_images,
         "fit": dictionary_stage.fit_inputs(config),
-        "coding": dictionary_stage.coding_inputs(ctx),
+        "coding": dictionary_stage.coding_of(config),
     }
     found = []
     for name in evaluate.networks or NETWORKS:
         circuit_of(name, 0)  # refuses a name that there is not
-        for inputs in ({"dictionary": PLANTED}, learned):
-            unit = f"{name} {inputs['dictionary']}"
-            spec = Spec(Stage.evaluate.value, VERSION, unit, {**shared, "network": name, **inputs})
-            found.append(Job(Stage.evaluate, {unit: spec}, compute))
+        alone: dict[str, Any] = {"dictionary": PLANTED}
+        for how in (alone, learned):
+            unit, settings = f"{name} {how['dictionary']}", PlantedSettings(ctx.precision, name, *shared, path, **how)
+            found.append(Job(Stage.evaluate, {unit: Spec(Stage.evaluate.value, VERSION, unit, settings)}, compute))
     return found
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[PlantedSettings]]) -> None:
     """``metrics.json``: the scores of every noise and seed."""
-    attribute = ctx.config.attribute
-    settings = Settings(_rule(ctx), attribute.steps, phi=attribute.phi)
     for spec in specs.values():
-        given, cells = spec.inputs, []
-        with ctx.store.writer(spec) as folder:
-            for noise in given["noise"]:
-                for seed in range(given["seeds"]):
-                    network = plant(circuit_of(given["network"], seed))
-                    learned = None if given["dictionary"] == PLANTED else _learned(ctx, network, noise)
-                    found = measure(network, images=given["images"], settings=settings, noise=noise, learned=learned)
+        given, cells = spec.settings, []
+        settings = Integral(given.path.rule, given.path.steps, phi=given.path.phi)
+        with work.store.writer(spec) as folder:
+            for noise in given.noise:
+                for seed in range(given.seeds):
+                    network = plant(circuit_of(given.network, seed))
+                    learned = None if given.dictionary == PLANTED else _learned(work, given, network, noise)
+                    found = measure(network, images=given.images, settings=settings, noise=noise, learned=learned)
                     cells.append({"noise": noise, "seed": seed, "scores": _plain(found)})
-            write_json(folder / "metrics.json", {"images": given["images"] * len(cells), "cells": cells})
+            write_json(folder / "metrics.json", {"images": given.images * len(cells), "cells": cells})
 
 
-def _rule(ctx: Context) -> Rule:
-    """Planted networks are of ReLUs and as good as complete with midpoints, so auto has nothing to choose."""
-    rule = ctx.config.attribute.rule
-    return Rule.midpoint if rule is Rule.auto else rule
-
-
-def _learned(ctx: Context, network: PlantedNetwork, noise: float) -> tuple[Dictionary, Dictionary]:
-    wanted = ctx.config.dictionary
+def _learned(
+    work: Work, wanted: PlantedSettings, network: PlantedNetwork, noise: float
+) -> tuple[Dictionary, Dictionary]:
     lower, upper = (
         build(
-            wanted.method.value,
+            wanted.dictionary,
             vectors,
-            min(len(frame), vectors.shape[1]) if wanted.method in dictionary_stage.BASES else len(frame),
-            ctx.config.seed,
+            min(len(frame), vectors.shape[1]) if wanted.dictionary in dictionary_stage.BASES else len(frame),
+            wanted.seed,
             center=wanted.center,
-            device=ctx.device,
-            **dictionary_stage.fit_inputs(ctx.config),
+            device=work.device,
+            **wanted.fit,
         )
         for vectors, frame in zip(
-            training_vectors(network, ctx.config.evaluate.training_images, noise),
+            training_vectors(network, wanted.training_images, noise),
             (network.frames[0], network.frames[-1]),
             strict=True,
         )
     )
-    return dictionary_stage.coded(ctx, lower), dictionary_stage.coded(ctx, upper)
+    return dictionary_stage.coded(lower, wanted.coding), dictionary_stage.coded(upper, wanted.coding)
 
 
 def _plain(found: Measured) -> dict[str, dict[str, float | None]]:
@@ -121,14 +135,14 @@ def _plain(found: Measured) -> dict[str, dict[str, float | None]]:
     return rows
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Means over the networks of a name, which ``n`` counts and intervals resample; ``all``: means over the names."""
     values: dict[tuple, list[float]] = {}
     for spec in plan.evaluations[Evaluation.planted].values():
-        for cell in ctx.store.open(spec).json("metrics.json")["cells"]:
+        for cell in work.store.open(spec).json("metrics.json")["cells"]:
             for method in sorted(cell["scores"], key=[*METHODS, NO_METHOD].index):
                 for metric, value in cell["scores"][method].items():
-                    key = (spec.inputs["network"], spec.inputs["dictionary"], cell["noise"], method, metric)
+                    key = (spec.settings.network, spec.settings.dictionary, cell["noise"], method, metric)
                     values.setdefault(key, []).extend([] if value is None else [value])
     whole: dict[tuple, list[float]] = {}
     for key, cases in values.items():
@@ -145,9 +159,9 @@ def _rows(values: Mapping[tuple, list[float]]) -> Iterator[dict[str, Any]]:
             yield dict(zip([*KEYS, *TAIL], [*keys, *tail], strict=True))
 
 
-def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
+def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
     """Average precision of every network and method, one map for each dictionary and noise."""
-    found = rows(ctx, plan).query("metric == 'average_precision' and network != @ALL")
+    found = rows(work, plan).query("metric == 'average_precision' and network != @ALL")
     from vismech.measures.planted.figure import heat_map  # loads matplotlib
 
     return [heat_map(found, folder / "planted.png")]

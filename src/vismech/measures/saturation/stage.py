@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,10 @@ from vismech.measures.saturation.loop import SaturationLoop, saturation_columns
 from vismech.measures.saturation.scores import RELATIONS, WEIGHTS
 from vismech.measures.units import Scores, count_row, interval_row, nodes_of, unit_jobs
 from vismech.network.layers import PIXELS
-from vismech.stages.context import Context, Job, Plan, read_images
+from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import spread
 from vismech.stages.tables import tidy
+from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     return unit_jobs(ctx, plan, Evaluation.saturation, VERSION, SaturationLoop, saturation_columns)
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every source, in the form of ``saturation.csv``; a metric stands in the row of the part of the path it is about.
 
     ``n`` counts images; intervals resample them, after the mean over an image's targets. Ratios and completeness are
@@ -44,8 +45,8 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
     """
     found = []
     for spec in plan.evaluations[Evaluation.saturation].values():
-        scores = Scores(ctx.store.open(spec))
-        base = {"lower": spec.inputs["lower"], "upper": spec.inputs["upper"], "phi": ctx.config.attribute.phi}
+        scores = Scores(work.store.open(spec))
+        base = {"lower": spec.inputs["lower"], "upper": spec.inputs["upper"], "phi": spec.settings.path.phi}
         paths = {weight: {**base, "path": weight.value} for weight in WEIGHTS}
         left, right = paths[PathWeight.left_ig], paths[PathWeight.right_ig]
         present, moves, crossing = scores.array("present"), scores.array("moves"), scores.array("crossing")
@@ -73,31 +74,31 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
     return tidy(found, ["lower", "upper", "path", "phi"])
 
 
-def figures(ctx: Context, plan: Plan, folder: Path) -> list[Path]:
+def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
     """Curves along the path, ratios of norms, differences of the paths, and of pixels the heat maps."""
     from vismech.measures.saturation import figure as drawing
 
     specs = plan.evaluations[Evaluation.saturation].values()
-    panels = [_panel(ctx, spec) for spec in specs]
+    panels = [_panel(work, spec) for spec in specs]
     drawn = [panel for panel in panels if len(panel.ratios)]
     written = []
     if drawn:
-        phi = ctx.config.attribute.phi
+        phi = next(iter(specs)).settings.path.phi
         written += [
             drawing.curves_figure(drawn, phi, folder / "saturation_curves.png"),
             drawing.ratios_figure(drawn, folder / "saturation_ratios.png"),
-            drawing.paths_figure(rows(ctx, plan), folder / "saturation_paths.png"),
+            drawing.paths_figure(rows(work, plan), folder / "saturation_paths.png"),
         ]
     for spec in specs:
         if spec.inputs["lower"] == PIXELS:
-            written.append(drawing.maps_figure(_photographs(ctx, spec), folder / "saturation_maps.png"))
+            written.append(drawing.maps_figure(_photographs(work, spec), folder / "saturation_maps.png"))
     return written
 
 
-def _panel(ctx: Context, spec: Spec) -> drawing.Panel:
+def _panel(work: Work, spec: Spec[Any]) -> drawing.Panel:
     from vismech.measures.saturation import figure as drawing
 
-    scores = Scores(ctx.store.open(spec))
+    scores = Scores(work.store.open(spec))
     moves, crossing = scores.array("moves"), scores.array("crossing")
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def _panel(ctx: Context, spec: Spec) -> drawing.Panel:
 
     norms = scores.array("norms")
     norms = norms / np.where(norms.any(2), norms.max(2), 1)[..., None]
-    chosen = nodes_of(ctx, spec)
+    chosen = nodes_of(work, spec)
     nodes = quadrature(chosen.rule, chosen.steps, chosen.power).nodes
     middle = float(np.median(crossing[moves])) if moves.any() else 1.0
     ratios = scores.images("norm_ratio", middle=np.median)
@@ -115,15 +116,15 @@ def _panel(ctx: Context, spec: Spec) -> drawing.Panel:
     return drawing.Panel(title, nodes, mean(scores.array("outputs")), mean(norms), middle, ratios)
 
 
-def _photographs(ctx: Context, spec: Spec) -> list[drawing.Photograph]:
+def _photographs(work: Work, spec: Spec[Any]) -> list[drawing.Photograph]:
     """Evenly spread over the images."""
     from vismech.measures.saturation import figure as drawing
 
-    artifact = ctx.store.open(spec)
+    artifact = work.store.open(spec)
     ids, classes, maps = read_images(artifact).ids, artifact.json("units.json")["classes"], artifact.array("maps.npy")
-    place = {sample: index for index, sample in enumerate(ctx.data.ids)}
+    place = {sample: index for index, sample in enumerate(work.data.ids)}
     found = []
     for row in spread(list(range(len(ids))), SHOWN):
-        pixels = np.asarray(ctx.model.preprocess.geometry(ctx.data.load(place[ids[row]])))
-        found.append(drawing.Photograph(ctx.class_name(classes[row]), pixels, np.asarray(maps[row])))
+        pixels = np.asarray(work.model.preprocess.geometry(work.data.load(place[ids[row]])))
+        found.append(drawing.Photograph(work.class_name(classes[row]), pixels, np.asarray(maps[row])))
     return found

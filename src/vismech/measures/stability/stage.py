@@ -26,11 +26,23 @@ from vismech.network.layers import LOGITS
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.work import Work
 from vismech.store.artifacts import Artifact, Spec, write_json
+from vismech.store.settings import Settings
 
 VERSION = 1
 VARIED = {"seed", "data", "extract", "dictionary", "attribute", "graph"}
 """What a variant may change."""
+
+
+@dataclass(frozen=True)
+class StabilitySettings(Settings):
+    """Between which layers two runs are compared, and the seed of the random matching; the runs are parents."""
+
+    measure: Evaluation
+    lower: str
+    upper: str
+    seed: int
 
 
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
@@ -68,18 +80,18 @@ def _variant(ctx: Context, against: str) -> tuple[Context, Plan]:
 
 
 def _within(job: Job, variant: Context) -> Job:
-    """A job of the variant, computed under the variant's configuration."""
+    """A job of the variant, computed with the variant's images."""
     return replace(job, compute=lambda _, specs: job.compute(variant, specs))
 
 
-def _spec(ctx: Context, plan: Plan, theirs: Plan, layer: str, upper: str, against: str) -> Spec:
-    inputs = {"measure": Evaluation.stability.value, "lower": layer, "upper": upper, "seed": ctx.config.seed}
-    parents: dict[str, Spec] = {}
+def _spec(ctx: Context, plan: Plan, theirs: Plan, layer: str, upper: str, against: str) -> Spec[StabilitySettings]:
+    settings = StabilitySettings(Evaluation.stability, layer, upper, ctx.config.seed)
+    parents: dict[str, Spec[Any]] = {}
     for whose, each in (("", plan), ("other ", theirs)):
         parents[f"{whose}dictionary"], parents[f"{whose}class"] = each.dictionaries[layer], each.to_class[layer]
         if upper != LOGITS:
             parents[f"{whose}upper"], parents[f"{whose}pair"] = each.dictionaries[upper], each.pairs[layer, upper]
-    return Spec(Stage.evaluate.value, VERSION, f"{layer} {against}", inputs, parents)
+    return Spec(Stage.evaluate.value, VERSION, f"{layer} {against}", settings, parents)
 
 
 @dataclass(frozen=True)
@@ -99,13 +111,13 @@ class _Edges:
         return cls(groups, mean, facts["targets"], len(group))
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[StabilitySettings]]) -> None:
     """``metrics.json``: the rows of each layer without their keys."""
     for spec in specs.values():
-        opened = {name: ctx.store.open(parent) for name, parent in spec.parents.items()}
+        opened = {name: work.store.open(parent) for name, parent in spec.parents.items()}
 
-        def matched(name: str, opened: Mapping[str, Artifact] = opened) -> tuple[np.ndarray, Pairing]:
-            return _matched(*(dictionary_stage.read(ctx, opened[f"{whose}{name}"]) for whose in ("", "other ")))
+        def matched(name: str, parents: Mapping[str, Spec[Any]] = spec.parents) -> tuple[np.ndarray, Pairing]:
+            return _matched(*(dictionary_stage.load(work, parents[f"{whose}{name}"]) for whose in ("", "other ")))
 
         cosines, sources = matched("dictionary")
         to_class, other_class = _Edges.read(opened["class"]), _Edges.read(opened["other class"])
@@ -118,7 +130,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
             rows += _overlap_rows("graph_overlap", pair, other_pair, targets, sources, spec)
         else:
             rows += _overlap_rows("graph_overlap", to_class, other_class, Pairing(one, one), sources, spec)
-        with ctx.store.writer(spec) as folder:
+        with work.store.writer(spec) as folder:
             write_json(folder / "metrics.json", {"images": to_class.images, "rows": rows})
 
 
@@ -148,7 +160,7 @@ def _overlap_rows(
 ) -> list[dict[str, Any]]:
     groups = [name for name in one.groups if name in two.groups]
     edges, others = (each.mean[[each.groups.index(name) for name in groups]] for each in (one, two))
-    found = graph_overlap(edges, others, targets, sources, spec.inputs["seed"])
+    found = graph_overlap(edges, others, targets, sources, spec.settings.seed)
     if found is None:
         return []
     return [
@@ -161,7 +173,7 @@ def _row(metric: str, value: float, count: int, interval: Any, units: str) -> di
     return dict(zip(TAIL, (metric, value, count, *(interval or (None, None)), units), strict=True))
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every layer and variant, in the form of ``stability.csv``; ``n`` counts concepts, which intervals resample.
 
     ``matched_cosine``: mean cosine of the concepts of both runs, matched one to one for the largest total (Kuhn 1955),
@@ -170,10 +182,9 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
     the edges of all concepts straight to the class. ``chance_…``: with a random matching. A variant
     ``dictionary.method=random_pfv`` tells what the cosine of any vectors of the layer is once they are matched.
     """
-    base, found = {"dictionary": ctx.config.dictionary.method.value}, []
-    for against in dict.fromkeys(ctx.config.evaluate.against):
-        for layer in ctx.layers:
-            spec = plan.evaluations[Evaluation.stability][f"{layer} {against}"]
-            measured = ctx.store.open(spec).json("metrics.json")["rows"]
-            found += [{"layer": layer, **base, "against": against, **row} for row in measured]
+    base, found = {"dictionary": plan.columns["dictionary"]}, []
+    for unit, spec in plan.evaluations[Evaluation.stability].items():
+        layer = spec.settings.lower
+        keys = {"layer": layer, **base, "against": unit.removeprefix(f"{layer} ")}
+        found += [{**keys, **row} for row in work.store.open(spec).json("metrics.json")["rows"]]
     return tidy(found, ["layer", "dictionary", "against"])

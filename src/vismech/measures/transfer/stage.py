@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,19 +12,30 @@ import pandas as pd
 
 from vismech.config.choices import Evaluation, MeanRule, Stage
 from vismech.errors import UserError
-from vismech.measures.insertion.loop import Layer
+from vismech.measures.insertion.loop import InsertionSettings
 from vismech.measures.insertion.scores import FIRST, count_area, count_axis
 from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
 from vismech.measures.statistics import clustered_bootstrap
 from vismech.measures.transfer.loop import ORDERS, TransferLoop, transfer_columns
 from vismech.measures.transfer.scores import Halves, check_groups, fixed_orders, split
 from vismech.passes.start import run_loop
-from vismech.stages.context import Context, Job, Plan, read_images
+from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import TAIL, tidy
-from vismech.store.artifacts import Artifact, Spec, plain, write_json
+from vismech.stages.work import Work, read_images
+from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Rows
+from vismech.store.settings import Settings
 
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class TransferSettings(Settings):
+    """Which images share an order, and the seed of the halves; how concepts are ranked and coded is insertion's."""
+
+    measure: Evaluation
+    groups: Mapping[str, Any]
+    seed: int
 
 
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
@@ -40,47 +52,52 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             "attributions: give insertion before transfer"
         )
     check_groups(evaluate.groups)
-    inputs = {"measure": Evaluation.transfer.value, "groups": plain(evaluate.groups), "seed": ctx.config.seed}
+    settings = TransferSettings(Evaluation.transfer, evaluate.groups, ctx.config.seed)
     specs = {
-        layer: Spec(Stage.evaluate.value, VERSION, layer, inputs, {"insertion": spec})
+        layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"insertion": spec})
         for layer, spec in parents.items()
     }
     return [Job(Stage.evaluate, specs, compute)]
 
 
-def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
+def compute(work: Work, specs: Mapping[str, Spec[TransferSettings]]) -> None:
     """``count.npy``, ``images.json`` and ``groups.json``; a pass that was killed is continued."""
-    seed = ctx.config.seed
-    ranking = {layer: ctx.store.open(spec.parents["insertion"]) for layer, spec in specs.items()}
-    layers = read_layers(ctx, {layer: spec.parents["insertion"].parents["dictionary"] for layer, spec in specs.items()})
+    settings = next(iter(specs.values())).settings
+    ranked_by: InsertionSettings = next(iter(specs.values())).parents["insertion"].settings
+    mean_kept = ranked_by.mean_rule is MeanRule.kept
+    ranking = {layer: work.store.open(spec.parents["insertion"]) for layer, spec in specs.items()}
+    dictionaries = {layer: spec.parents["insertion"].parents["dictionary"] for layer, spec in specs.items()}
+    layers = read_layers(work, dictionaries, ranked_by.coding)
     # Prediction and image are the same at every layer.
     first = next(iter(ranking.values()))
     ids = read_images(first).ids
-    halves = split(np.asarray(first.array("predicted.npy")), ids, ctx.config.evaluate.groups, seed)
+    halves = split(np.asarray(first.array("predicted.npy")), ids, settings.groups, settings.seed)
     scored = np.flatnonzero(halves.half >= 0)
-    place = {sample: index for index, sample in enumerate(ctx.measured.ids)}
+    place = {sample: index for index, sample in enumerate(work.measured.ids)}
     indices = [place[ids[row]] for row in scored]
-    orders = {layer: _orders(ctx, layer, layers[layer], artifact, halves) for layer, artifact in ranking.items()}
+    orders = {}
+    for layer, artifact in ranking.items():
+        kept = layers[layer].dictionary.mean_index if mean_kept else None
+        orders[layer] = _orders(layer, layers[layer].dictionary.k, kept, artifact, halves, settings.seed)
     with ExitStack() as stack:
-        folders = {layer: stack.enter_context(ctx.store.writer(spec, resume=True)) for layer, spec in specs.items()}
+        folders = {layer: stack.enter_context(work.store.writer(spec, resume=True)) for layer, spec in specs.items()}
         rows = {layer: Rows(folder, transfer_columns(), len(indices)) for layer, folder in folders.items()}
         half = halves.half[scored]
-        run_loop(
-            TransferLoop(ctx.config, ctx.measured, indices, rows, "transfer", layers=layers, halves=half, orders=orders)
-        )
+        how = {"layers": layers, "mean_kept": mean_kept, "halves": half, "orders": orders}
+        run_loop(TransferLoop(work.site, work.measured, indices, rows, "transfer", **how))
         for layer, folder in folders.items():
             used = np.asarray(ranking[layer].array("ranked.npy")).any(0)
             facts = {"groups": halves.names, "left_out": len(ids) - len(scored), "images": len(ids)}
             write_json(folder / "groups.json", {**facts, "in_use": int(used.sum()), "half": half.tolist()})
-        finish(ctx, folders, rows, indices)
+        finish(work, folders, rows, indices)
 
 
-def _orders(ctx: Context, name: str, layer: Layer, artifact: Artifact, halves: Halves) -> np.ndarray:
+def _orders(name: str, concepts: int, kept: int | None, artifact: Artifact, halves: Halves, seed: int) -> np.ndarray:
     edges, ranked = (np.asarray(artifact.array(f"{part}.npy")) for part in ("edges", "ranked"))
-    rankable, mean = np.ones(layer.dictionary.k, dtype=bool), layer.dictionary.mean_index
-    if mean is not None and ctx.config.dictionary.mean_rule is MeanRule.kept:
-        rankable[mean] = False
-    return fixed_orders(edges, ranked, halves.half, rankable, name, ctx.config.seed)
+    rankable = np.ones(concepts, dtype=bool)
+    if kept is not None:
+        rankable[kept] = False
+    return fixed_orders(edges, ranked, halves.half, rankable, name, seed)
 
 
 class _Scores(NamedTuple):
@@ -91,9 +108,9 @@ class _Scores(NamedTuple):
     halves: np.ndarray
 
 
-def _scores(ctx: Context, plan: Plan) -> Iterator[_Scores]:
+def _scores(work: Work, plan: Plan) -> Iterator[_Scores]:
     for layer, spec in plan.evaluations[Evaluation.transfer].items():
-        artifact = ctx.store.open(spec)
+        artifact = work.store.open(spec)
         count, ids = np.asarray(artifact.array("count.npy")).astype(np.float64), read_images(artifact).ids
         halves = np.array(artifact.json("groups.json")["half"])
         for first in FIRST:
@@ -103,11 +120,11 @@ def _scores(ctx: Context, plan: Plan) -> Iterator[_Scores]:
             # What all concepts rebuild is in both orders alike, so that a poor reconstruction gains nothing by it.
             found[f"transfer_gain_{first}", "gig"] = score["gig"] - score["random"]
             for (metric, order), values in found.items():
-                base = {**base_of(ctx, plan, layer), "variant": "plain", "order": order}
+                base = {**base_of(plan, layer), "variant": "plain", "order": order}
                 yield _Scores(base, metric, ids, values, halves)
 
 
-def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every layer and order, in the form of ``extraction.csv``; ``transfer_gain`` is the lead over the random order.
 
     Intervals resample the halves of groups, since all images of a half are scored by one order.
@@ -115,12 +132,12 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
     small.
     """
     found = []
-    for one in _scores(ctx, plan):
+    for one in _scores(work, plan):
         row = (one.metric, float(one.values.mean()), len(one.values), *clustered_bootstrap(one.values, one.halves))
         found.append({**one.base, **dict(zip(TAIL, (*row, "area of the first concepts"), strict=True))})
     for layer, spec in plan.evaluations[Evaluation.transfer].items():
-        facts = ctx.store.open(spec).json("groups.json")
-        base = {**base_of(ctx, plan, layer), "variant": "plain", "order": "none"}
+        facts = work.store.open(spec).json("groups.json")
+        base = {**base_of(plan, layer), "variant": "plain", "order": "none"}
         for metric, value, units in (
             ("concepts_in_use", facts["in_use"], "concepts"),
             ("transfer_left_out", facts["left_out"], "images"),
@@ -130,13 +147,13 @@ def rows(ctx: Context, plan: Plan) -> pd.DataFrame:
     return tidy(found, KEYS)
 
 
-def cases(ctx: Context, plan: Plan) -> pd.DataFrame:
+def cases(work: Work, plan: Plan) -> pd.DataFrame:
     """The numbers behind :func:`rows`, image by image: its keys, then metric, image, value and cluster.
 
     The cluster is the half of a group whose images are scored by one order.
     """
     found = [
         case_frame(one.base, one.metric, np.array(one.ids), one.values).assign(cluster=one.halves)
-        for one in _scores(ctx, plan)
+        for one in _scores(work, plan)
     ]
     return pd.concat(found, ignore_index=True)

@@ -1,0 +1,90 @@
+"""How edges are attributed along a path, as a key has it: only what matters for the choices made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vismech.attribution import automatic
+from vismech.attribution.engine import Settings as Integral
+from vismech.attribution.weights import SIDES
+from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
+from vismech.store.settings import UNHASHED, UNUSED, Settings, used
+
+PHI = 0.9
+"""The share that α* is about, where no weight uses it."""
+
+
+@dataclass(frozen=True)
+class PathSettings(Settings):
+    """The fields of the configuration's group ``attribute``, which documents them, and the seed of drawn baselines.
+
+    ``automatic`` is the version of what rule=auto does. The mode is in no key, for the reason that batch sizes are not.
+    """
+
+    rule: Rule
+    steps: int
+    path: PathWeight = UNUSED
+    baseline: Baseline = UNUSED
+    along: Along = UNUSED
+    check_images: int = UNUSED
+    phi: float = UNUSED
+    baseline_image: str | None = UNUSED
+    baselines: int = UNUSED
+    curve: Mapping[str, Any] = UNUSED
+    tolerance: float | None = UNUSED
+    max_steps: int = UNUSED
+    output: Output = UNUSED
+    readout: ReadOut = UNUSED
+    seed: int = UNUSED
+    automatic: int = UNUSED
+    mode: Mode = field(default=Mode.auto, metadata=UNHASHED)
+
+    @classmethod
+    def of(cls, config: Any, names: set[str], seed: int | None = None) -> PathSettings:
+        """The fields ``names`` of the configuration's group, and with each what it brings along.
+
+        Args:
+            config: the group ``attribute``.
+            names: fields that matter for what is attributed; ``phi``, ``curve`` and the like are found by themselves.
+            seed: of drawn baselines, where baselines are drawn.
+        """
+        names = names | {"rule", "steps"}
+        if "path" in names and config.path in SIDES:
+            names.add("phi")
+        if "baseline" in names:
+            names |= {Baseline.image: {"baseline_image"}, Baseline.images: {"baselines"}}.get(config.baseline, set())
+            names |= {"curve"} if config.curve else set()
+        chosen = {name: getattr(config, name) for name in names}
+        if "tolerance" in names and config.tolerance is None:
+            del chosen["tolerance"]
+        elif "tolerance" in names:
+            chosen["max_steps"] = config.max_steps
+        if seed is not None and config.baseline is Baseline.images:
+            chosen["seed"] = seed
+        if config.rule is Rule.auto:
+            chosen["automatic"] = automatic.VERSION
+        return cls(**chosen, mode=config.mode)
+
+    @property
+    def weight(self) -> PathWeight:
+        """The weight under the integral."""
+        return used(self.path, PathWeight.ig)
+
+    def integral(self, rows: int) -> Integral:
+        """How the integral is taken, with at most ``rows`` points of the path at a time.
+
+        Raises:
+            UserError: settings that exclude one another.
+        """
+        return Integral(
+            rule=self.rule,
+            steps=self.steps,
+            weights=(self.weight,),
+            phi=used(self.phi, PHI),
+            mode=self.mode,
+            rows=rows,
+            tolerance=used(self.tolerance, None),
+            max_steps=used(self.max_steps, self.steps),
+        )
