@@ -1,4 +1,4 @@
-"""Activation maps as pointwise feature vectors (PFVs), and the seeded choice of positions (METHOD: GIG §3.1).
+"""Activation maps as pointwise feature vectors (PFVs), and the seeded choice of positions (GIG §3.1).
 
 A PFV is the channel vector at one spatial position of a layer's output; a transformer's token is one too.
 

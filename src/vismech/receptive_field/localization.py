@@ -1,4 +1,4 @@
-"""Where a concept is in an image: its codes at a layer's positions carried down to the pixels (METHOD §6).
+"""Where a concept is in an image: its codes at a layer's positions carried down to the pixels.
 
 Legend: B images, h×w positions of a layer, H×W pixels, C channels, S steps.
 """

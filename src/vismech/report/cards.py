@@ -1,4 +1,4 @@
-"""Concept cards and localisations as pictures of their own (METHOD §6), whose pixels depend on their content only.
+"""Concept cards and localisations as pictures of their own, whose pixels depend on their content only.
 
 A card shows the image of the nearest vector with the concept lit on it, the crops of the nearest vectors, and in words
 and bars what is known of the concept.

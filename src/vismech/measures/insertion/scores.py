@@ -1,4 +1,4 @@
-"""Concept insertion and deletion: what the network answers with some of an image's concepts only (METHOD §7).
+"""Concept insertion and deletion: what the network answers with some of an image's concepts only.
 
     insertion(m) = F(nothing + Σ_{i ≤ m} u_i v_i)        deletion(m) = F(whole − Σ_{i ≤ m} u_i v_i)
 

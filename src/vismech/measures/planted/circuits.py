@@ -5,7 +5,7 @@ A circuit is a list of structural equations between concept maps a_l [N, K_l, h,
     a_{l+1,j}(p) = Σ_u weight_u · relu(bias_u + Σ_{wires of u} w · a_{l,q}(p + offset)),
 
 which :mod:`~vismech.measures.planted.models` turns into a convolutional network. :func:`simulate` follows them
-without any convolution, so that what is known of a circuit owes nothing to the code that is judged by it (METHOD §7).
+without any convolution, so that what is known of a circuit owes nothing to the code that is judged by it.
 
 Legend: N images, K concepts (of layer 1, unless said), T targets (concepts of the last layer), h × w positions.
 """

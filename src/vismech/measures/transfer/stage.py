@@ -1,4 +1,4 @@
-"""Transfer insertion and deletion at every layer (METHOD §7)."""
+"""Transfer insertion and deletion at every layer."""
 
 from __future__ import annotations
 
