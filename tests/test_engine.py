@@ -23,7 +23,6 @@ from curves import (
 )
 from vismech.attribution.engine import Settings, attribute, completeness_gap
 from vismech.attribution.gig import NotFinite, integrate
-from vismech.attribution.idgi import idgi
 from vismech.attribution.paths import STRAIGHT, Curve
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import UnitSource
@@ -59,12 +58,10 @@ def test_on_a_linear_network_every_complete_method_gives_the_same_exact_edges(ki
     vectors, targets = activations(1), concept_targets()
     one, least = source(kind, vectors, activations(11)), {Rule.trapezoid: 2, Rule.simpson: 3}.get(rule, 1)
     found = attribute(segment, LOWER, one, clean(vectors), targets, Settings(rule, least, ALL))
-    swept = idgi(segment, LOWER, one, clean(vectors), targets, steps=2)
     exact = found.edges[PathWeight.ig]
-    # dg/dα is constant, so idg weighs as ig does; idgi is complete but shares the change out by squared gradients.
+    # dg/dα is constant, so idg weighs as ig does.
     torch.testing.assert_close(found.edges[PathWeight.idg].units, exact.units, rtol=1e-9, atol=1e-12)
     assert completeness_gap(whole(exact), found.value, found.baseline).max() < 1e-10
-    assert completeness_gap(whole(swept.edges), found.value, found.baseline).max() < 1e-10
     bias = segment.bias
     segment.bias = None
     for unit in one.active(1)[:2].tolist():  # what a unit brings about by itself
@@ -242,5 +239,3 @@ def test_a_path_that_is_not_finite_names_image_and_alpha(mode, tolerance) -> Non
     asked = Settings(mode=mode, tolerance=tolerance)
     with pytest.raises(NotFinite, match=r"image 1: the path is not finite at α = 0\.89"):
         attribute(segment, LOWER, one, clean(vectors), targets, asked)
-    with pytest.raises(NotFinite, match=r"image 1: the path is not finite at α = 0\.875"):
-        idgi(segment, LOWER, one, clean(vectors), targets, steps=17)

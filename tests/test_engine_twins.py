@@ -23,7 +23,6 @@ from curves import (
 )
 from oracles import path_twins
 from vismech.attribution.engine import Settings, attribute
-from vismech.attribution.idgi import idgi
 from vismech.attribution.paths import STRAIGHT, Path
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import ConceptSource, UnitSource
@@ -112,55 +111,6 @@ def test_expected_gradients_are_the_mean_of_twins_over_baselines(kind) -> None:
     ours = float(found.edges[PathWeight.ig].units[image, target, index])
     assert ours == pytest.approx(sum(each) / 3, rel=1e-9, abs=1e-12)
     assert len(set(each)) == 3
-
-
-@pytest.mark.parametrize("path", [STRAIGHT, Through()], ids=["straight", "through"])
-@pytest.mark.parametrize("kind", SOURCES)
-def test_idgi_equals_its_twin(kind, path) -> None:
-    vectors, segment, targets = activations(1), Segment().double(), concept_targets()
-    found = idgi(segment, LOWER, source(kind, vectors, None, path), clean(vectors), targets, steps=5, rows=7)
-    image, target = 1, 2
-    curve, units = curves_of(kind, path, vectors, None, image)
-    value, nodes = value_of(segment, targets, image, target), [0, 0.25, 0.5, 0.75, 1]
-    if kind in ("channels", "positions"):
-        numbers = list(torch.eye(96, dtype=torch.float64).view(96, 16, 6))
-        owners = [(number % 6 if kind == "channels" else number // 6) for number in range(96)]
-    else:
-        built = source(kind, vectors, None, path)
-        assert isinstance(built, ConceptSource)
-        numbers, owners = [], []
-        moving = sum(direction[image].abs() for direction in built.code_directions) > 0
-        for position, concept in moving.nonzero().tolist():
-            direction = torch.zeros(16, 6, dtype=torch.float64)
-            direction[position] = built.atoms[concept]
-            numbers, owners = [*numbers, direction], [*owners, concept]
-        for residual in [each[image] for each in built.residual_directions]:
-            for position in range(16):
-                direction = torch.zeros(16, 6, dtype=torch.float64)
-                if residual[position].norm() > 0:
-                    direction[position] = residual[position] / residual[position].norm()
-                numbers, owners = [*numbers, direction], [*owners, CONCEPTS]
-    for index in (0, 3, len(units) - 1):
-        own = [i for i, owner in enumerate(owners) if owner == index]
-        expected = path_twins.idgi(value, curve, numbers, own, nodes)
-        assert float(all_edges(found.edges)[image, target, index]) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    torch.testing.assert_close(all_edges(found.edges).sum(2) + found.lost, found.value - found.baseline)
-    assert (found.lost_steps == 0).all() and found.basis == source(kind, vectors).basis
-
-
-def test_idgi_counts_the_steps_that_start_with_no_gradient() -> None:
-    class Late(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(x.flatten(1).sum(1, keepdim=True) - 40)
-
-    vectors = torch.ones(1, 16, 6, dtype=torch.float64)  # the sum runs from 0 to 96
-    one = UnitSource(SourceKind.channels, vectors)
-    for rows in (2, 100):
-        found = idgi(Late(), LOWER, one, clean(vectors), LogitTargets(torch.tensor([0])), steps=5, rows=rows)
-        # Nodes at 0, 24, 48, 72, 96: without gradient at 0 and 24, and the step from 24 to 48 gains 8.
-        assert found.lost_steps.tolist() == [[2]]
-        assert found.lost.tolist() == [[8.0]]
-        assert float(found.edges.units.sum()) == pytest.approx(48)
 
 
 @pytest.mark.parametrize(

@@ -72,15 +72,3 @@ def idg(value: Value, path: Along, unit: Along, nodes, steps) -> float:
     energy = sum(step * slope(alpha) ** 2 for alpha, step in zip(nodes, steps, strict=True))
     change = float(value(at(path, 1.0))) - float(value(at(path, 0.0)))
     return change / energy * weighted(value, path, unit, nodes, steps, slope)
-
-
-def idgi(value: Value, path: Along, numbers: Sequence[Tensor], own: Sequence[int], nodes: Sequence[float]) -> float:
-    """``Σ_j ΔF_j Σ_{i ∈ own} g_i² / Σ_i g_i²``, g_i the derivative along the i-th of ``numbers``, directions [P, C]."""
-    total = 0.0
-    for here, there in zip(nodes[:-1], nodes[1:], strict=True):
-        change = float(value(at(path, there))) - float(value(at(path, here)))
-        slope = gradient(value, at(path, here))
-        squares = [float((slope * direction).sum()) ** 2 for direction in numbers]
-        if sum(squares) > 0:
-            total += change * sum(squares[i] for i in own) / sum(squares)
-    return total

@@ -17,10 +17,9 @@ from rehearsal.budgets import within_budget
 from rehearsal.device import Counts, device
 from rehearsal.trainer import take_over
 from vismech.attribution.engine import Settings, attribute
-from vismech.attribution.idgi import idgi
-from vismech.attribution.sources import ConceptSource, UnitSource
+from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import ConceptTargets, LogitTargets, anchors
-from vismech.config.choices import Along, Code, Mode, PathWeight, ReadOut, SaeActivation, SourceKind
+from vismech.config.choices import Along, Code, Mode, PathWeight, ReadOut, SaeActivation
 from vismech.dictionaries import METHODS, Dictionary, build
 from vismech.dictionaries.base import ENCODERS
 from vismech.dictionaries.coding import Coding, encode
@@ -219,15 +218,3 @@ def test_attribution(name, opened) -> None:
         return [list(one.edges.values()), one.value, one.steps, list(two.edges.values()), two.moves, two.crossing]
 
     rehearse(f"attribution {name}", work, tiny.images(2), *atoms, model=model)
-
-
-def test_idgi(opened) -> None:
-    model, network = opened
-    layout, segment = layout_of(network.shape(LOWER), LOWER), network.segment(LOWER, LOGITS)
-
-    def work(images: Tensor) -> Any:
-        found = network.activations(images, [LOWER, LOGITS])
-        source: Any = UnitSource(SourceKind.channels, layout.vectors(found[LOWER]))
-        return tuple(idgi(segment, layout, source, found[LOWER], LogitTargets(found[LOGITS].argmax(1)), 5, 8).edges)
-
-    rehearse("idgi", work, tiny.images(2), model=model)

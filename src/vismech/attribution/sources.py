@@ -61,15 +61,6 @@ class Source(Protocol):
         """What these units contribute to each direction of one image's curve."""
         ...
 
-    @property
-    def basis(self) -> str:
-        """What :meth:`squares` takes squares of."""
-        ...
-
-    def squares(self, gradient: Float[Tensor, "s p c"], image: int) -> Float[Tensor, "s n"]:
-        """At points of one image's curve, squared derivatives summed over each unit's own numbers, and the error's."""
-        ...
-
 
 @dataclass(frozen=True)
 class ConceptSource:
@@ -168,23 +159,6 @@ class ConceptSource:
             parts[:, row] = torch.stack([residual[image] for residual in self.residual_directions])
         return parts
 
-    @property
-    def basis(self) -> str:
-        """See :class:`Source`; what the concepts miss of a position is one more number, along its own direction."""
-        return "codes of concepts at positions"
-
-    def squares(self, gradient: Float[Tensor, "s p c"], image: int) -> Float[Tensor, "s n"]:
-        """See :class:`Source`: ``<G_p, v_q>²`` over the positions where the concept's code moves along the curve."""
-        squares = gradient.new_zeros(len(gradient), self.count + 1)
-        moving = self._moving(image)
-        units = moving.any(0).nonzero()[:, 0]
-        for row, slope in zip(squares, gradient, strict=True):
-            row[units] = ((slope @ self.atoms[units].T).square() * moving[:, units]).sum(0)
-        for residual in self.residual_directions:
-            along = torch.nn.functional.normalize(residual[image], dim=1)
-            squares[:, -1] += (gradient * along).sum(2).square().sum(1)
-        return squares
-
 
 @dataclass(frozen=True)
 class UnitSource:
@@ -236,15 +210,6 @@ class UnitSource:
         whole = torch.stack([direction[image] for direction in self.curve.directions])[:, None]
         mask = torch.nn.functional.one_hot(units, self.count).to(whole)
         return whole * (mask[:, None] if self.kind is SourceKind.channels else mask[..., None])
-
-    @property
-    def basis(self) -> str:
-        """See :class:`Source`."""
-        return "numbers of the activation"
-
-    def squares(self, gradient: Float[Tensor, "s p c"], image: int) -> Float[Tensor, "s n"]:
-        """See :class:`Source`: every number, whether it moves along the curve or not, as published."""
-        return torch.nn.functional.pad(gradient.square().sum(self._summed), (0, 1))
 
 
 def _sum(parts: Iterable[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vismech.report.text import percent
 
-INK, FAINT, RULE, BAR, GROUND = "#1d2430", "#5b6573", "#e4e7eb", "#6f8fb5", "#ffffff"
+INK, FAINT, BAR, GROUND = "#1d2430", "#5b6573", "#6f8fb5", "#ffffff"
 WIDTH, MARGIN, GAP = 1600, 48, 14
 TOP_SIDE, COLUMNS = 560, 5
 CROP_SIDE = (WIDTH - 3 * MARGIN - TOP_SIDE - (COLUMNS - 1) * GAP) // COLUMNS
