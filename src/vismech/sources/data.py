@@ -22,6 +22,7 @@ from typing import NamedTuple, cast
 from PIL import Image
 
 from vismech.config.choices import DataSource, Fingerprint, Half
+from vismech.draws import digest_of
 from vismech.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def open_data(
 def half_of(sample: str) -> Half:
     """The half that an image belongs to, by a hash of its id alone: with the run's seed in it, images that chose under
     one seed would confirm under the next."""
-    odd = hashlib.sha256(f"half:{sample}".encode()).digest()[0] % 2
+    odd = digest_of("half", sample)[0] % 2
     return Half.confirming if odd else Half.choosing
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from vismech.dictionaries import Dictionary
+from vismech.draws import generator_of
 from vismech.measures.localization.scores import (
     Place,
     Region,
-    generator_of,
     gradient_maps,
     pixel_count,
     projections,
@@ -111,7 +111,7 @@ class LocalizeLoop(ImageLoop):
 
     def _random(self, row: int, concept: int, size: tuple[int, int]) -> tuple[tuple[float, float], Tensor]:
         """A place for a square and noise on the pixels."""
-        generator = generator_of(self.sample_id(row), concept, self.config.seed)
+        generator = generator_of(self.config.seed, concept, self.sample_id(row))
         down, right = generator.random(2)
         return (float(down), float(right)), torch.from_numpy(generator.random(size))
 

@@ -8,7 +8,6 @@ Legend: B images, P positions, C channels, K concepts, H×W pixels; of a finishe
 
 from __future__ import annotations
 
-import hashlib
 import math
 from enum import StrEnum
 from typing import NamedTuple
@@ -93,12 +92,6 @@ def square(size: tuple[int, int], count: int, place: tuple[float, float] = (0.5,
     inside = torch.arange(rows * columns).view(rows, columns) < count
     found[top : top + rows, left : left + columns] = inside
     return found
-
-
-def generator_of(sample_id: str, concept: int, seed: int) -> np.random.Generator:
-    """Random numbers for one image and concept, from (seed, sample id, concept) alone."""
-    digest = hashlib.sha256(f"{seed}:{concept}:{sample_id}".encode()).digest()
-    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 
 def projections(
