@@ -123,8 +123,7 @@ def _fill(ctx: Context, spec: Spec, kind: type[UnitLoop], columns: Columns) -> N
     if concepts is not None:
         concepts = replace(concepts, anchors=concepts.anchors[chosen])
     targets = 1 if concepts is None else len(concepts.concepts)
-    place = {sample: index for index, sample in enumerate(ctx.data.ids)}
-    indices = [place[source.images[row]] for row in chosen]
+    indices = [ctx.data.place[source.images[row]] for row in chosen]
     pixels = source.layout if spec.inputs["lower"] == PIXELS else None
     with ctx.store.writer(spec, resume=True) as folder:
         nodes = nodes_of(ctx, spec)

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -66,6 +66,11 @@ class ImageData:
     def ids(self) -> list[str]:
         """Sample ids, ascending."""
         return [sample.id for sample in self.samples]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Sample id → its place among the samples."""
+        return {sample: index for index, sample in enumerate(self.ids)}
 
     def load(self, index: int) -> Image.Image:
         """The image as RGB.

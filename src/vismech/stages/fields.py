@@ -48,21 +48,20 @@ class Pictures:
     """The images as the model sees them, each read once."""
 
     def __init__(self, ctx: Context) -> None:
-        self._index = {sample: index for index, sample in enumerate(ctx.data.ids)}
         self._ctx = ctx
         self.open = lru_cache(maxsize=512)(self._open)
 
     def tensor(self, samples: Iterable[str]) -> Tensor:
         """Images as the network takes them, [B, 3, H, W]."""
         ctx = self._ctx
-        return torch.stack([ctx.model.preprocess(ctx.data.load(self._index[sample])) for sample in samples])
+        return torch.stack([ctx.model.preprocess(ctx.data.load(ctx.data.place[sample])) for sample in samples])
 
     def label(self, sample: str) -> int:
         """The class that the data gives an image."""
-        return self._ctx.data.samples[self._index[sample]].label
+        return self._ctx.data.samples[self._ctx.data.place[sample]].label
 
     def _open(self, sample: str) -> Image.Image:
-        return self._ctx.model.preprocess.geometry(self._ctx.data.load(self._index[sample]))
+        return self._ctx.model.preprocess.geometry(self._ctx.data.load(self._ctx.data.place[sample]))
 
 
 def patches_for(ctx: Context, layers: Iterable[str]) -> Patches:

@@ -137,7 +137,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
                     "so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
                 )
             above = _upper(ctx, upper, targets, above_trace, spec.parents["importance"])
-        indices = _places(ctx, [images.ids[row] for row in who.rows])
+        indices = [ctx.data.place[images.ids[row]] for row in who.rows]
         with ctx.store.writer(spec, resume=True) as folder:
             rows = Rows(folder, trace_columns(len(targets) or 1, concepts.k), len(indices))
             loop = TraceLoop(
@@ -175,12 +175,6 @@ def _upper(ctx: Context, upper: str, targets: list[int], trace: Artifact, spec: 
     return UpperConcepts(ctx.layout(upper), concepts, tuple(targets), places)
 
 
-def _places(ctx: Context, samples: list[str]) -> list[int]:
-    """Places of sample ids in the data."""
-    place = {sample: index for index, sample in enumerate(ctx.data.ids)}
-    return [place[sample] for sample in samples]
-
-
 def _start(ctx: Context, spec: Spec, readable: list[str]) -> Start:
     attribute, samples, mean = ctx.config.attribute, [], None
     if attribute.baseline is Baseline.mean:
@@ -191,7 +185,7 @@ def _start(ctx: Context, spec: Spec, readable: list[str]) -> Start:
     elif attribute.baseline is Baseline.image:
         assert attribute.baseline_image is not None
         samples = [attribute.baseline_image]
-    return Start(attribute.baseline, mean, tuple(_places(ctx, samples)))
+    return Start(attribute.baseline, mean, tuple(ctx.data.place[sample] for sample in samples))
 
 
 def check_baseline(ctx: Context) -> None:

@@ -121,9 +121,8 @@ def _photographs(ctx: Context, spec: Spec) -> list[drawing.Photograph]:
 
     artifact = ctx.store.open(spec)
     ids, classes, maps = read_images(artifact).ids, artifact.json("units.json")["classes"], artifact.array("maps.npy")
-    place = {sample: index for index, sample in enumerate(ctx.data.ids)}
     found = []
     for row in spread(list(range(len(ids))), SHOWN):
-        pixels = np.asarray(ctx.model.preprocess.geometry(ctx.data.load(place[ids[row]])))
+        pixels = np.asarray(ctx.model.preprocess.geometry(ctx.data.load(ctx.data.place[ids[row]])))
         found.append(drawing.Photograph(ctx.class_name(classes[row]), pixels, np.asarray(maps[row])))
     return found

@@ -58,8 +58,7 @@ def compute(ctx: Context, specs: Mapping[str, Spec]) -> None:
     ids = read_images(first).ids
     halves = split(np.asarray(first.array("predicted.npy")), ids, ctx.config.evaluate.groups, seed)
     scored = np.flatnonzero(halves.half >= 0)
-    place = {sample: index for index, sample in enumerate(ctx.measured.ids)}
-    indices = [place[ids[row]] for row in scored]
+    indices = [ctx.measured.place[ids[row]] for row in scored]
     orders = {layer: _orders(ctx, layer, layers[layer], artifact, halves) for layer, artifact in ranking.items()}
     with ExitStack() as stack:
         folders = {layer: stack.enter_context(ctx.store.writer(spec, resume=True)) for layer, spec in specs.items()}
