@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vismech.network.cut import Network
 from vismech.network.pfv import Layout
+from vismech.receptive_field.gradient import finite, pixel_gradient
 
 TOLERANCE = 0.1
 """A pair is skipped when a blank image reaches the clean projection to within this share of it."""
@@ -130,14 +131,9 @@ def gradient_maps(
     Raises:
         ValueError: a gradient that is NaN or infinite.
     """
-    with torch.enable_grad():
-        images = images.detach().requires_grad_()
-        value = (codes.clamp(min=0) * projections(network, layer, layout, images, atoms)).sum()
-        (gradient,) = torch.autograd.grad(value, images)
-    found = (images.detach() * gradient).sum(1)
-    if not found.isfinite().all():
-        raise ValueError(f"the gradients below layer {layer!r} are NaN or infinite")
-    return found.clamp(min=0)
+    seeds = codes.clamp(min=0)[..., None] * atoms[:, None]
+    gradient = pixel_gradient(network, layer, layout, images, seeds)
+    return finite((images * gradient).sum(1), layer).clamp(min=0)
 
 
 class Survival(NamedTuple):
