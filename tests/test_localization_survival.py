@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tiny as tiny_network
+from vismech.draws import generator_of
 from vismech.measures.localization.scores import (
     TOLERANCE,
-    generator_of,
     gradient_maps,
     image_means,
     pixel_count,

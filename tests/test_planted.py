@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score
 
+from oracles.planted_twin import dependences
 from vismech.attribution.engine import Settings
 from vismech.config.choices import DataSource, Evaluation, LoggerKind, Method, Stage
 from vismech.config.schema import Config
@@ -25,7 +26,6 @@ from vismech.measures.planted.circuits import (
     Source,
     Unit,
     Wire,
-    dependences,
     draw_codes,
     simulate,
     true_effects,

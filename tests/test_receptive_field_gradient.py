@@ -17,7 +17,7 @@ from tiny import TinyNetwork, seeded
 from vismech.errors import UserError
 from vismech.network.cut import HookedNetwork, open_network
 from vismech.network.pfv import layout_of
-from vismech.receptive_field import AttributionMethod, attribution_maps, gradient_relevance, sharing_ratios
+from vismech.receptive_field import AttributionMethod, attribution_maps, sharing_ratios
 
 NETWORKS = {
     "layer2": lambda: TinyNetwork(10, 8),
@@ -84,27 +84,12 @@ def test_transformers_layer_norms_and_gates_have_no_sharing_ratios(layer):
         sharing_ratios(network, image())
 
 
-def test_hooks_give_the_maps_and_relevance_of_the_exported_graph():
+def test_hooks_give_the_maps_of_the_exported_graph():
     model, x = seeded(TinyNetwork(10, 8)), image(count=2)
     exported, hooked = open_network(model, x), HookedNetwork(model, x)
     for method in AttributionMethod:
         maps = [attribution_maps(network, x[:1], "layer2", [9], method=method) for network in (exported, hooked)]
         torch.testing.assert_close(*maps)
-    first, second = (gradient_relevance(network, x, ["layer1", "layer3"]) for network in (exported, hooked))
-    for layer in ("layer1", "layer3"):
-        torch.testing.assert_close(first.relevance[layer], second.relevance[layer])
-        torch.testing.assert_close(first.activations[layer], second.activations[layer])
-
-
-def test_relevance_at_the_last_layer_is_the_head_without_its_bias():
-    model, x = seeded(TinyNetwork(10, 8)), image(count=2)
-    network = open_network(model, x)
-    found = gradient_relevance(network, x, ["layer3"], target=torch.tensor([2, 7]))
-    expected = sharing_ratios(network, x, target=torch.tensor([2, 7])).relevance(["layer3"])["layer3"]
-    bias = model.head.bias[torch.tensor([2, 7])][:, None, None] / 4**2
-    torch.testing.assert_close(found.relevance["layer3"], expected - bias, rtol=1e-4, atol=1e-6)
-    assert torch.equal(gradient_relevance(network, x, ["layer3"]).target, found.logits.argmax(1))
-    assert not found.relevance["layer3"].requires_grad and not found.logits.requires_grad
 
 
 def test_bad_questions_are_refused():
@@ -117,7 +102,5 @@ def test_bad_questions_are_refused():
         attribution_maps(network, image(count=2), "layer2", [0])
     with pytest.raises(UserError, match="0 steps are too few"):
         attribution_maps(network, image(), "layer2", [0], method="integrated_gradients", steps=0)
-    with pytest.raises(UserError, match="out of range: the network has 10 classes"):
-        gradient_relevance(network, image(), ["layer2"], target=10)
     with pytest.raises(UserError, match="no layer"):
-        gradient_relevance(network, image(), ["layer9"])
+        attribution_maps(network, image(), "layer9", [0])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from test_receptive_field_twin import Beside, Mobile, OptionA, Plain, Residual, Side
+from test_receptive_field_twin import Beside, Mobile, OptionA, Residual, Side
 from tiny import TinyNetwork, seeded
 from vismech.errors import UserError
 from vismech.network.cut import HookedNetwork, open_network
@@ -137,34 +137,6 @@ def test_a_pass_for_some_layers_measures_only_what_is_below_them(network, ratios
 def test_channels_last_changes_nothing(network, ratios, images):
     last = sharing_ratios(network, images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(last.saliency(), ratios.saliency(), rtol=1e-4, atol=1e-5)
-
-
-def test_one_image_is_saved_too(network, images, tmp_path):
-    ratios = sharing_ratios(network, images[:1])
-    ratios.save(tmp_path / "ratios.safetensors")
-    assert torch.equal(SharingRatios.load(tmp_path / "ratios.safetensors").saliency(), ratios.saliency())
-
-
-def test_what_is_saved_is_what_is_loaded(ratios, tmp_path):
-    ratios.save(tmp_path / "ratios.safetensors")
-    loaded = SharingRatios.load(tmp_path / "ratios.safetensors")
-    assert torch.equal(loaded.saliency(), ratios.saliency())
-    assert torch.equal(loaded.receptive_fields("layer2", [3, 4], 1), ratios.receptive_fields("layer2", [3, 4], 1))
-    assert loaded.unmapped == ratios.unmapped and loaded.maps[0] == ratios.maps[0]
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="does not hold sharing ratios"):
-        SharingRatios.load(tmp_path / "other.safetensors")
-
-
-def test_uneven_bins_survive_saving(tmp_path):
-    image = torch.randn(1, 3, 20, 24, generator=torch.Generator().manual_seed(6))
-    ratios = sharing_ratios(open_network(seeded(Plain()), image), image)
-    ratios.save(tmp_path / "ratios.safetensors")
-    loaded = SharingRatios.load(tmp_path / "ratios.safetensors")
-    assert torch.equal(loaded.receptive_fields("bins", range(6)), ratios.receptive_fields("bins", range(6)))
-    torch.testing.assert_close(ratios.saliency().sum(), ratios.logits.max(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_ratios_outlive_network_and_model_and_hold_neither(images):

@@ -21,6 +21,7 @@ from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.targets import Targets
 from vismech.attribution.weights import Weighing
 from vismech.config.choices import PathWeight
+from vismech.errors import NotFinite
 from vismech.network.pfv import Layout
 
 Segment = Callable[[Tensor], Tensor]
@@ -78,10 +79,6 @@ class PathIntegral(NamedTuple):
     crossing: Float[Tensor, "b t"]
     energy: Float[Tensor, "b t"]
     profile: Profile | None
-
-
-class NotFinite(FloatingPointError):
-    """A value or derivative on the path of an image is NaN or infinite."""
 
 
 class Piece(NamedTuple):
@@ -267,5 +264,5 @@ def raise_not_finite(
                 values = targets(segment(layout.activation(point, clean[image])), image) * targets.present[image]
                 slope = torch.autograd.grad(values.sum(), point)[0]
             if not (values.isfinite().all() and slope.isfinite().all()):
-                raise NotFinite(f"image {int(image)}: the path is not finite at α = {float(alpha):.6g}")
+                raise NotFinite(f"the path is not finite at α = {float(alpha):.6g}", int(image))
     raise NotFinite("the sum over the path is not finite though each of its points is")

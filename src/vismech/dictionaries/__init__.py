@@ -51,8 +51,8 @@ def build(
 ) -> Dictionary:
     """Fit a dictionary of k concepts (and the mean concept, if centred) to pointwise feature vectors.
 
-    The lasso's penalty is `λ = penalty_fraction × mean ‖x‖` over these vectors as they are, centred or not (METHOD
-    §4). Matching pursuit uses `l0` concepts (of an image: simultaneous), by default half the channels but at most k.
+    The lasso's penalty is `λ = penalty_fraction × mean ‖x‖` over these vectors as they are, centred or not.
+    Matching pursuit uses `l0` concepts (of an image: simultaneous), by default half the channels but at most k.
     With a `refinement` the method's atoms are only where `refine` starts from, and its tree is not kept.
 
     Raises:

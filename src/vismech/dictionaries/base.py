@@ -42,7 +42,7 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Concept vectors V and the code that writes a pointwise feature vector x as u V (METHOD §3 and §4).
+    """Concept vectors V and the code that writes a pointwise feature vector x as u V.
 
     In a centred dictionary the last atom is the **mean concept**, the dataset mean m divided by its norm. Its code is
     the constant ‖m‖ (`info["mean_norm"]`) and the other codes are those of x − m, so decoding stays one product.

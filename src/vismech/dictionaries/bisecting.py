@@ -1,4 +1,4 @@
-"""Bisecting spherical k-means: a hierarchy of concepts (Steinbach et al. 2000; METHOD §3).
+"""Bisecting spherical k-means: a hierarchy of concepts (Steinbach et al. 2000).
 
 Legend: n vectors, c channels, k concepts, t nodes of the tree.
 

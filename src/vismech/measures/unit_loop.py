@@ -14,7 +14,7 @@ from vismech.attribution.engine import Attribution
 from vismech.attribution.sources import Source, UnitSource
 from vismech.attribution.targets import Targets
 from vismech.config.choices import Mode, SourceKind
-from vismech.errors import UserError
+from vismech.errors import NotFinite, UserError
 from vismech.measures.attribution.scores import Ends, Measured, max_sensitivity
 from vismech.measures.saturation.scores import RADIUS, WEIGHTS, disturbances, root_mean_square
 from vismech.measures.unit_scores import Outputs, all_units, unit_outputs
@@ -121,9 +121,8 @@ class UnitLoop(TraceLoop):
                 alone = Coded(*(part[[index]] for part in coded))
                 try:
                     measured = self.measure(alone, case) if len(case.targets) else {}
-                except FloatingPointError as error:
-                    said = str(error).removeprefix(f"image {index}: ")
-                    raise UserError(f"{self.lower} → {self.upper}, {self.sample_id(row)!r}: {said}") from error
+                except NotFinite as error:
+                    raise UserError(f"{self.lower} → {self.upper}, {self.sample_id(row)!r}: {error.said}") from error
                 done[row] = self._columns(measured, case, found.value.shape[1])
         each = [done[row] for row in rows]
         return {"evaluate": self.batch(found) | {name: torch.stack([one[name] for one in each]) for name in each[0]}}

@@ -21,7 +21,7 @@ from vismech.attribution.paths import Straight
 from vismech.attribution.sources import Edges, Source, UnitSource
 from vismech.attribution.targets import Targets
 from vismech.config.choices import SourceKind
-from vismech.errors import UserError
+from vismech.errors import NotFinite, UserError
 from vismech.network.pfv import Layout
 
 Outputs = Callable[[Bool[Tensor, "m q"]], Float[Tensor, "m t"]]
@@ -44,7 +44,7 @@ def unit_outputs(
 
     Raises:
         UserError: a path that is not straight, whose parts do not add up to the way from its start to its end.
-        FloatingPointError: an output that is not finite.
+        NotFinite: an output that is not finite.
     """
     if type(source.curve.path) is not Straight:
         raise UserError(
@@ -61,7 +61,7 @@ def unit_outputs(
             found.append(targets(segment(activation), place.expand(len(some))))
         values = torch.cat(found)
         if not values.isfinite().all():
-            raise FloatingPointError(f"image {image}: an output is not finite with some of its units at the baseline")
+            raise NotFinite("an output is not finite with some of its units at the baseline", image)
         return values
 
     return outputs

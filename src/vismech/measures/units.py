@@ -156,8 +156,7 @@ def _fill(work: Work, spec: Spec[UnitSettings], kind: type[UnitLoop], columns: C
     if concepts is not None:
         concepts = replace(concepts, anchors=concepts.anchors[chosen])
     targets = 1 if concepts is None else len(concepts.concepts)
-    place = {sample: index for index, sample in enumerate(work.data.ids)}
-    indices = [place[source.images[row]] for row in chosen]
+    indices = [work.data.place[source.images[row]] for row in chosen]
     pixels = source.layout if wanted.lower == PIXELS else None
     with work.store.writer(spec, resume=True) as folder:
         nodes = nodes_of(work, spec)

@@ -1,4 +1,4 @@
-"""Activation maps as pointwise feature vectors (PFVs), and the seeded choice of positions (METHOD: GIG §3.1).
+"""Activation maps as pointwise feature vectors (PFVs), and the seeded choice of positions (GIG §3.1).
 
 A PFV is the channel vector at one spatial position of a layer's output; a transformer's token is one too.
 
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vismech.draws import generator_of
 from vismech.errors import UserError
 
 
@@ -142,9 +143,7 @@ def weighted_positions(
     if not np.isfinite(weights).all():
         raise ValueError(f"the weights of the positions of {sample_id!r} hold NaN or infinite values")
     _check_count(len(weights), count)
-    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
-    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    arrival = np.log(generator.standard_exponential(len(weights)))
+    arrival = np.log(generator_of(seed, sample_id).standard_exponential(len(weights)))
     weighted = weights > 0
     arrival[weighted] -= np.log(weights[weighted])
     return np.sort(np.lexsort((arrival, ~weighted))[:count]).astype(np.int64)

@@ -5,7 +5,6 @@ Legend: B images, E baselines, P positions, C channels, K concepts.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vismech.config.choices import Baseline
+from vismech.draws import digest_of
 from vismech.errors import UserError
 
 
@@ -68,4 +68,4 @@ def draw_baselines(ids: Sequence[str], seed: int, count: int) -> list[str]:
             f"attribute.baselines={count} other images were asked for, but there are {len(ids)} in all: "
             f"give at most {len(ids) - 1}"
         )
-    return sorted(ids, key=lambda sample: hashlib.sha256(f"{seed}:baseline:{sample}".encode()).digest())[: count + 1]
+    return sorted(ids, key=lambda sample: digest_of(seed, "baseline", sample))[: count + 1]

@@ -113,7 +113,7 @@ class ExtractLoop(ImageLoop):
                 return _Found(self.network.activations(images, list(self.rows)), {})
 
     def _relevance(self, images: Tensor, rows: list[int], contrastive: bool) -> _Found:
-        """Relevance of the logit in sharing ratio decomposition (SRD; METHOD §2)."""
+        """Relevance of the logit in sharing ratio decomposition (SRD)."""
         try:
             found = layer_relevance(self.network, images, list(self.layouts), contrastive=contrastive)
         except ValueError as error:

@@ -7,7 +7,6 @@ results load no Lightning for it; :mod:`vismech.passes.start` does, when there i
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vismech.config.choices import Unreadable
-from vismech.errors import UserError
+from vismech.errors import NotFinite, UserError
 from vismech.network.layers import LOGITS, PIXELS
 from vismech.passes.batches import Batch, Images, PaddedBatches, loader
 from vismech.passes.capacity import numbers_per_row
@@ -139,13 +138,13 @@ class ImageLoop:
         """Name the image whose path is not finite on the ``way`` between two layers; ``rows`` are the batch's.
 
         Raises:
-            UserError: instead of the engine's FloatingPointError, which knows the image's place in the batch.
+            UserError: instead of the engine's NotFinite, which knows the image's place in the batch.
         """
         try:
             yield
-        except FloatingPointError as error:
-            said = re.sub(r"^image (\d+)", lambda match: repr(self.sample_id(rows[int(match[1])])), str(error))
-            raise UserError(f"{way}, {said}") from error
+        except NotFinite as error:
+            whose = "" if error.image is None else f"{self.sample_id(rows[error.image])!r}: "
+            raise UserError(f"{way}, {whose}{error.said}") from error
 
     def sample_id(self, row: int) -> str:
         """Sample id of a row."""

@@ -1,7 +1,6 @@
-"""The same two questions by gradients, for networks with layers that sharing ratios have no rule for.
+"""The same question by gradients, for networks with layers that sharing ratios have no rule for.
 
-Which pixels a PFV came from: attribution of the unit <x_p, x_p/||x_p||> to the pixels, summed over their channels. How
-much a position contributes to a class: gradient × activation of the logit, summed over channels.
+Which pixels a PFV came from: attribution of the unit <x_p, x_p/||x_p||> to the pixels, summed over their channels.
 
 Legend: B images, n positions asked for, P positions of a layer, C channels, h×w its grid, H×W pixels, S steps.
 """
@@ -16,10 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.errors import UserError
-from vismech.network.cut import ExportedNetwork, Network
-from vismech.network.layers import LOGITS
+from vismech.network.cut import Network
 from vismech.network.pfv import Layout, layout_of
-from vismech.receptive_field.measure import LayerRelevance, classes_of
 
 _CHUNK = 8  # images in one backward pass
 
@@ -75,71 +72,46 @@ def attribution_maps(
     if method is AttributionMethod.gradient_x_input:
         start, nodes = torch.zeros_like(image), [1.0]
     else:
-        start, nodes = torch.zeros_like(image) + baseline, [(step + 0.5) / steps for step in range(steps)]
+        start, nodes = torch.zeros_like(image) + baseline, midpoints(steps)
     maps = image.new_zeros(len(chosen), *image.shape[2:])
     work = [(unit, node) for unit in range(len(chosen)) for node in nodes]
     for first in range(0, len(work), _CHUNK):
         units = torch.tensor([unit for unit, _ in work[first : first + _CHUNK]], device=image.device)
         alphas = image.new_tensor([node for _, node in work[first : first + _CHUNK]])[:, None, None, None]
         points = start + alphas * (image - start)
-        gradient = _unit_gradient(network, layer, layout, points, chosen[units], directions[units])
+        seeds = directions.new_zeros(len(points), layout.positions, layout.channels)
+        seeds[torch.arange(len(points)), chosen[units]] = directions[units]
+        gradient = pixel_gradient(network, layer, layout, points, seeds)
         maps.index_add_(0, units, (gradient * (image - start)).sum(1) / len(nodes))
-    return _finite(maps, layer)
+    return finite(maps, layer)
 
 
-def gradient_relevance(
-    network: Network,
-    images: Float[Tensor, "b c H W"],
-    layers: Sequence[str],
-    *,
-    target: int | Int[Tensor, " b"] | None = None,
-) -> LayerRelevance:
-    """Gradient × activation of the predicted class's logit (or ``target``'s) at every position of ``layers``.
-
-        R_p = Σ_c x_pc ∂logit/∂x_pc
-
-    The alternative to :func:`~vismech.receptive_field.layer_relevance`, for every network, with the same result.
-
-    Raises:
-        UserError: an unknown layer, a class out of range.
-    """
-    layers = list(layers)
-    layouts = {layer: layout_of(network.shape(layer), layer) for layer in layers}
+def pixel_gradient(
+    network: Network, layer: str, layout: Layout, images: Float[Tensor, "b c H W"], seeds: Float[Tensor, "b p d"]
+) -> Float[Tensor, "b c H W"]:
+    """``∂(Σ_p <x_p, s_p>)/∂pixels`` of seeds s that are held fixed: one backward pass."""
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        if isinstance(network, ExportedNetwork):
-            found = network.activations(images, [*layers, LOGITS])
-            logits = found.pop(LOGITS)
-            classes = classes_of(logits, target)
-            chosen = logits.gather(1, classes[:, None]).sum()
-            gradients = dict(zip(layers, torch.autograd.grad(chosen, [found[layer] for layer in layers]), strict=True))
-        else:  # hooks hand out copies, so each layer is cut open on its own
-            found, gradients = {}, {}
-            logits = network.activations(images.detach(), [LOGITS])[LOGITS]
-            classes = classes_of(logits, target)
-            for layer in layers:
-                found[layer] = network.activations(images, [layer])[layer].detach().requires_grad_()
-                upper = network.segment(layer, LOGITS)(found[layer]).gather(1, classes[:, None]).sum()
-                (gradients[layer],) = torch.autograd.grad(upper, [found[layer]])
-    relevance = {}
-    for layer, layout in layouts.items():
-        product = (layout.vectors(found[layer]) * layout.vectors(gradients[layer])).sum(2).detach()
-        relevance[layer] = _finite(product.unflatten(1, layout.grid), layer)
-    return LayerRelevance({layer: found[layer].detach() for layer in layers}, relevance, logits.detach(), classes)
-
-
-def _unit_gradient(
-    network: Network, layer: str, layout: Layout, points: Tensor, positions: Tensor, directions: Tensor
-) -> Float[Tensor, "n c H W"]:
-    """∂<x_p, u>/∂pixels for one position p and direction u per image."""
-    with torch.enable_grad():
-        points = points.detach().requires_grad_()
-        activation = network.activations(points, [layer])[layer]
-        seeds = directions.new_zeros(len(points), layout.positions, layout.channels)
-        seeds[torch.arange(len(points)), positions] = directions
+        activation = network.activations(images, [layer])[layer]
         # Contiguous: from a transposed view torch's batch norm gets the gradient of a single image wrong on the CPU.
         seeds = layout.activation(seeds, torch.zeros_like(activation)).contiguous()
-        return torch.autograd.grad(activation, points, seeds)[0]
+        return torch.autograd.grad(activation, images, seeds)[0]
+
+
+def midpoints(steps: int) -> list[float]:
+    """The nodes of integrated gradients."""
+    return [(step + 0.5) / steps for step in range(steps)]
+
+
+def finite(maps: Tensor, layer: str) -> Tensor:
+    """The maps.
+
+    Raises:
+        ValueError: one of them is NaN or infinite.
+    """
+    if not maps.isfinite().all():
+        raise ValueError(f"the gradients below layer {layer!r} are NaN or infinite")
+    return maps
 
 
 def _method(method: AttributionMethod | str) -> AttributionMethod:
@@ -147,9 +119,3 @@ def _method(method: AttributionMethod | str) -> AttributionMethod:
         return AttributionMethod(method)
     except ValueError:
         raise UserError(f"there is no attribution method {method!r}: choose {' or '.join(AttributionMethod)}") from None
-
-
-def _finite(maps: Tensor, layer: str) -> Tensor:
-    if not maps.isfinite().all():
-        raise ValueError(f"the gradients below layer {layer!r} are NaN or infinite")
-    return maps

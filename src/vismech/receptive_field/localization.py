@@ -1,4 +1,4 @@
-"""Where a concept is in an image: its codes at a layer's positions carried down to the pixels (METHOD §6).
+"""Where a concept is in an image: its codes at a layer's positions carried down to the pixels.
 
 Legend: B images, h×w positions of a layer, H×W pixels, C channels, S steps.
 """
@@ -14,6 +14,7 @@ from vismech.errors import UserError
 from vismech.network.cut import Network
 from vismech.network.pfv import layout_of
 from vismech.receptive_field import AttributionMethod, SharingRatios
+from vismech.receptive_field.gradient import finite, midpoints, pixel_gradient
 
 
 def localization_maps(
@@ -55,9 +56,7 @@ def attributed_maps(
     layout = layout_of(network.shape(layer), layer)
     if tuple(codes.shape) != (len(images), *layout.grid):
         raise UserError(f"the codes have shape {tuple(codes.shape)}: give {(len(images), *layout.grid)}")
-    nodes = [1.0]
-    if AttributionMethod(method) is AttributionMethod.integrated_gradients:
-        nodes = [(step + 0.5) / steps for step in range(steps)]
+    nodes = midpoints(steps) if AttributionMethod(method) is AttributionMethod.integrated_gradients else [1.0]
     images = images.detach()
     with torch.no_grad():
         vectors = layout.vectors(network.activations(images, [layer])[layer])
@@ -65,16 +64,8 @@ def attributed_maps(
     seeds = vectors * codes.flatten(1)[..., None] / squares.masked_fill(squares == 0, 1)
     total = torch.zeros_like(images)
     for node in nodes:
-        with torch.enable_grad():
-            points = (node * images).requires_grad_()
-            activation = network.activations(points, [layer])[layer]
-            # Contiguous: from a transposed view torch's batch norm gets the gradient of a single image wrong on a CPU.
-            seed = layout.activation(seeds, torch.zeros_like(activation)).contiguous()
-            total += torch.autograd.grad(activation, points, seed)[0] / len(nodes)
-    maps = (total * images).sum(1)
-    if not bool(maps.isfinite().all()):
-        raise ValueError(f"the gradients below layer {layer!r} are NaN or infinite")
-    return maps.clamp(min=0)
+        total += pixel_gradient(network, layer, layout, node * images, seeds) / len(nodes)
+    return finite((total * images).sum(1), layer).clamp(min=0)
 
 
 def upsampled_maps(codes: Float[Tensor, "b h w"], size: tuple[int, int]) -> Float[Tensor, "b height width"]:

@@ -1,30 +1,23 @@
 """The sharing ratios of images, all that is left of a pass: receptive fields and saliency come from them.
 
-A small value object without model or activations (3.4 MB per image for ResNet-50), which can be saved.
+A small value object without model or activations (3.4 MB per image for ResNet-50).
 
 Legend: B images, N positions asked for, K classes, h×w positions of a layer, H×W pixels.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vismech.errors import UserError
-from vismech.receptive_field.calls import pair
-from vismech.receptive_field.sweep import RatioMap, Share, map_of_layer, sweep
-from vismech.receptive_field.windows import Window
+from vismech.receptive_field.sweep import RatioMap, map_of_layer, sweep
 
 _CHUNK = 32  # positions swept at once: more no longer helps, and the maps outgrow the cache
-_FORMAT = "vismech sharing ratios 1"
 
 
 @dataclass(frozen=True)
@@ -124,47 +117,6 @@ class SharingRatios:
             parts = [kept[number] for number in all_of if number in kept]
             found[layer] = torch.stack(parts).sum(0) if parts else self._zeros(all_of[0], self.images, 1)[..., 0]
         return found
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file; what is no tensor stands in its header as JSON."""
-        tensors = {name: value for name in ("head", "logits", "target") if (value := getattr(self, name)) is not None}
-        maps = []
-        for number, one in enumerate(self.maps):
-            shares = []
-            for place, share in enumerate(one.shares):
-                shares.append({"source": share.source, "window": asdict(share.window)})
-                if share.ratios is not None:
-                    tensors[f"ratios.{number}.{place}"] = share.ratios
-            maps.append({"size": one.size, "measured": one.measured, "shares": shares})
-        header = {"maps": maps} | {
-            name: getattr(self, name) for name in ("images", "layers", "unmapped", "head_map", "no_head")
-        }
-        tensors = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(tensors, path, metadata={"format": _FORMAT, "structure": json.dumps(header)})
-
-    @staticmethod
-    def load(path: str | Path) -> SharingRatios:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            UserError: another kind of file.
-        """
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise UserError(f"{path} does not hold sharing ratios: give a file written by SharingRatios.save")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        header = json.loads(metadata["structure"])
-        maps = []
-        for number, one in enumerate(header["maps"]):
-            shares = [
-                Share(share["source"], Window.from_json(share["window"]), tensors.get(f"ratios.{number}.{place}"))
-                for place, share in enumerate(one["shares"])
-            ]
-            maps.append(RatioMap(pair(one["size"]), tuple(shares), one["measured"]))
-        layers = {layer: tuple(numbers) for layer, numbers in header.pop("layers").items()}
-        rest = {name: tensors.get(name) for name in ("head", "logits", "target")}
-        return SharingRatios(**(header | rest | {"maps": tuple(maps), "layers": layers}))
 
     def _map_of(self, layer: str) -> int:
         return map_of_layer(layer, self.layers, self.unmapped)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +37,6 @@ class Window:
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     expansion: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-
-    @staticmethod
-    def from_json(fields: dict[str, Any]) -> Window:
-        """A window from its fields as JSON keeps them, with lists for tuples."""
-        expansion = fields.pop("expansion")
-        axes = None if expansion is None else (tuple(expansion[0]), tuple(expansion[1]))
-        return Window(**{name: tuple(value) for name, value in fields.items()}, expansion=axes)
 
     @property
     def taps(self) -> int:

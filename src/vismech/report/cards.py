@@ -1,4 +1,4 @@
-"""Concept cards and localisations as pictures of their own (METHOD §6), whose pixels depend on their content only.
+"""Concept cards and localisations as pictures of their own, whose pixels depend on their content only.
 
 A card shows the image of the nearest vector with the concept lit on it, the crops of the nearest vectors, and in words
 and bars what is known of the concept.
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vismech.report.text import percent
 
-INK, FAINT, RULE, BAR, GROUND = "#1d2430", "#5b6573", "#e4e7eb", "#6f8fb5", "#ffffff"
+INK, FAINT, BAR, GROUND = "#1d2430", "#5b6573", "#6f8fb5", "#ffffff"
 WIDTH, MARGIN, GAP = 1600, 48, 14
 TOP_SIDE, COLUMNS = 560, 5
 CROP_SIDE = (WIDTH - 3 * MARGIN - TOP_SIDE - (COLUMNS - 1) * GAP) // COLUMNS

@@ -1,4 +1,4 @@
-"""Which part of an image a pointwise feature vector is shown by, and where it is lit (METHOD §2, §6).
+"""Which part of an image a pointwise feature vector is shown by, and where it is lit.
 
 A field is a signed map over the pixels of the image as the model sees it; only its positive part is shown. What is kept
 of it is small and of no particular size on a screen: a box of the image, and the light in its cells.

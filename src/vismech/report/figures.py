@@ -7,7 +7,8 @@ strip and bars carry the colours of the classes it was kept for.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,24 @@ STYLE: Any = {
     "path.simplify": False,
     "lines.scale_dashes": False,
 }
+
+
+@contextmanager
+def drawn(size: tuple[float, float], path: Path, dpi: int = 200) -> Iterator[Figure]:
+    """A figure of ``size`` inches, laid out and written as PNG after its block; equal input gives equal bytes."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, dpi=100, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=dpi, metadata={"Software": None})
+
+
+def open_axes(axes: Axes, size: int) -> None:
+    """Axes without a frame at the top and on the right, their numbers in this font size."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(EDGE)
+    axes.tick_params(labelsize=size, colors=FAINT)
 
 
 class Figures(NamedTuple):

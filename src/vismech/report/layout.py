@@ -4,7 +4,7 @@
 and the static figure draw this same layout.
 
 Strength: s = w / max |w'| over the links w' into the same target layer, since weights into different layers have
-different units (METHOD §5: the target is a projection on a concept, or a class logit). So −1 ≤ s ≤ 1.
+different units (the target is a projection on a concept, or a class logit). So −1 ≤ s ≤ 1.
 """
 
 from __future__ import annotations

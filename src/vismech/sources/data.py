@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import NamedTuple, cast
 from PIL import Image
 
 from vismech.config.choices import DataSource, Fingerprint, Half
+from vismech.draws import digest_of
 from vismech.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,11 @@ class ImageData:
     def ids(self) -> list[str]:
         """Sample ids, ascending."""
         return [sample.id for sample in self.samples]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Sample id → its place among the samples."""
+        return {sample: index for index, sample in enumerate(self.ids)}
 
     def load(self, index: int) -> Image.Image:
         """The image as RGB.
@@ -150,7 +156,7 @@ def open_data(
 def half_of(sample: str) -> Half:
     """The half that an image belongs to, by a hash of its id alone: with the run's seed in it, images that chose under
     one seed would confirm under the next."""
-    odd = hashlib.sha256(f"half:{sample}".encode()).digest()[0] % 2
+    odd = digest_of("half", sample)[0] % 2
     return Half.confirming if odd else Half.choosing
 
 

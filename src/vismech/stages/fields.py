@@ -74,21 +74,20 @@ class Pictures:
     """The images as the model sees them, each read once."""
 
     def __init__(self, work: Work) -> None:
-        self._index = {sample: index for index, sample in enumerate(work.data.ids)}
         self._work = work
         self.open = lru_cache(maxsize=512)(self._open)
 
     def tensor(self, samples: Iterable[str]) -> Tensor:
         """Images as the network takes them, [B, 3, H, W]."""
         work = self._work
-        return torch.stack([work.model.preprocess(work.data.load(self._index[sample])) for sample in samples])
+        return torch.stack([work.model.preprocess(work.data.load(work.data.place[sample])) for sample in samples])
 
     def label(self, sample: str) -> int:
         """The class that the data gives an image."""
-        return self._work.data.samples[self._index[sample]].label
+        return self._work.data.samples[self._work.data.place[sample]].label
 
     def _open(self, sample: str) -> Image.Image:
-        return self._work.model.preprocess.geometry(self._work.data.load(self._index[sample]))
+        return self._work.model.preprocess.geometry(self._self._work.data.load(self._work.data.place[sample]))
 
 
 def patches_for(work: Work, wanted: Patches, layers: Iterable[str]) -> Patches:

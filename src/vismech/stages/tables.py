@@ -1,4 +1,4 @@
-"""The run's tables, from its artifacts: tidy and long, with the columns that DESIGN's contract names."""
+"""The run's tables, from its artifacts: tidy and long."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
                     "so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
                 )
             above = _upper(work, settings, targets, above_trace, spec.parents["importance"])
-        indices = _places(work, [images.ids[row] for row in who.rows])
+        indices = [work.data.place[images.ids[row]] for row in who.rows]
         with work.store.writer(spec, resume=True) as folder:
             rows = Rows(folder, trace_columns(len(targets) or 1, concepts.k), len(indices))
             loop = TraceLoop(
@@ -195,12 +195,6 @@ def _upper(work: Work, settings: TraceSettings, targets: list[int], trace: Artif
     return UpperConcepts(work.layout(settings.upper), concepts, tuple(targets), places)
 
 
-def _places(work: Work, samples: list[str]) -> list[int]:
-    """Places of sample ids in the data."""
-    place = {sample: index for index, sample in enumerate(work.data.ids)}
-    return [place[sample] for sample in samples]
-
-
 def start_of(work: Work, spec: Spec[TraceSettings], readable: list[str]) -> Start:
     """The baseline of a trace."""
     path, samples, mean = spec.settings.path, [], None
@@ -212,7 +206,7 @@ def start_of(work: Work, spec: Spec[TraceSettings], readable: list[str]) -> Star
     elif path.baseline is Baseline.image:
         assert path.baseline_image is not None
         samples = [path.baseline_image]
-    return Start(path.baseline, mean, tuple(_places(work, samples)))
+    return Start(path.baseline, mean, tuple(work.data.place[sample] for sample in samples))
 
 
 def check_baseline(ctx: Context) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import ClassVar
 
 import torch
 
+from vismech.draws import seed_of
 from vismech.measures.attribution import scores as metrics
 from vismech.measures.attribution.scores import Measured
 from vismech.measures.saturation.scores import WEIGHTS
@@ -62,5 +62,5 @@ class AttributionLoop(UnitLoop):
 
     def _generator(self, row: int) -> torch.Generator:
         """From (seed, sample id) alone."""
-        digest = hashlib.sha256(f"{self.seed}:units:{self.sample_id(row)}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        seed = seed_of(self.seed, "units", self.sample_id(row), byteorder="little")
+        return torch.Generator().manual_seed(seed)

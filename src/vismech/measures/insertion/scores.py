@@ -1,4 +1,4 @@
-"""Concept insertion and deletion: what the network answers with some of an image's concepts only (METHOD §7).
+"""Concept insertion and deletion: what the network answers with some of an image's concepts only.
 
     insertion(m) = F(nothing + Σ_{i ≤ m} u_i v_i)        deletion(m) = F(whole − Σ_{i ≤ m} u_i v_i)
 
@@ -15,7 +15,6 @@ Legend: P positions, C channels, K concepts, A of them in the order, J counts, M
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.dictionaries.pursuit import least_squares, orthogonal_matching_pursuit
+from vismech.draws import seed_of
 from vismech.measures.statistics import Interval
 
 GRID = 33
@@ -87,9 +87,8 @@ def ranked_orders(edges: Float[Tensor, "b k"], ranked: Bool[Tensor, "b k"]) -> l
 def random_order(ranked: Bool[Tensor, " k"], *names: object) -> Int[Tensor, " a"]:
     """The ranked concepts in an order drawn from a seed that the names spell."""
     places = ranked.nonzero()[:, 0]
-    text = ":".join(map(str, names)).encode()
-    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8]))
-    return places[torch.from_numpy(generator.permutation(len(places))).to(places.device)]
+    order = np.random.default_rng(seed_of(*names)).permutation(len(places))
+    return places[torch.from_numpy(order).to(places.device)]
 
 
 def partial_sums(

@@ -1,4 +1,4 @@
-"""Concept insertion and deletion at every layer (C-Ins and C-Del, METHOD §7)."""
+"""Concept insertion and deletion at every layer (C-Ins and C-Del)."""
 
 from __future__ import annotations
 

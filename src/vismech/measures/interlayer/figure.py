@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vismech.config.choices import Order
-from vismech.report.figures import EDGE, FAINT, INK, STYLE
+from vismech.report.figures import EDGE, INK, drawn, open_axes
 
 COLOURS = {
     Order.gig: "#0b57a4",
@@ -38,7 +34,7 @@ def curves_figure(table: pd.DataFrame, path: Path, score: str = "ratio", readout
     orders = [order for order in COLOURS if order in set(chosen.order)]
     columns = min(WIDE, len(pairs))
     rows = -(-len(pairs) // columns)
-    with _figure((max(8.6, 3.7 * columns), 2.8 * rows + 1.2), path) as figure:
+    with drawn((max(8.6, 3.7 * columns), 2.8 * rows + 1.2), path) as figure:
         for index, (lower, upper) in enumerate(pairs):
             axes, part = figure.add_subplot(rows, columns, index + 1), pd.DataFrame(chosen[chosen.upper == upper])
             for order in orders:
@@ -48,7 +44,7 @@ def curves_figure(table: pd.DataFrame, path: Path, score: str = "ratio", readout
             axes.axhline(1, color=EDGE, linewidth=1, zorder=0)
             axes.set_title(f"{lower} → {upper}", fontsize=12, color=INK)
             axes.set(xlim=(0, 1), xticks=(0, 0.5, 1))
-            _clean(axes)
+            open_axes(axes, 10)
         figure.supylabel("target's value, share of the whole", fontsize=12, color=INK)
         figure.supxlabel("share of the active concepts, inserted (full) or deleted (dashed)", fontsize=12, color=INK)
         _key(figure, orders)
@@ -60,7 +56,7 @@ def differences_figure(table: pd.DataFrame, path: Path, score: str = "ratio", re
     chosen = table[(table.metric == "auc_difference") & (table.score == score) & (table.readout == readout)]
     pairs = list(dict.fromkeys(zip(chosen.lower, chosen.upper, strict=True)))
     orders = [order for order in COLOURS if order in set(chosen.order)]
-    with _figure((max(8.6, 1.35 * len(pairs)), 4.6), path) as figure:
+    with drawn((max(8.6, 1.35 * len(pairs)), 4.6), path) as figure:
         axes = figure.subplots()
         for number, order in enumerate(orders):
             part = pd.DataFrame(chosen[chosen.order == order]).set_index(["lower", "upper"]).reindex(pairs)
@@ -73,25 +69,9 @@ def differences_figure(table: pd.DataFrame, path: Path, score: str = "ratio", re
         axes.set_xticks(range(len(pairs)), [f"{lower}\n→ {upper}" for lower, upper in pairs])
         axes.set(xlim=(-0.5, len(pairs) - 0.5))
         axes.set_ylabel("insertion − deletion", fontsize=12, color=INK)
-        _clean(axes)
+        open_axes(axes, 10)
         _key(figure, orders)
     return path
-
-
-@contextmanager
-def _figure(size: tuple[float, float], path: Path) -> Iterator[Figure]:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, dpi=100, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200, metadata={"Software": None})
-
-
-def _clean(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(EDGE)
-    axes.tick_params(labelsize=10, colors=FAINT)
 
 
 def _key(figure: Figure, orders: Sequence[Order]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +18,7 @@ from vismech.attribution.settings import PathSettings
 from vismech.attribution.sources import ConceptSource
 from vismech.config.choices import Evaluation, Mode, Order, PathWeight, Rule, Unreadable
 from vismech.dictionaries import Dictionary
+from vismech.draws import seed_of
 from vismech.errors import UserError
 from vismech.measures.images import MeasuredSettings
 from vismech.measures.insertion.scores import GRID
@@ -254,9 +254,8 @@ class InterlayerLoop(ImageLoop):
 
     def _donor(self, row: int) -> Tensor:
         assert self.resources is not None
-        digest = hashlib.sha256(f"{self.how.seed}:donor:{self.sample_id(row)}".encode()).digest()
         others = len(self.indices) - 1
-        first = int.from_bytes(digest[:8], "little") % others
+        first = seed_of(self.how.seed, "donor", self.sample_id(row), byteorder="little") % others
         for turn in range(others):
             place = self.indices[(row + 1 + (first + turn) % others) % len(self.indices)]
             try:

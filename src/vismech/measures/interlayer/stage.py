@@ -1,4 +1,4 @@
-"""Inter-layer insertion and deletion of neighbouring layers' concepts, for every order (METHOD §7)."""
+"""Inter-layer insertion and deletion of neighbouring layers' concepts, for every order."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from vismech.config.choices import Evaluation
 from vismech.dictionaries import Dictionary
+from vismech.draws import generator_of
 from vismech.measures.localization.scores import (
     Place,
     Region,
-    generator_of,
     gradient_maps,
     pixel_count,
     projections,
@@ -136,7 +136,7 @@ class LocalizeLoop(ImageLoop):
 
     def _random(self, row: int, concept: int, size: tuple[int, int]) -> tuple[tuple[float, float], Tensor]:
         """A place for a square and noise on the pixels."""
-        generator = generator_of(self.sample_id(row), concept, self.how.seed)
+        generator = generator_of(self.how.seed, concept, self.sample_id(row))
         down, right = generator.random(2)
         return (float(down), float(right)), torch.from_numpy(generator.random(size))
 

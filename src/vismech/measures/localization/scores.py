@@ -8,7 +8,6 @@ Legend: B images, P positions, C channels, K concepts, H×W pixels; of a finishe
 
 from __future__ import annotations
 
-import hashlib
 import math
 from enum import StrEnum
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from vismech.network.cut import Network
 from vismech.network.pfv import Layout
+from vismech.receptive_field.gradient import finite, pixel_gradient
 
 TOLERANCE = 0.1
 """A pair is skipped when a blank image reaches the clean projection to within this share of it."""
@@ -95,12 +95,6 @@ def square(size: tuple[int, int], count: int, place: tuple[float, float] = (0.5,
     return found
 
 
-def generator_of(sample_id: str, concept: int, seed: int) -> np.random.Generator:
-    """Random numbers for one image and concept, from (seed, sample id, concept) alone."""
-    digest = hashlib.sha256(f"{seed}:{concept}:{sample_id}".encode()).digest()
-    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-
-
 def projections(
     network: Network, layer: str, layout: Layout, images: Float[Tensor, "b c H W"], atoms: Float[Tensor, "b k"]
 ) -> Float[Tensor, "b p"]:
@@ -137,14 +131,9 @@ def gradient_maps(
     Raises:
         ValueError: a gradient that is NaN or infinite.
     """
-    with torch.enable_grad():
-        images = images.detach().requires_grad_()
-        value = (codes.clamp(min=0) * projections(network, layer, layout, images, atoms)).sum()
-        (gradient,) = torch.autograd.grad(value, images)
-    found = (images.detach() * gradient).sum(1)
-    if not found.isfinite().all():
-        raise ValueError(f"the gradients below layer {layer!r} are NaN or infinite")
-    return found.clamp(min=0)
+    seeds = codes.clamp(min=0)[..., None] * atoms[:, None]
+    gradient = pixel_gradient(network, layer, layout, images, seeds)
+    return finite((images * gradient).sum(1), layer).clamp(min=0)
 
 
 class Survival(NamedTuple):

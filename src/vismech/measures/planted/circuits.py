@@ -5,7 +5,7 @@ A circuit is a list of structural equations between concept maps a_l [N, K_l, h,
     a_{l+1,j}(p) = Σ_u weight_u · relu(bias_u + Σ_{wires of u} w · a_{l,q}(p + offset)),
 
 which :mod:`~vismech.measures.planted.models` turns into a convolutional network. :func:`simulate` follows them
-without any convolution, so that what is known of a circuit owes nothing to the code that is judged by it (METHOD §7).
+without any convolution, so that what is known of a circuit owes nothing to the code that is judged by it.
 
 Legend: N images, K concepts (of layer 1, unless said), T targets (concepts of the last layer), h × w positions.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -202,30 +201,3 @@ def draw_codes(circuit: Circuit, count: int, purpose: str = "images") -> Float[T
     if circuit.superposed is not None:
         codes *= codes == codes.max(1, keepdims=True)
     return torch.from_numpy(codes).float()
-
-
-def subsets(circuit: Circuit, draws: int) -> Iterator[Bool[np.ndarray, " k"]]:
-    """Sets of sources to remove before one more is: none, all, and random ones."""
-    draw, count = circuit.generator("subsets"), len(circuit.sources)
-    yield np.zeros(count, dtype=bool)
-    yield np.ones(count, dtype=bool)
-    for _ in range(draws):
-        yield draw.random(count) < 0.5
-
-
-@torch.no_grad()
-def dependences(circuit: Circuit, codes: Float[Tensor, "n k h w"], draws: int = 32) -> Bool[np.ndarray, "t k"]:
-    """Which targets change anywhere when a source is removed, alone or with sets of others: the meaning of an edge.
-
-    By the structural equations, on these images; what :meth:`Circuit.edges` declares is checked against it.
-    """
-    found = np.zeros((circuit.widths[-1], circuit.widths[0]), dtype=bool)
-    for others in subsets(circuit, draws):
-        for source in range(len(others)):
-            pair = []
-            for own in (False, True):
-                removed = others.copy()
-                removed[source] = own
-                pair.append(simulate(circuit, codes * torch.from_numpy(~removed)[:, None, None])[-1])
-            found[:, source] |= ((pair[0] - pair[1]).abs().amax((0, 2, 3)) > 1e-5).numpy()
-    return found

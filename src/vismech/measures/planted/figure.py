@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from vismech.report.figures import FAINT, INK, STYLE
+from vismech.report.figures import FAINT, INK, drawn
 
 DARK = 0.55
 """Numbers are white on cells below this value."""
@@ -28,11 +25,7 @@ def heat_map(table: pd.DataFrame, path: Path) -> Path:
     networks = table.network.nunique()
     columns = min(2, len(maps))
     rows = -(-len(maps) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(8.2 * columns, (0.36 * networks + 1.7) * rows), facecolor="white", layout="constrained"
-        )
-        FigureCanvasAgg(figure)
+    with drawn((8.2 * columns, (0.36 * networks + 1.7) * rows), path, dpi=100) as figure:
         for place, (key, part) in enumerate(maps, 1):
             dictionary, noise = key if isinstance(key, tuple) else (key, 0.0)
             wide = part.pivot_table(index="network", columns="method", values="value", sort=False)
@@ -49,6 +42,4 @@ def heat_map(table: pd.DataFrame, path: Path) -> Path:
             axes.spines[:].set_visible(False)
             concepts = "planted concepts" if dictionary == "planted" else f"concepts of {dictionary}"
             axes.set_title(f"{concepts}, {f'noise {noise:g}' if noise else 'no noise'}", fontsize=12, color=INK)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100, metadata={"Software": None})
     return path

@@ -1,7 +1,7 @@
-"""Planted circuits: how well each method finds the edges of a network whose edges are known (METHOD §7).
+"""Planted circuits: how well each method finds the edges of a network whose edges are known.
 
 Edges run from the concepts of layer 1 to those of the last layer, one number per image; a method's edge is their
-**mean over images** (METHOD §5), zero where the target is absent, and edges are ranked by its size. Ranked by the mean
+**mean over images**, zero where the target is absent, and edges are ranked by its size. Ranked by the mean
 of |edge| instead is the second aggregation, which keeps edges whose sign depends on the image.
 
 Legend: N images, T targets (concepts of the last layer), Q sources (concepts of layer 1), P positions, C channels.

@@ -1,4 +1,4 @@
-"""How well codes reconstruct vectors: the one place where R², relative error and L0 are defined (METHOD §4).
+"""How well codes reconstruct vectors: the one place where R², relative error and L0 are defined.
 
 Legend: n vectors, c channels, k atoms; X the vectors, X̃ = U V their reconstruction, U the codes.
 """

@@ -5,22 +5,18 @@ Legend: n images, S nodes of the path, H×W pixels, h×w cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from vismech.report.figures import EDGE, FAINT, INK, STYLE
+from vismech.report.figures import FAINT, INK, drawn, open_axes
 
 LEFT, RIGHT, OTHER = "#1f6fb4", "#d1660c", "#8a8f98"
 COLOURS = {"left_ig": LEFT, "right_ig": RIGHT, "idg": OTHER}
@@ -61,7 +57,7 @@ def curves_figure(panels: Sequence[Panel], phi: float, path: Path) -> Path:
     """Output and gradient norm against α: medians over images, with bands of the middle 50 % and 90 %."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with _figure((max(8.6, 3.7 * columns), (2.7 if rows > 1 else 4.2) * rows + 1.1), path) as figure:
+    with drawn((max(8.6, 3.7 * columns), (2.7 if rows > 1 else 4.2) * rows + 1.1), path) as figure:
         for index, panel in enumerate(panels):
             axes = figure.add_subplot(rows, columns, index + 1)
             for values, colour in ((panel.outputs, LEFT), (panel.norms, RIGHT)):
@@ -73,7 +69,7 @@ def curves_figure(panels: Sequence[Panel], phi: float, path: Path) -> Path:
             axes.axvline(panel.crossing, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
             axes.set(xlim=(0, 1), ylim=(-0.1, 1.3), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
             axes.set_title(panel.title, fontsize=13, color=INK, weight="bold")
-            _clean(axes)
+            open_axes(axes, 12)
             if index >= len(panels) - columns:
                 axes.set_xlabel("α along the path", fontsize=12, color=FAINT)
         _key(figure, {"output, of its change": LEFT, "gradient norm, of its largest": RIGHT, "median α*": INK})
@@ -82,7 +78,7 @@ def curves_figure(panels: Sequence[Panel], phi: float, path: Path) -> Path:
 
 def ratios_figure(panels: Sequence[Panel], path: Path) -> Path:
     """Histograms of ‖right‖ / ‖left‖ over images on a logarithmic axis, the median marked."""
-    with _figure((8.2, 0.66 * len(panels) + 1.5), path) as figure:
+    with drawn((8.2, 0.66 * len(panels) + 1.5), path) as figure:
         axes = figure.subplots()
         for index, panel in enumerate(panels):
             base = len(panels) - 1 - index
@@ -103,7 +99,7 @@ def ratios_figure(panels: Sequence[Panel], path: Path) -> Path:
         axes.set_yticks(np.arange(len(panels))[::-1] + 0.3, [panel.title for panel in panels])
         axes.set(xlim=(RATIOS[0], RATIOS[-1]), ylim=(-0.05, len(panels)))
         axes.set_xlabel("norm of the right part ÷ norm of the left part (line: median; 0: never crosses)", fontsize=12)
-        _clean(axes)
+        open_axes(axes, 12)
     return path
 
 
@@ -115,7 +111,7 @@ def paths_figure(rows: pd.DataFrame, path: Path) -> Path:
     }
     cells = {(row["lower"], row["upper"], row["path"], row["metric"]): row for row in rows.to_dict("records")}
     units = list(dict.fromkeys(zip(rows["lower"], rows["upper"], strict=True)))
-    with _figure((11.0, 0.62 * len(units) + 2.3), path) as figure:
+    with drawn((11.0, 0.62 * len(units) + 2.3), path) as figure:
         both = figure.subplots(1, 2, sharey=True)
         for axes, (metric, title) in zip(both, titles.items(), strict=True):
             for number, weight in enumerate(COLOURS):
@@ -128,7 +124,7 @@ def paths_figure(rows: pd.DataFrame, path: Path) -> Path:
             axes.axvline(0, color=INK, linewidth=1)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_title(title, fontsize=13, color=INK)
-            _clean(axes)
+            open_axes(axes, 12)
         both[0].set_yticks(np.arange(len(units))[::-1], [" → ".join(unit) for unit in units])
         both[0].set_ylim(-0.6, len(units) - 0.4)
         _key(figure, {NAMES[weight]: colour for weight, colour in COLOURS.items()})
@@ -137,7 +133,7 @@ def paths_figure(rows: pd.DataFrame, path: Path) -> Path:
 
 def maps_figure(photographs: Sequence[Photograph], path: Path) -> Path:
     """Photographs beside |φ| of the left part, of the right part and of the whole, the three on one scale."""
-    with _figure((10.4, 2.62 * len(photographs) + 0.35), path) as figure:
+    with drawn((10.4, 2.62 * len(photographs) + 0.35), path) as figure:
         grid = figure.subplots(len(photographs), 4, squeeze=False)
         for line, photograph in zip(grid, photographs, strict=True):
             line[0].imshow(photograph.pixels)
@@ -151,23 +147,6 @@ def maps_figure(photographs: Sequence[Photograph], path: Path) -> Path:
         for axes, name in zip(grid[0], ("photograph", "left", "right", "full"), strict=True):
             axes.set_title(name, fontsize=15, color=INK, weight="bold")
     return path
-
-
-@contextmanager
-def _figure(size: tuple[float, float], path: Path) -> Iterator[Figure]:
-    """A figure that is laid out and written at the end of its block; equal input gives equal bytes."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, dpi=100, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200, metadata={"Software": None})
-
-
-def _clean(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(EDGE)
-    axes.tick_params(labelsize=12, colors=FAINT)
 
 
 def _key(figure: Figure, entries: Mapping[str, str]) -> None:

@@ -8,15 +8,14 @@ Legend: T targets, Q units, P positions, C channels.
 
 from __future__ import annotations
 
-import hashlib
 from itertools import combinations
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vismech.config.choices import PathWeight
+from vismech.draws import generator_of
 from vismech.measures.attribution.scores import Measured, ratio
 
 WEIGHTS = (PathWeight.ig, PathWeight.left_ig, PathWeight.right_ig, PathWeight.idg)
@@ -47,9 +46,7 @@ def disturbances(
     vectors: Float[Tensor, "p c"], radius: float, sample_id: str, seed: int, draws: int = DRAWS
 ) -> Float[Tensor, "n p c"]:
     """``vectors + δ``, δ uniform in [−radius, radius], drawn from (seed, sample id) alone."""
-    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
-    generator = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-    noise = generator.uniform(-radius, radius, (draws, *vectors.shape))
+    noise = generator_of(seed, sample_id).uniform(-radius, radius, (draws, *vectors.shape))
     return vectors + torch.from_numpy(noise).to(vectors)
 
 

@@ -122,9 +122,8 @@ def _photographs(work: Work, spec: Spec[Any]) -> list[drawing.Photograph]:
 
     artifact = work.store.open(spec)
     ids, classes, maps = read_images(artifact).ids, artifact.json("units.json")["classes"], artifact.array("maps.npy")
-    place = {sample: index for index, sample in enumerate(work.data.ids)}
     found = []
     for row in spread(list(range(len(ids))), SHOWN):
-        pixels = np.asarray(work.model.preprocess.geometry(work.data.load(place[ids[row]])))
+        pixels = np.asarray(work.model.preprocess.geometry(work.data.load(work.data.place[ids[row]])))
         found.append(drawing.Photograph(work.class_name(classes[row]), pixels, np.asarray(maps[row])))
     return found

@@ -1,4 +1,4 @@
-"""How much of a layer's concepts and of the graph's edges comes back in another run (METHOD §7).
+"""How much of a layer's concepts and of the graph's edges comes back in another run.
 
 Legend: k, l concepts of the two runs, m concepts of both together (each matched pair once), g groups of images, t and s
 targets (concepts of the next layer that the graph keeps, or the class).

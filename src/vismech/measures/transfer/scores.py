@@ -14,13 +14,13 @@ Legend: N images, K concepts.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vismech.draws import digest_of, seed_of
 from vismech.errors import UserError
 
 SMALLEST = 4
@@ -67,7 +67,7 @@ def split(
         UserError: when no group has enough images.
     """
     ranges = groups or {str(label): [[int(label), int(label)]] for label in np.unique(predicted)}
-    hashes = [hashlib.sha256(f"{seed}:transfer:{sample}".encode()).digest() for sample in ids]
+    hashes = [digest_of(seed, "transfer", sample) for sample in ids]
     names, half = [], np.full(len(ids), -1)
     for name, each in ranges.items():
         inside = np.any([(first <= predicted) & (predicted <= last) for first, last in each], axis=0)
@@ -111,8 +111,7 @@ def fixed_orders(
         used = np.flatnonzero(ranked[sister].any(0) & rankable)
         others = np.setdiff1d(np.flatnonzero(rankable), used)
         mean = np.where(ranked[sister], edges[sister], 0).mean(0, dtype=np.float64)[used]
-        text = f"{seed}:transfer:{name}:{here}".encode()
-        generator = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8]))
+        generator = np.random.default_rng(seed_of(seed, "transfer", name, here))
         both = (used[np.argsort(-mean, kind="stable")], generator.permutation(used))
         orders.append([np.concatenate([first, others]) for first in both])
     return np.array(orders)

@@ -1,4 +1,4 @@
-"""Transfer insertion and deletion at every layer (METHOD §7)."""
+"""Transfer insertion and deletion at every layer."""
 
 from __future__ import annotations
 
@@ -73,8 +73,7 @@ def compute(work: Work, specs: Mapping[str, Spec[TransferSettings]]) -> None:
     ids = read_images(first).ids
     halves = split(np.asarray(first.array("predicted.npy")), ids, settings.groups, settings.seed)
     scored = np.flatnonzero(halves.half >= 0)
-    place = {sample: index for index, sample in enumerate(work.measured.ids)}
-    indices = [place[ids[row]] for row in scored]
+    indices = [work.measured.place[ids[row]] for row in scored]
     orders = {}
     for layer, artifact in ranking.items():
         kept = layers[layer].dictionary.mean_index if mean_kept else None
