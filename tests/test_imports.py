@@ -118,7 +118,7 @@ def test_only_the_commands_and_the_schema_import_hydra() -> None:
         for name, path in MODULES.items()
         if any(found.split(".")[0] in ("hydra", "omegaconf") for found in imported(path, name))
     }
-    config = {"vismech.config.schema", "vismech.config.composition"}
+    config = {"vismech.config.schema", "vismech.config.composition", "vismech.finished.configuration"}
     assert config <= importers <= config | COMMANDS
 
 
@@ -157,6 +157,7 @@ LIGHT = [
     "vismech.commands.run_folders",
     "vismech.compare.sweep",
     "vismech.commands.concept",
+    "vismech.finished.run",
 ]
 HEAVY = {"torch", "torchvision", "lightning", "numpy", "pandas", "wandb", "timm", "faiss", "PIL", "matplotlib"}
 
