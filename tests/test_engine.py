@@ -22,12 +22,8 @@ from curves import (
     whole,
 )
 from vismech.attribution.engine import Settings, attribute, completeness_gap
-<<<<<<< ours
 from vismech.attribution.gig import integrate
-=======
-from vismech.attribution.gig import NotFinite, integrate
 from vismech.attribution.idgi import idgi
->>>>>>> theirs
 from vismech.attribution.paths import STRAIGHT, Curve
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import UnitSource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def reached(start: str) -> dict[str, str]:
     stack = list(ways)
     while stack:
         module = stack.pop()
-        for name in imported(MODULES[module], module, lazy=is_maths(module)):
+        for name in imported(MODULES[module], module, lazy=is_maths(module), typing=is_maths(module)):
             for target in with_packages(name) or {name}:
                 if target not in ways:
                     ways[target] = f"{ways[module]} → {target}"
@@ -118,7 +119,7 @@ def test_only_the_commands_and_the_schema_import_hydra() -> None:
         for name, path in MODULES.items()
         if any(found.split(".")[0] in ("hydra", "omegaconf") for found in imported(path, name))
     }
-    config = {"vismech.config.schema", "vismech.config.composition"}
+    config = {"vismech.config.schema", "vismech.config.composition", "vismech.finished.configuration"}
     assert config <= importers <= config | COMMANDS
 
 
@@ -136,6 +137,12 @@ def test_no_module_imports_itself_through_others() -> None:
     """Imports inside of functions count too: what two modules need of each other belongs into a third."""
     needs = {name: imported(path, name, typing=False) & MODULES.keys() for name, path in MODULES.items()}
     graphlib.TopologicalSorter(needs).prepare()  # raises, naming the circle
+
+
+def test_no_module_takes_names_from_the_package_itself() -> None:
+    """They are for people, and lead everywhere: what needs them from here would need itself."""
+    takers = {name for name, path in MODULES.items() if "vismech" in imported(path, name)}
+    assert takers == set()
 
 
 def test_files_stay_small() -> None:
@@ -157,6 +164,7 @@ LIGHT = [
     "vismech.commands.run_folders",
     "vismech.compare.sweep",
     "vismech.commands.concept",
+    "vismech.finished.run",
 ]
 HEAVY = {"torch", "torchvision", "lightning", "numpy", "pandas", "wandb", "timm", "faiss", "PIL", "matplotlib"}
 
@@ -176,6 +184,36 @@ def test_light_modules_load_nothing_heavy(module) -> None:
     loaded, _ = loaded_after(f"import {module}")
     assert module.split(".")[0] in loaded
     assert not loaded & (HEAVY | {"hydra", "omegaconf"})
+
+
+@pytest.mark.parametrize("code", ["import vismech", "import vismech; vismech.open_run; dir(vismech)"])
+def test_the_package_loads_nothing_until_it_is_used(code) -> None:
+    loaded, _ = loaded_after(code)
+    assert "vismech" in loaded and not loaded & (HEAVY | {"hydra", "omegaconf"})
+
+
+def test_names_of_the_package_are_those_of_their_modules_and_of_its_types() -> None:
+    """``__all__``, the table of the lazy names and the imports for type checkers say the same."""
+    tree = ast.parse(MODULES["vismech"].read_text())
+    (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
+    homes = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert (ROOT / "py.typed").is_file()
+    assert homes == vismech._HOMES and sorted(homes) == vismech.__all__
+    for name, home in homes.items():
+        assert getattr(vismech, name) is getattr(importlib.import_module(str(home)), name)
+    assert set(homes) <= set(dir(vismech))
+    with pytest.raises(AttributeError, match="module 'vismech' has no attribute 'open_runs'"):
+        _ = vismech.open_runs
+
+
+def test_the_package_as_a_command_is_the_command() -> None:
+    def said(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run([sys.executable, *arguments, "nonsense=1"], capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    found = said("-m", "vismech")
+    assert found == said("-c", "from vismech.commands.main import main; main()")
+    assert found[0] == 1 and "vismech: " in found[2] and "nonsense" in found[2]
 
 
 def test_a_plan_draws_nothing_and_logs_nothing() -> None:

@@ -18,8 +18,13 @@ REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "README.md").read_text()
 
 
+def examples() -> list[str]:
+    """The README's Python, block by block."""
+    return re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
 def test_the_python_examples_run_and_are_complete(monkeypatch) -> None:
-    first, module, second = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    first, module, second, _ = examples()  # that of a finished run is in integration/test_open_run.py
     mine = ModuleType("mypaths")
     exec(compile(module, "README.md", "exec"), mine.__dict__)
     monkeypatch.setitem(sys.modules, "mypaths", mine)
@@ -36,7 +41,7 @@ def test_the_python_examples_run_and_are_complete(monkeypatch) -> None:
 
 def test_the_path_of_ones_own_is_what_the_command_chooses(monkeypatch) -> None:
     (override,) = re.findall(r"(\+attribute\.curve\._target_=\S+)", TEXT)
-    _, module, _ = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    _, module, _, _ = examples()
     mine = ModuleType("mypaths")
     exec(compile(module, "README.md", "exec"), mine.__dict__)
     monkeypatch.setitem(sys.modules, "mypaths", mine)

@@ -11,12 +11,13 @@ import yaml
 from omegaconf import OmegaConf
 
 from test_config import run_command, sentence_of
-from vismech.commands.concept import config_of, main
+from vismech.commands.concept import main
 from vismech.compare.run_tables import Run
 from vismech.config.choices import ModelSource
 from vismech.config.schema import Config, ModelConfig
 from vismech.config.trust import check_model, refuse_rerun
 from vismech.errors import UserError
+from vismech.finished.configuration import config_of
 from vismech.store.artifacts import plain
 
 RUN = Path("outputs/runs/theirs")

@@ -19,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from vismech.commands.concept import config_of
 from vismech.config.choices import Patches
-from vismech.stages.cards import Gallery
+from vismech.finished.configuration import config_of, described
+from vismech.stages.gallery import Gallery
 from vismech.stages.pipeline import make_plan, open_context
 
 ROWS, SIDE, GAP, MARGIN = 10, 96, 6, 64
@@ -62,7 +62,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     names = []
     for kind in KINDS:
-        config = config_of(options.run)
+        config = described(config_of(options.run))
         config.describe.patches = kind
         ctx = open_context(config)
         plan = make_plan(ctx)

@@ -104,8 +104,8 @@ def strongest_figure(runs: dict[str, Path], sample: str, layer: str | None, path
     """One image and where its concepts of largest GIG are, a row for each method; each with its share of the logit."""
     import torch
 
-    from vismech.commands.concept import config_of
     from vismech.config.choices import Evaluation, Patches, Stage
+    from vismech.finished.configuration import config_of
     from vismech.report.crops import draw_light, map_light
     from vismech.stages import dictionary as dictionary_stage
     from vismech.stages.context import read_images

@@ -71,6 +71,30 @@ def tiny(pictures, tmp_path) -> Config:
     return tiny_config(pictures, tmp_path / "store")
 
 
+def finish(config: Config, base: Path) -> Path:
+    """Run ``config``, whose store is ``base``/store, and leave what Hydra would; the run's folder."""
+    from omegaconf import OmegaConf
+
+    from vismech.stages.run import run
+    from vismech.store.artifacts import plain
+
+    folder = base / "run"
+    run(config, folder)
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(OmegaConf.create({**plain(config), "store": {"root": "store"}}), folder / ".hydra/config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"cwd": str(base)}}}), folder / ".hydra/hydra.yaml")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(pictures, tmp_path_factory) -> Path:
+    """The folder of a run with a figure, and with what Hydra leaves there."""
+    base = tmp_path_factory.mktemp("finished")
+    config = tiny_config(pictures, base / "store")
+    config.report.figure = True
+    return finish(config, base)
+
+
 def digest(store: Path) -> dict[str, str]:
     """Hash of manifest and payload of every artifact, by stage and key: what "byte-identical" means."""
     found = {}

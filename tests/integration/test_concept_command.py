@@ -8,33 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
-from integration.conftest import tiny_config
-from vismech.commands import concept as concept_cli
 from vismech.commands.concept import main, write_concept
 from vismech.config.choices import Patches
+from vismech.finished.localization import fitted
 from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
 from vismech.sources.models import Preprocess
 from vismech.stages.gallery import Gallery
-from vismech.stages.run import run
-from vismech.store.artifacts import Store, plain
+from vismech.store.artifacts import Store
 
 TRUST = ["--trust", "tiny"]  # where the run's own model is
-
-
-@pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory) -> Path:
-    """The folder of a run, with what Hydra leaves there."""
-    base = tmp_path_factory.mktemp("finished")
-    config = tiny_config(pictures, base / "store")
-    folder = base / "run"
-    run(config, folder)
-    (folder / ".hydra").mkdir()
-    OmegaConf.save(OmegaConf.create({**plain(config), "store": {"root": "store"}}), folder / ".hydra/config.yaml")
-    OmegaConf.save(OmegaConf.create({"hydra": {"runtime": {"cwd": str(base)}}}), folder / ".hydra/hydra.yaml")
-    return folder
 
 
 def test_a_card_and_localisations_of_any_image(finished, tmp_path, capsys) -> None:
@@ -141,8 +125,8 @@ def test_a_small_picture_is_enlarged_and_the_log_says_so(tmp_path, caplog) -> No
     Image.new("RGB", (9, 12), "white").save(tmp_path / "tiny.png")
     preprocess = Preprocess(None, 32)
     with caplog.at_level("WARNING", "vismech"):
-        fitted = concept_cli._fitting(tmp_path / "tiny.png", Image.open(tmp_path / "tiny.png"), preprocess)
-    assert preprocess.geometry(fitted).getextrema() == ((255, 255),) * 3
+        picture = fitted("tiny.png", Image.open(tmp_path / "tiny.png"), preprocess)
+    assert preprocess.geometry(picture).getextrema() == ((255, 255),) * 3
     assert "9×12 pixels" in caplog.text
 
 

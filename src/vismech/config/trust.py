@@ -152,5 +152,5 @@ def _untrusted(target: str | None, package: str, run: Path) -> UserError:
         return UserError(f"{run} was made with model.target={target}, which is no network: it is not imported")
     return UserError(
         f"{run} was made with model.target={target}, code of {package!r} that opening the run would execute: "
-        f"give --trust {package} if you trust it"
+        f"give --trust {package} (in Python: trust={package!r}) if you trust it"
     )

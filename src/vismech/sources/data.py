@@ -303,19 +303,28 @@ def load_image(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings(), _opened(path) as image:
             image.load()
-            if image.mode.startswith("I") or image.mode == "F":
-                low, high = cast(tuple[float, float], image.getextrema())
-                if image.mode == "F" or low < 0 or high > 65_535:
-                    raise UserError(f"{path} has pixels of mode {image.mode}: convert it to 8-bit RGB first")
-                return image.convert("I").point(lambda value: value / 257 + 0.5).convert("L").convert("RGB")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-            return image.convert("RGB")
+            return as_rgb(image, path)
     except UserError:
         raise
     except Exception as error:  # decoders raise many kinds
         raise UserError(f"{path} is not a readable image ({error})") from error
+
+
+def as_rgb(image: Image.Image, name: str | Path) -> Image.Image:
+    """An image as an 8-bit RGB image; 16-bit grey is scaled, transparency is laid on white.
+
+    Raises:
+        UserError: pixels of a kind whose range is not known; the message calls the image ``name``.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        low, high = cast(tuple[float, float], image.getextrema())
+        if image.mode == "F" or low < 0 or high > 65_535:
+            raise UserError(f"{name} has pixels of mode {image.mode}: convert it to 8-bit RGB first")
+        return image.convert("I").point(lambda value: value / 257 + 0.5).convert("L").convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def _opened(path: Path) -> Image.Image:

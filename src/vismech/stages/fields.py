@@ -87,7 +87,7 @@ class Pictures:
         return self._work.data.samples[self._work.data.place[sample]].label
 
     def _open(self, sample: str) -> Image.Image:
-        return self._work.model.preprocess.geometry(self._self._work.data.load(self._work.data.place[sample]))
+        return self._work.model.preprocess.geometry(self._work.data.load(self._work.data.place[sample]))
 
 
 def patches_for(work: Work, wanted: Patches, layers: Iterable[str]) -> Patches:
