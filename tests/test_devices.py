@@ -87,7 +87,7 @@ def loop_on_the_cpu(tmp_path, **runtime) -> ExtractLoop:
     config.runtime = RuntimeConfig("cpu", batch_size=4, **runtime)
     ctx = open_context(config)
     rows = Rows(tmp_path, {"logits": Column((3,))}, len(ctx.data))
-    return ExtractLoop(config, ctx.data, range(len(ctx.data)), {"logits": rows}, "pass", layouts={})
+    return ExtractLoop(ctx.site, ctx.data, range(len(ctx.data)), {"logits": rows}, "pass", layouts={})
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -16,7 +16,7 @@ from vismech.attribution.influence import Inflow
 from vismech.config.choices import Images, Scope
 from vismech.config.schema import GraphConfig
 from vismech.errors import UserError
-from vismech.stages.explained import explained, spread
+from vismech.stages.explained import ExplainedSettings, check_scope, explained, spread
 
 importances = arrays(np.float64, (2, 9), elements=st.floats(-5, 5, allow_subnormal=False))
 
@@ -181,7 +181,9 @@ LOGITS = np.eye(3)[[0, 0, 1, 1, 1, 1, 2, 0]]
 
 
 def who(**fields):
-    return explained(GraphConfig(**fields), IDS, LABELS, LOGITS, {0: "cat", 1: "dog"})
+    graph = GraphConfig(**fields)
+    check_scope(graph)
+    return explained(ExplainedSettings.of(graph, len(IDS), {}), IDS, LABELS, LOGITS, {0: "cat", 1: "dog"})
 
 
 def test_a_pair_takes_the_images_predicted_or_labelled_so() -> None:
@@ -227,7 +229,7 @@ def test_what_cannot_be_explained_is_one_sentence(fields, sentence) -> None:
 
 
 def test_a_class_without_images_names_those_that_have_some() -> None:
-    graph = GraphConfig(scope=Scope["class"], classes=[2])
+    graph = ExplainedSettings.of(GraphConfig(scope=Scope["class"], classes=[2]), 3, {})
     with pytest.raises(
         UserError, match=r"none of the 3 images is predicted as class 2; most are 1 dog \(2\), 0 cat \(1\)"
     ):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
 from vismech.config.schema import AttributeConfig, Config
 from vismech.network.cut import LOGITS
-from vismech.stages.trace import path_inputs
+from vismech.stages.trace import path_of
 from vismech.store.artifacts import Spec, canonical, plain, write_json
 
 LEAVES = st.one_of(
@@ -153,7 +153,7 @@ MATTERS: dict[str, tuple[dict, object, str]] = {
 
 
 def path_key(attribute: AttributeConfig, upper: str = "layer", seed: int = 0) -> str:
-    return canonical(path_inputs(Config(attribute=attribute, seed=seed), upper))
+    return canonical(path_of(Config(attribute=attribute, seed=seed), upper).inputs())
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(AttributeConfig) if field.name != "mode"])

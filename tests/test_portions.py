@@ -134,7 +134,7 @@ def loop(kind: type[ExtractLoop], folder: Path, **runtime) -> ExtractLoop:
     config.runtime = RuntimeConfig("cpu", batch_size=8, **runtime)
     ctx = open_context(config)
     rows = Rows(folder, {"logits": Column((3,))}, len(ctx.data))
-    return kind(config, ctx.data, range(len(ctx.data)), {"logits": rows}, "the pass", layouts={})
+    return kind(ctx.site, ctx.data, range(len(ctx.data)), {"logits": rows}, "the pass", layouts={})
 
 
 def logits(made: ExtractLoop) -> np.ndarray:
@@ -177,7 +177,7 @@ def test_dictionaries_do_not_travel_through_shared_memory(tmp_path) -> None:
     atoms = torch.nn.functional.normalize(torch.rand(6, 4), dim=1)
     layer = Layer(layout_of((4, 2, 2), "a"), Dictionary(atoms, Coding(Code.omp, l0=2), encoder={"weight": atoms + 1}))
     assert isinstance(layer.layout, Layout)
-    sent = ConceptLoop(plain.config, plain.data, plain.indices, plain.rows, "pass", layers={"a": layer})
+    sent = ConceptLoop(plain.site, plain.data, plain.indices, plain.rows, "pass", layers={"a": layer}, mean_kept=False)
     arrived = pickle.loads(bytes(ForkingPickler.dumps(sent))).layers["a"].dictionary
     assert not atoms.is_shared() and not layer.dictionary.encoder["weight"].is_shared()
     assert torch.equal(arrived.atoms, atoms) and torch.equal(arrived.encoder["weight"], atoms + 1)

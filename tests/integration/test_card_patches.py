@@ -16,7 +16,7 @@ from vismech.report.crops import field_crop, map_light, position_crop
 from vismech.report.text import TRACED
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.describe import Descriptions
-from vismech.stages.fields import Pictures, fields_of, patches_for
+from vismech.stages.fields import Pictures, fields_of, fields_settings, patches_for
 from vismech.stages.pipeline import check, make_plan, open_context
 from vismech.stages.run import run
 
@@ -40,7 +40,7 @@ def described(tiny, tmp_path):
 
 
 def codes(ctx, plan, layer: str, concept: int, image: torch.Tensor) -> torch.Tensor:
-    dictionary = dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[layer]))
+    dictionary = dictionary_stage.read(ctx, plan.dictionaries[layer], dictionary_stage.coding_of(ctx.config))
     vectors = ctx.layout(layer).vectors(ctx.network.activations(image, [layer])[layer])[0]
     return dictionary.encode(vectors)[:, concept].view(1, *ctx.layout(layer).grid)
 
@@ -56,8 +56,8 @@ def codes(ctx, plan, layer: str, concept: int, image: torch.Tensor) -> torch.Ten
 )
 def test_crops_and_lights_are_those_of_each_vector_on_its_own(target, kind, described, caplog) -> None:
     ctx, plan, concepts, pictures = described(target, kind)
-    assert patches_for(ctx, ["layer1", "layer2"]) is kind
-    found = fields_of(ctx, plan, concepts, kind, pictures)
+    assert patches_for(ctx, ctx.config.describe.patches, ["layer1", "layer2"]) is kind
+    found = fields_of(ctx, fields_settings(ctx), plan, concepts, kind, pictures)
     assert found.crops.keys() == {place for each in concepts for place in each.places}
     for place in concepts[0].places[:2] + concepts[2].places[:2]:
         image = pictures.tensor([place.sample])

@@ -17,6 +17,7 @@ from vismech.dictionaries import Dictionary
 from vismech.dictionaries.coding import Code, Coding
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.describe import Descriptions
+from vismech.stages.fields import fields_settings
 from vismech.stages.gallery import Gallery
 from vismech.stages.pipeline import make_plan, open_context
 from vismech.stages.run import run
@@ -105,10 +106,10 @@ def test_shares_members_and_classes_fit_the_vectors(finished) -> None:
 
 def _with_an_orphan(monkeypatch, centred: bool) -> None:
     """Dictionaries whose first atom points away from every vector, and maybe a mean concept at their end."""
-    read = dictionary_stage.read
+    load = dictionary_stage.load
 
-    def orphan(ctx, artifact):
-        found = read(ctx, artifact)
+    def orphan(work, spec):
+        found = load(work, spec)
         atoms = found.atoms.clone()
         atoms[0] = -torch.nn.functional.normalize(atoms.sum(0), dim=0)
         info, mean_index = dict(found.info), None
@@ -117,7 +118,7 @@ def _with_an_orphan(monkeypatch, centred: bool) -> None:
             info["mean_norm"], mean_index = 1.0, len(atoms) - 1
         return Dictionary(atoms, Coding(Code.lasso, 0.1), mean_index, info, {} if centred else found.arrays)
 
-    monkeypatch.setattr(dictionary_stage, "read", orphan)
+    monkeypatch.setattr(dictionary_stage, "load", orphan)
 
 
 @pytest.mark.parametrize("centred", [False, True])
@@ -135,7 +136,7 @@ def test_a_concept_without_members_is_described_shown_and_listed(centred, tiny, 
         assert (described.members, described.share, described.classes) == (0, 0.0, [])
         assert described.tightness is described.entropy is None
         assert all(math.isfinite(cosine) for cosine in described.cosines)
-        card = Gallery(ctx, plan, [(layer, lonely)]).card(layer, lonely)
+        card = Gallery(ctx, plan, [(layer, lonely)], fields_settings(ctx)).card(layer, lonely)
         assert "Tightness" not in card.facts and card.classes == []
     table = pd.read_csv(tmp_path / "run/tables/concepts.csv")
     rows = table[(table.concept == lonely)]

@@ -16,7 +16,7 @@ from vismech.measures.insertion.scores import share_counts
 from vismech.measures.statistics import clustered_bootstrap
 from vismech.network.cut import LOGITS
 from vismech.sources.data import half_of
-from vismech.stages.dictionary import read
+from vismech.stages.dictionary import coding_of, read
 from vismech.stages.pipeline import open_context
 from vismech.stages.run import run
 from vismech.store.artifacts import Store
@@ -57,7 +57,7 @@ def artifact(config, measure, layer=LAYER):
 def dictionary_of(ctx, layer=LAYER):
     from vismech.stages.pipeline import make_plan
 
-    return read(ctx, ctx.store.open(make_plan(ctx).dictionaries[layer]))
+    return read(ctx, make_plan(ctx).dictionaries[layer], coding_of(ctx.config))
 
 
 def test_only_what_the_evaluations_read_is_planned(finished):

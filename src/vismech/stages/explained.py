@@ -39,6 +39,19 @@ class ExplainedSettings(Settings):
     limit: int | None = UNUSED
     joined: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
 
+    @classmethod
+    def of(cls, graph: GraphConfig, images: int, joined: Mapping[str, Any]) -> ExplainedSettings:
+        """What the configuration's group explains of so many ``images``."""
+        most = graph.images_per_class
+        caps: dict[str, Any] = {"images_per_class": most}
+        if graph.scope is Scope["dataset"]:
+            # Keys are those of when images_per_class was a cap of the whole data set, where that is what is asked for.
+            if most is None:
+                caps["images_per_class"] = graph.limit
+            elif most < images or graph.limit is not None:
+                caps |= {"capped": "each predicted class", "limit": graph.limit}
+        return cls(graph.scope, tuple(graph.classes), graph.image, graph.images, **caps, joined=joined)
+
     @property
     def caps(self) -> tuple[int | None, int | None]:
         """At most so many images of each class, and in all."""

@@ -11,7 +11,7 @@ import torch
 
 from vismech.attribution.aggregation import group_means, select_concepts
 from vismech.attribution.settings import PathSettings
-from vismech.config.choices import Baseline, Scope, Stage
+from vismech.config.choices import Baseline, Stage
 from vismech.config.schema import Config
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS
@@ -61,16 +61,7 @@ def path_of(config: Config, upper: str) -> PathSettings:
 
 def explained_of(ctx: Context) -> ExplainedSettings:
     """Which images are explained."""
-    graph, most = ctx.config.graph, ctx.config.graph.images_per_class
-    caps: dict[str, Any] = {"images_per_class": most}
-    if graph.scope is Scope["dataset"]:
-        # Keys are those of when images_per_class was a cap of the whole data set, where that is what is asked for.
-        if most is None:
-            caps["images_per_class"] = graph.limit
-        elif most < len(ctx.data) or graph.limit is not None:
-            caps |= {"capped": "each predicted class", "limit": graph.limit}
-    who = {"scope": graph.scope, "classes": tuple(graph.classes), "image": graph.image, "images": graph.images}
-    return ExplainedSettings(**who, **caps, joined=ctx.explained_inputs)
+    return ExplainedSettings.of(ctx.config.graph, len(ctx.data), ctx.explained_inputs)
 
 
 def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
