@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vismech.config.choices import Patches
 from vismech.finished.configuration import config_of, described
+from vismech.stages.fields import fields_settings
 from vismech.stages.gallery import Gallery
 from vismech.stages.pipeline import make_plan, open_context
 
@@ -66,7 +67,8 @@ def main() -> None:
         config.describe.patches = kind
         ctx = open_context(config)
         plan = make_plan(ctx)
-        gallery = Gallery(ctx, plan, [(layer, each) for layer, concepts in chosen.items() for each in concepts])
+        every = [(layer, each) for layer, concepts in chosen.items() for each in concepts]
+        gallery = Gallery(ctx, plan, every, fields_settings(ctx))
         for layer, concepts in chosen.items():
             rows = [(each, [patch.png for patch in gallery.card(layer, each).patches]) for each in concepts]
             for number, first in enumerate(range(0, len(rows), ROWS)):

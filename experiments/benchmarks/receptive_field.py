@@ -32,8 +32,9 @@ from vismech.config.choices import ModelSource, Positions
 from vismech.config.schema import Config, ModelConfig
 from vismech.network.cut import Network, open_network
 from vismech.network.pfv import layout_of
-from vismech.passes.extract import ExtractLoop, extract_columns
+from vismech.passes.extract import ExtractLoop, ExtractSettings, extract_columns
 from vismech.passes.resources import resources_of
+from vismech.passes.site import Site
 from vismech.receptive_field import SharingRatios, sharing_ratios
 from vismech.sources.data import ImageData, Sample
 from vismech.sources.models import Model, open_model
@@ -73,17 +74,18 @@ def opened(name: str, checkpoint: str | None) -> tuple[Model, Network, Tensor]:
 def extraction_step(name: str, layers: Sequence[str], positions: Positions, images: Tensor) -> Callable[[], object]:
     """The stage's own step on one batch, without the reading of images and the writing of vectors."""
     config = Config(model=ModelConfig(source=CASES[name].source, name=name, weights=None))
-    config.extract.positions, config.extract.per_image = positions, 1
     network = resources_of(config.model, config.runtime.channels_last).network
     layouts = {layer: layout_of(network.shape(layer), layer) for layer in layers}
+    how = {layer: ExtractSettings({}, layer, positions, 1, config.seed) for layer in layers}
     data = ImageData(Path(), [Sample(str(number), 0) for number in range(len(images))], {})
     with tempfile.TemporaryDirectory() as folder:
         rows = {}
         for layer, layout in layouts.items():
             (Path(folder) / layer).mkdir()
-            rows[layer] = Rows(Path(folder) / layer, extract_columns(layout, config.extract), len(data))
-        loop = ExtractLoop(config, data, range(len(data)), rows, "extract", layouts=layouts)
-    loop.setup("predict")
+            rows[layer] = Rows(Path(folder) / layer, extract_columns(layout, how[layer]), len(data))
+        site = Site(config.model, config.runtime, config.data.unreadable)
+        loop = ExtractLoop(site, data, range(len(data)), rows, "extract", layouts=layouts, how=how)
+    loop.setup()
     if config.runtime.channels_last:
         images = images.to(memory_format=torch.channels_last)
     return lambda: loop.step(images, list(range(len(images))))

@@ -108,9 +108,9 @@ def strongest_figure(runs: dict[str, Path], sample: str, layer: str | None, path
     from vismech.finished.configuration import config_of
     from vismech.report.crops import draw_light, map_light
     from vismech.stages import dictionary as dictionary_stage
-    from vismech.stages.context import read_images
     from vismech.stages.fields import concept_maps
     from vismech.stages.pipeline import make_plan, open_context
+    from vismech.stages.work import read_images
 
     plt.rcParams.update({"font.size": 11, "font.family": "DejaVu Sans"})
     drawn, panels = plt.subplots(
@@ -122,7 +122,7 @@ def strongest_figure(runs: dict[str, Path], sample: str, layer: str | None, path
         artifact = ctx.store.open(plan.evaluations[Evaluation.insertion][name])
         row = read_images(artifact).ids.index(sample)
         edges = np.asarray(artifact.array("edges.npy"))[row] * np.asarray(artifact.array("ranked.npy"))[row]
-        dictionary = dictionary_stage.read(ctx, ctx.store.open(plan.dictionaries[name]))
+        dictionary = dictionary_stage.read(ctx, plan.dictionaries[name], dictionary_stage.coding_of(ctx.config))
         picture = ctx.measured.load(ctx.measured.ids.index(sample))
         seen, layout = ctx.model.preprocess.geometry(picture), ctx.layout(name)
         inputs = ctx.model.preprocess(picture)[None]
