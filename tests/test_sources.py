@@ -12,7 +12,7 @@ import pytest
 from test_config import composed, sentence_of
 from test_imports import HEAVY, loaded_after
 from vismech.errors import UserError
-from vismech.measures.registry import EVALUATIONS
+from vismech.measures.base import measure_of
 from vismech.sources.checks import ALONE, check_config_sources
 
 CIFAR = ["model=cifar_resnet20"]
@@ -68,7 +68,7 @@ def test_what_is_there_passes(photos) -> None:
 
 
 def test_evaluations_that_need_nothing_are_those_that_say_so() -> None:
-    assert {kind for kind, measured in EVALUATIONS.items() if measured.alone} == ALONE
+    assert {kind for kind in Evaluation if measure_of(kind).alone} == ALONE
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vismech.attribution.gig import Ends, Profile, Segment, ends, integrate
 from vismech.attribution.quadrature import Quadrature, added, doubled, quadrature
 from vismech.attribution.sources import Edges, Source
 from vismech.attribution.targets import ConceptTargets, Targets
-from vismech.attribution.weights import SIDES
+from vismech.attribution.weights import SIDES, OwnWeight
 from vismech.config.choices import Mode, PathWeight, ReadOut, Rule
 from vismech.errors import UserError
 from vismech.network.pfv import Layout
@@ -47,6 +47,7 @@ class Settings:
         tolerance: double the steps of an image as long as that changes its edges by more than this share,
             ``Σ|fine − coarse| / Σ|fine|`` over the units, at the worst target and weight.
         max_steps: the most steps that ``tolerance`` may lead to.
+        own: the weight of one's own, for ``custom``.
 
     Raises:
         UserError: settings that exclude one another.
@@ -62,6 +63,7 @@ class Settings:
     tolerance: float | None = None
     max_steps: int = 512
     power: int = 1
+    own: OwnWeight | None = None
 
     def at(self, choice: Choice) -> Settings:
         """The same with chosen nodes."""
@@ -72,6 +74,10 @@ class Settings:
             raise UserError("no path weight is asked for: name one, such as ig")
         if not 0 < self.phi < 1:
             raise UserError(f"attribute.phi={self.phi} is no share of a change: give a number between 0 and 1")
+        if (PathWeight.custom in self.weights) != (self.own is not None):
+            raise UserError(
+                "attribute.path=custom and attribute.weight=package.module:weight belong together: give both"
+            )
         if self.profile and (self.mode is Mode.forward or self.tolerance is not None):
             raise UserError(
                 "a profile holds gradients at fixed nodes: ask for it in reverse mode and without tolerance"
@@ -177,7 +183,7 @@ def settled(
 
 def _settled(problem: _Problem, paths: list[_Path], images: int) -> Choice:
     wanted = problem.settings
-    plain = replace(wanted, weights=(PathWeight.ig,), mode=Mode.reverse, profile=False, tolerance=None)
+    plain = replace(wanted, weights=(PathWeight.ig,), mode=Mode.reverse, profile=False, tolerance=None, own=None)
     first = torch.arange(min(PROBED, len(problem.clean)), device=problem.clean.device)
 
     def gaps(choice: Choice) -> Float[Tensor, " m"]:
@@ -245,6 +251,7 @@ def _integral(problem: _Problem, path: _Path, rule: Quadrature, images: Int[Tens
         "rows": settings.rows,
         "images": images,
         "known": path.ends,
+        "own": settings.own,
     }
     if mode is Mode.forward:
         if isinstance(targets, ConceptTargets) and targets.readout is ReadOut.code:

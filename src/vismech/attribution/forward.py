@@ -23,7 +23,7 @@ from vismech.attribution.gig import Ends, Segment, ends, nodes_of, raise_not_fin
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.sources import Edges, Source
 from vismech.attribution.targets import Targets
-from vismech.attribution.weights import Weighing
+from vismech.attribution.weights import OwnWeight, Weighing
 from vismech.config.choices import PathWeight
 from vismech.network.pfv import Layout
 
@@ -54,6 +54,7 @@ def integrate_forward(
     rows: int = 256,
     images: Int[Tensor, " i"] | None = None,
     known: Ends | None = None,
+    own: OwnWeight | None = None,
 ) -> ForwardIntegral:
     """Edges from every moving unit of ``source``; arguments as for :func:`~vismech.attribution.gig.integrate`.
 
@@ -66,7 +67,7 @@ def integrate_forward(
     nodes, steps = nodes_of(rule, curve)
     at_ends = Ends(*(part[images] for part in known or ends(segment, layout, curve, clean, targets, rows)))
     present, speeds = targets.present[images], curve.path.speeds(nodes)
-    weighing = Weighing(weights, phi, *at_ends, present)
+    weighing = Weighing(weights, phi, *at_ends, present, own)
     # One unit more for the error.
     total = nodes.new_zeros(len(weighing.kept), *present.shape, source.count + 1)
     for row, index in enumerate(images.tolist()):

@@ -19,7 +19,7 @@ from torch import Tensor
 from vismech.attribution.paths import Curve
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.targets import Targets
-from vismech.attribution.weights import Weighing
+from vismech.attribution.weights import OwnWeight, Weighing
 from vismech.config.choices import PathWeight
 from vismech.errors import NotFinite
 from vismech.network.pfv import Layout
@@ -154,6 +154,7 @@ def integrate(
     profile: bool = False,
     images: Int[Tensor, " i"] | None = None,
     known: Ends | None = None,
+    own: OwnWeight | None = None,
 ) -> PathIntegral:
     """Weighted mean gradients of every target along ``curve``, all weights from one pass.
 
@@ -170,6 +171,7 @@ def integrate(
         profile: keep values and gradient norms of every node too.
         images: which images; all of them where None.
         known: the targets at the ends of every image's path, where they are known.
+        own: the weight of one's own, for weights=custom.
 
     Raises:
         NotFinite: a value or gradient on the path is not finite; the message names the image's index and α.
@@ -177,7 +179,7 @@ def integrate(
     images = torch.arange(len(curve.end), device=curve.end.device) if images is None else images
     nodes, steps = nodes_of(rule, curve)
     at_ends = Ends(*(part[images] for part in known or ends(segment, layout, curve, clean, targets, rows)))
-    weighing = Weighing(weights, phi, *at_ends, targets.present[images])
+    weighing = Weighing(weights, phi, *at_ends, targets.present[images], own)
     directions = [one.flatten(1) for one in curve.directions] if weighing.slopes else []
     speeds, index = curve.path.speeds(nodes), images.tolist()
     count, width = len(weighing.kept), speeds.shape[1]

@@ -10,6 +10,7 @@ from vismech.attribution import automatic
 from vismech.attribution.engine import Settings as Integral
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
+from vismech.sources.own import Own
 from vismech.store.settings import UNHASHED, UNUSED, Settings, used
 
 PHI = 0.9
@@ -39,6 +40,7 @@ class PathSettings(Settings):
     readout: ReadOut = UNUSED
     seed: int = UNUSED
     automatic: int = UNUSED
+    weight: Own = UNUSED
     mode: Mode = field(default=Mode.auto, metadata=UNHASHED)
 
     @classmethod
@@ -53,6 +55,9 @@ class PathSettings(Settings):
         names = names | {"rule", "steps"}
         if "path" in names and config.path in SIDES:
             names.add("phi")
+        own = UNUSED
+        if "path" in names and config.path is PathWeight.custom:
+            own = Own.of(config.weight, {}, "attribute.weight")
         if "baseline" in names:
             names |= {Baseline.image: {"baseline_image"}, Baseline.images: {"baselines"}}.get(config.baseline, set())
             names |= {"curve"} if config.curve else set()
@@ -65,10 +70,10 @@ class PathSettings(Settings):
             chosen["seed"] = seed
         if config.rule is Rule.auto:
             chosen["automatic"] = automatic.VERSION
-        return cls(**chosen, mode=config.mode)
+        return cls(**chosen, weight=own, mode=config.mode)
 
     @property
-    def weight(self) -> PathWeight:
+    def under(self) -> PathWeight:
         """The weight under the integral."""
         return used(self.path, PathWeight.ig)
 
@@ -81,10 +86,11 @@ class PathSettings(Settings):
         return Integral(
             rule=self.rule,
             steps=self.steps,
-            weights=(self.weight,),
+            weights=(self.under,),
             phi=used(self.phi, PHI),
             mode=self.mode,
             rows=rows,
             tolerance=used(self.tolerance, None),
             max_steps=used(self.max_steps, self.steps),
+            own=self.weight.load() if self.weight else None,
         )

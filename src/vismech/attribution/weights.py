@@ -4,22 +4,27 @@
     left_ig   1[α < α*]    (Miglani et al., arXiv 2010.12697), α* the first node where the target has made the share φ
     right_ig  1[α ≥ α*]    of its change: s·(g(α) − g(0)) > φ·|Δ|, s = sign Δ, Δ = g(1) − g(0)
     idg       dg/dα        (Walker et al. 2024), before it is rescaled by Δ / ∫ (dg/dα)² dα
+    custom    w(α, (g(α) − g(0)) / Δ)    one's own, zero where the target does not move
 
 Legend: B images, T targets, N pairs of an image and a target, S nodes, W weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.config.choices import PathWeight
+from vismech.errors import UserError
 
 STILL = 1e-6  # a target whose change is less than this share of its own size does not move
 SIDES = (PathWeight.left_ig, PathWeight.right_ig)
+OwnWeight = Callable[[Float[Tensor, " s"], Float[Tensor, "n s"]], Float[Tensor, "n s"]]
+"""A weight of one's own, from α and from the share of its change that each target has made there."""
 
 
 class Weighing:
@@ -33,6 +38,7 @@ class Weighing:
         value: g at the end of the path.
         baseline: g at its start.
         present: targets that there are.
+        own: the weight of one's own, where ``custom`` is wanted.
 
     Attributes:
         kept: the weights whose sums are kept, W of them.
@@ -50,11 +56,14 @@ class Weighing:
         value: Float[Tensor, "b t"],
         baseline: Float[Tensor, "b t"],
         present: Bool[Tensor, "b t"],
+        own: OwnWeight | None = None,
     ) -> None:
+        self.own = own
         self.wanted = list(dict.fromkeys(PathWeight(weight) for weight in weights))
         self.split, self.slopes = any(side in self.wanted for side in SIDES), PathWeight.idg in self.wanted
         plain = (PathWeight.ig,) if PathWeight.ig in self.wanted else ()
-        self.kept = [*(SIDES if self.split else plain), *([PathWeight.idg] if self.slopes else [])]
+        mine = (PathWeight.custom,) if PathWeight.custom in self.wanted else ()
+        self.kept = [*(SIDES if self.split else plain), *mine, *([PathWeight.idg] if self.slopes else [])]
         self.baseline, self.change, self.phi = baseline, value - baseline, phi
         self.moves = present & (self.change.abs() > STILL * torch.maximum(value.abs(), baseline.abs()))
         self.crosses = torch.zeros_like(present)
@@ -77,7 +86,7 @@ class Weighing:
         """
         pairs = image, target
         if not self.split:
-            under = [steps.expand_as(values)] if self.kept[0] is PathWeight.ig else []
+            under = [steps.expand_as(values)] if self.kept and self.kept[0] is PathWeight.ig else []
         else:
             change, earlier, moves = self.change[pairs][:, None], self.crosses[pairs], self.moves[pairs][:, None]
             over = moves & ((values - self.baseline[pairs][:, None]) * change.sign() > self.phi * change.abs())
@@ -87,7 +96,18 @@ class Weighing:
             self.crossing[pairs] = torch.where(crosses & ~earlier, first, self.crossing[pairs])
             self.crosses[pairs] = crosses
             under = [steps * ~right, steps * right]
+        if PathWeight.custom in self.kept:
+            under.append(steps * self._mine(pairs, nodes, values))
         return torch.stack(under, 1) if under else values.new_zeros(len(values), 0, len(nodes))
+
+    def _mine(self, pairs: Any, nodes: Float[Tensor, " s"], values: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+        assert self.own is not None
+        moves, change = self.moves[pairs][:, None], self.change[pairs][:, None]
+        progress = (values - self.baseline[pairs][:, None]) / torch.where(moves, change, torch.ones_like(change))
+        found = self.own(nodes, progress).to(values)
+        if found.shape != values.shape:
+            raise UserError(f"attribute.weight must return one weight for each of {list(values.shape)} values")
+        return found * moves
 
     def climb(
         self,

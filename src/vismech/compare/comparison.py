@@ -8,39 +8,27 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
 
 from vismech.compare.run_tables import TAIL, Row, Run, text_of
+from vismech.config.choices import Evaluation
 from vismech.errors import UserError
 from vismech.measures.statistics import paired_difference
 
+MEASURES = [import_module(f"vismech.measures.{name}") for name in Evaluation]
 COLUMNS = (("layer",), ("lower", "upper"), ("source", "target"), ("network",))
 """What becomes the columns of a comparison: the first of these that the table has."""
-LOWER = frozenset(
-    [
-        *("deletion", "c_deletion", "mas_deletion"),  # what is left after deletion
-        *("relative_error", "infidelity", "infidelity_relative", "loss_increase", "loss_spliced"),
-        *("gap_median", "gap_p95", "step_change", "completeness_gap"),
-        "completeness",  # attribution.csv's; graphs have completeness_score
-        *("sensitivity", "max_sensitivity"),
-        *("dead", "dense"),
-    ]
-)
+LOWER = frozenset(["gap_median", "gap_p95", "step_change"]).union(*(one.LOWER for one in MEASURES))
 """Metrics of which less is better: errors, gaps, what is left after deletion, sensitivities, useless concepts."""
 NEUTRAL = frozenset(
     [
-        *("l0", "distinct_concepts", "accuracy_clean", "probability_clean"),
-        *("alpha_star", "norm_ratio", "sum_ratio", "cosine_left_right", "cosine_left_full", "cosine_right_full"),
         *("share_median", "steps_mean", "steps_max", "nodes", "links"),
-        *("skipped", "absent", "still", "uncrossed", "at_once"),
         *("absent_targets", "still_targets", "uncrossed_targets"),
-        *("chance_cosine", "chance_graph_overlap", "chance_importance_overlap"),
-        *("random_control", "gig_ahead", "gig_ahead_first_8", "loss_clean", "loss_ablated"),
-        *("concepts_in_use", "transfer_left_out"),
     ]
-)
+).union(*(one.NEUTRAL for one in MEASURES))
 """Metrics that describe and do not rank: sizes, what was left out, controls, chance levels."""
 APART = ("variant", "score", "readout")
 """Keys whose different values measure different things: their numbers do not compete."""

@@ -22,6 +22,7 @@ class DataSource(StrEnum):
     imagenet = "imagenet"
     cifar10 = "cifar10"
     samples = "samples"
+    custom = "custom"
 
 
 class Labels(StrEnum):
@@ -78,6 +79,7 @@ class Method(StrEnum):
     rotation = "rotation"
     random = "random"
     random_pfv = "random_pfv"
+    custom = "custom"
 
 
 class SaeActivation(StrEnum):
@@ -100,6 +102,7 @@ class Code(StrEnum):
     coarse_to_fine = "coarse_to_fine"
     coarse_to_fine_nonnegative = "coarse_to_fine_nonnegative"
     encoder = "encoder"
+    custom = "custom"
 
 
 class MeanRule(StrEnum):
@@ -116,6 +119,7 @@ class PathWeight(StrEnum):
     left_ig = "left_ig"
     right_ig = "right_ig"
     idg = "idg"
+    custom = "custom"
 
 
 class Along(StrEnum):

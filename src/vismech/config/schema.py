@@ -111,6 +111,15 @@ class DictionaryConfig:
     """How a sparse autoencoder is trained."""
     min_size: int = 2
     """A cluster smaller than this is not split."""
+    target: str | None = None
+    """method=custom: package.module:fit, a function of your own, fit(vectors, k, *, seed, center, device, **options),
+    that returns vismech.dictionaries.Fitted."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """method=custom: its keyword arguments."""
+    code_target: str | None = None
+    """code=custom: package.module:encode, a function of your own: encode(vectors, atoms, **code_options)."""
+    code_options: dict[str, Any] = field(default_factory=dict)
+    """code=custom: its keyword arguments."""
 
 
 @dataclass
@@ -139,6 +148,9 @@ class AttributeConfig:
     path: PathWeight = PathWeight.ig
     """Weight under the path integral: ig; left_ig and right_ig (before and after the target has made `phi` of its
     change); idg (the target's own slope)."""
+    weight: str | None = None
+    """path=custom: package.module:weight, a function of your own: weight(alphas, progress), the path's nodes [S] and
+    what share of its change each target has made there [N, S], to the weight of each [N, S]."""
     phi: float = 0.9
     """Share of the target's change at which left_ig ends and right_ig begins."""
     baseline: Baseline = Baseline.zero
@@ -213,6 +225,10 @@ class EvaluateConfig:
     that other images of the class gave), interlayer (a concept's value in the next layer as concepts are inserted and
     deleted in the order of their effect on it), planted (edges of networks whose edges are known; alone and with
     until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`)."""
+    own: list[str] = field(default_factory=list)
+    """Measures of your own: each package.module:NAME, a vismech.measures.base.Kind."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Measures of your own: whatever they read."""
     images: int | None = 500
     """At most so many images (spread evenly over the sample ids); null: all."""
     root: str | None = None
@@ -272,6 +288,9 @@ class ReportConfig:
     """Write report/index.html."""
     figure: bool = True
     """Write figures/graph.svg and graph.png."""
+    elements: list[str] = field(default_factory=list)
+    """Sections of your own at the page's end: each package.module:section, a function of the page's data that returns
+    a title and HTML, which the page shows as it is."""
 
 
 @dataclass

@@ -15,8 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vismech.config.choices import ModelSource
-from vismech.config.schema import ModelConfig
+from vismech.config.choices import Code, DataSource, Method, ModelSource
+from vismech.config.schema import Config, ModelConfig
 from vismech.errors import UserError
 
 # Modules of networks and nothing else; torch.hub, torch.package and torch.load, say, execute what they load.
@@ -61,6 +61,24 @@ def check_model(model: ModelConfig, run: Path, trusted: Collection[str] = ()) ->
     if not (_is_below(home, NETWORKS) and (_is_network(found) or _is_builder(found))):
         raise _untrusted(model.target, home.partition(".")[0], run)
     _check_arguments(model.kwargs, run)
+
+
+def check_own(config: Config, run: Path, trusted: Collection[str] = ()) -> None:
+    """Refuse code that a run's configuration names as the run's own, unless its package is trusted.
+
+    Raises:
+        UserError: what the run names, and how to trust it.
+    """
+    data, dictionary = config.data, config.dictionary
+    named = {
+        "data.target": (data.target, data.source is DataSource.custom),
+        "dictionary.target": (dictionary.target, dictionary.method is Method.custom),
+        "dictionary.code_target": (dictionary.code_target, dictionary.code is Code.custom),
+    }
+    for key, (target, used) in named.items():
+        package = (target or "").partition(":")[0].partition(".")[0]
+        if used and (package not in trusted or package in OURS):
+            raise _untrusted(target, package, run, key)
 
 
 def refuse_rerun(arguments: Sequence[str]) -> None:
@@ -147,10 +165,10 @@ def _is_harmless(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and value.isidentifier())
 
 
-def _untrusted(target: str | None, package: str, run: Path) -> UserError:
+def _untrusted(target: str | None, package: str, run: Path, key: str = "model.target") -> UserError:
     if package in OURS or not package.isidentifier():
-        return UserError(f"{run} was made with model.target={target}, which is no network: it is not imported")
+        return UserError(f"{run} was made with {key}={target}, which is no network: it is not imported")
     return UserError(
-        f"{run} was made with model.target={target}, code of {package!r} that opening the run would execute: "
+        f"{run} was made with {key}={target}, code of {package!r} that opening the run would execute: "
         f"give --trust {package} (in Python: trust={package!r}) if you trust it"
     )

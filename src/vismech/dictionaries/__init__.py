@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vismech.dictionaries.base import Dictionary, Fitted, load
-from vismech.dictionaries.coding import PURSUITS, Code, Coding
+from vismech.dictionaries.base import Dictionary, Fitted
+from vismech.dictionaries.coding import PURSUITS, Code, Coding, load
 from vismech.dictionaries.refinement import Refinement, refine
 from vismech.errors import UserError
 
@@ -58,7 +58,7 @@ def build(
     Raises:
         UserError: for an unknown method, no vectors, values that are not finite, or a mean to centre by that is zero.
     """
-    if method not in METHODS:
+    if method not in METHODS and ":" not in method:
         raise UserError(f"dictionary {method!r} is unknown: choose one of {', '.join(sorted(METHODS))}.")
     vectors = vectors.detach().float()
     mean_norm_of_vectors = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).mean().item()
@@ -71,7 +71,7 @@ def build(
     if center and mean_norm == 0:
         raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
     data = vectors - mean.float() if center else vectors
-    fitted: Fitted = load(METHODS[method])(data, k, seed=seed, center=center, device=device, **options)
+    fitted: Fitted = load(METHODS.get(method, method))(data, k, seed=seed, center=center, device=device, **options)
     atoms = fitted.atoms
     info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
     if refinement is not None:

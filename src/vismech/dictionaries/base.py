@@ -4,9 +4,8 @@ Legend: n vectors, k atoms (concept vectors), c channels.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from torch import Tensor
 
-from vismech.dictionaries.coding import Code, Coding, encode
+from vismech.dictionaries.coding import Code, Coding, encode, load
 from vismech.errors import UserError
 
 
@@ -109,10 +108,17 @@ class Dictionary:
         return replace(self, atoms=self.atoms.to(device), encoder=encoder)
 
     def coded(
-        self, code: Code, penalty_fraction: float, l0: int | None, coarse: int = 8, fine: int | None = None
+        self,
+        code: Code,
+        penalty_fraction: float,
+        l0: int | None,
+        coarse: int = 8,
+        fine: int | None = None,
+        own: Mapping[str, Any] | None = None,
     ) -> "Dictionary":
         """Return the same atoms under another coding; λ is a fraction of the training vectors' mean norm."""
-        return replace(self, coding=Coding(code, penalty_fraction * self.info["vector_norm"], l0, coarse, fine))
+        penalty = penalty_fraction * self.info["vector_norm"]
+        return replace(self, coding=Coding(code, penalty, l0, coarse, fine, own=own))
 
     def save(self, folder: Path) -> None:
         """Write `atoms`, `arrays`, any `encoder.safetensors`, and `dictionary.json`: same content, same bytes."""
@@ -123,6 +129,8 @@ class Dictionary:
             encoder = {name: _contiguous(array.detach().cpu().numpy()) for name, array in self.encoder.items()}
             save_arrays(encoder, folder / "encoder.safetensors")
         coding = {**vars(self.coding), "code": self.coding.code.value}
+        if self.coding.own is None:
+            del coding["own"]
         record = {"coding": coding, "mean_index": self.mean_index, "info": self.info}
         text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
         (folder / "dictionary.json").write_text(text + "\n", encoding="utf-8")
@@ -171,12 +179,6 @@ def own_encoder(method: str) -> Encoder:
             f"{', '.join(ENCODERS)}): choose lasso, lasso_nonnegative, omp or simultaneous_omp."
         )
     return load(ENCODERS[method])
-
-
-def load(name: str) -> Any:
-    """The object called `package.module:name`."""
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

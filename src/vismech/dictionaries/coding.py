@@ -3,7 +3,10 @@
 Legend: n vectors, k atoms, c channels; the lasso itself is in `lasso`, the pursuits are in `pursuit`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +40,7 @@ class Coding:
 
     Simultaneous matching pursuit chooses `l0` atoms for all vectors of an image together; coarse-to-fine pursuit tells
     an image in `coarse` atoms and what is left in `fine` more (None: any), `l0` of them for each vector.
+    A code of one's own is `custom`, with the `target` package.module:encode and its `options` in `own`.
     """
 
     code: Code
@@ -46,8 +50,13 @@ class Coding:
     fine: int | None = None
     tolerance: float = 1e-5
     max_iterations: int = 10_000
+    own: Mapping[str, Any] | None = None
 
     def __post_init__(self):
+        if (self.code is Code.custom) != (self.own is not None):
+            raise UserError(
+                f"code {self.code} with own={self.own}: a code of your own is custom, and names its target."
+            )
         if self.code in PURSUITS and self.l0 is None:
             raise UserError(f"code {self.code} needs l0, the number of atoms: set it.")
         if self.code in LASSOS and not self.penalty > 0:
@@ -59,10 +68,23 @@ def l0_of(per_channel: float, channels: int) -> int:
     return max(1, round(per_channel * channels))
 
 
+def load(name: str) -> Any:
+    """The object called `package.module:name`."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 def encode(vectors: Float[Tensor, "*b n c"], atoms: Float[Tensor, "k c"], coding: Coding) -> Float[Tensor, "*b n k"]:
     """Return the codes of each vector under a coding; leading dimensions tell images apart."""
     assert coding.code is not Code.encoder, "a method's own encoder is its dictionary's"
     flat = vectors.flatten(0, -2)
+    if coding.own is not None:
+        codes = load(coding.own["target"])(flat, atoms, **coding.own["options"])
+        if codes.shape != (len(flat), len(atoms)) or not codes.isfinite().all():
+            raise UserError(
+                f"dictionary.code_target={coding.own['target']} must return finite codes {len(flat)} × {len(atoms)}"
+            )
+        return codes.view(*vectors.shape[:-1], len(atoms))
     if coding.code in PURSUITS:
         assert coding.l0 is not None
         images = vectors[None] if vectors.ndim == 2 else vectors.flatten(0, -3)

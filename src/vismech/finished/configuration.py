@@ -10,7 +10,7 @@ from typing import Any
 
 from vismech.config.choices import Stage
 from vismech.config.schema import Config
-from vismech.config.trust import check_model
+from vismech.config.trust import check_model, check_own
 from vismech.errors import UserError
 
 DONE = "metrics.json"
@@ -30,8 +30,8 @@ def check_folder(run: Path) -> None:
 def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
     """The configuration of a run, from its folder; paths are those of the folder that it was started in.
 
-    Of the code that it names only what :mod:`vismech.config.trust` allows is imported; ``attribute.curve``, which names
-    code too, is left out.
+    Of the code that it names only what :mod:`vismech.config.trust` allows is imported; what names code that
+    no concept needs (``attribute.curve``, ``evaluate.own``, ``report.elements``) is left out.
 
     Raises:
         UserError: no run there, files that are none of a run's, or code of packages that are not ``trusted``.
@@ -54,7 +54,8 @@ def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{run / '.hydra'} holds no configuration of this version of vismech ({reason})") from error
     check_model(config.model, run, trusted)
-    config.attribute.curve = {}
+    check_own(config, run, trusted)
+    config.attribute.curve, config.evaluate.own, config.report.elements = {}, [], []
     config.store.root = str(started / config.store.root)
     for part, name in ((config.data, "root"), (config.model, "checkpoint")):
         if (value := getattr(part, name)) is not None:

@@ -12,7 +12,7 @@ from vismech.config.schema import Config
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.finished.configuration import described
-from vismech.measures.registry import alone
+from vismech.measures.base import alone
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Plan
 from vismech.stages.describe import Description, Descriptions

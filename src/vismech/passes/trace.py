@@ -261,7 +261,7 @@ class TraceLoop(ImageLoop):
         """See :meth:`ImageLoop.step`."""
         coded = self._coded(images)
         found = self._attribute(coded, rows, self.settings)
-        edges, error = found.edges[self.how.weight]
+        edges, error = found.edges[self.how.under]
         change = found.change
         if change is None:
             change = torch.full_like(found.value, NOT_CHECKED)

@@ -38,6 +38,13 @@ CLASSES_SHOWN = 3
 SCOPES = ("pair", "class", "dataset", "image")
 
 
+class Section(NamedTuple):
+    """A section of one's own: its title, and its HTML, which is shown as it is."""
+
+    title: str
+    html: str
+
+
 class ReportData(NamedTuple):
     """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key."""
 
@@ -51,6 +58,7 @@ class ReportData(NamedTuple):
     traced: Patches = Patches.receptive_field
     insertion: pd.DataFrame = pd.DataFrame()
     probability: bool = False
+    sections: Sequence[Section] = ()
 
 
 def render_page(report: ReportData) -> str:
@@ -103,6 +111,7 @@ def render_page(report: ReportData) -> str:
         reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
         insertion=tabulate(report.insertion, INSERTION) if len(report.insertion) else None,
         facts=report.facts,
+        sections=report.sections,
         near=NEAR,
         traced=TRACED[report.traced].page,
     )

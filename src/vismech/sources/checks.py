@@ -23,7 +23,10 @@ def check_config_sources(config: Config) -> None:
     Raises:
         UserError: the key, its value and the remedy.
     """
-    if config.until is Stage.evaluate and config.evaluate.kinds and ALONE.issuperset(config.evaluate.kinds):
+    if config.until is Stage.evaluate and _alone(config):
+        return
+    if config.data.source is DataSource.custom:
+        _check_model(config)
         return
     root = _images(config)
     for key, sample, wanted in (
@@ -42,6 +45,11 @@ def check_config_sources(config: Config) -> None:
     if config.evaluate.root is not None:
         _check_root("evaluate.root", Path(config.evaluate.root).expanduser(), config.data.source)
     _check_model(config)
+
+
+def _alone(config: Config) -> bool:
+    evaluate = config.evaluate
+    return bool(evaluate.kinds) and not evaluate.own and ALONE.issuperset(evaluate.kinds)
 
 
 def _images(config: Config) -> Path:

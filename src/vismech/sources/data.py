@@ -11,19 +11,20 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from PIL import Image
 
 from vismech.config.choices import DataSource, Fingerprint, Half
 from vismech.draws import digest_of
 from vismech.errors import UserError
+from vismech.sources.own import load_own
 
 log = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
@@ -102,6 +103,8 @@ def open_data(
     half: Half = Half.all,
     key: str = "data.root",
     folders: Sequence[str] = (),
+    target: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ImageData:
     """List the images of ``source`` below ``root``.
 
@@ -114,6 +117,7 @@ def open_data(
         half: of the images that are left, all or about half of them: those of this :func:`half_of`.
         key: the configuration's key that ``root`` comes from, for sentences.
         folders: names of class folders to keep; empty keeps all.
+        target, options: of ``custom``, the function package.module:open and its keyword arguments.
 
     Raises:
         UserError: a missing, empty or unreadable folder, a class folder that the source does not know, a class without
@@ -124,6 +128,13 @@ def open_data(
         raise UserError(f"data.limit={limit} must be at least 1")
     if source is DataSource.samples:
         found = _samples()
+        root = found.root
+    elif source is DataSource.custom:
+        found = load_own(target, "data.target")(root, **(options or {}))
+        if not isinstance(found, ImageData):
+            raise UserError(
+                f"data.target={target} returned {type(found).__name__}, not a vismech.sources.data.ImageData"
+            )
         root = found.root
     else:
         if root is None:
@@ -150,7 +161,10 @@ def open_data(
     kept = [sample for sample in samples if half is Half.all or half_of(sample.id) is half]
     if not kept:
         raise UserError(f"data.half={half.value}: none of the {len(samples)} images is in it: use more images")
-    return ImageData(root, sorted(kept, key=lambda sample: sample.id), found.classes, source)
+    kept = sorted(kept, key=lambda sample: sample.id)
+    if source is DataSource.custom:
+        return replace(found, samples=kept)
+    return ImageData(root, kept, found.classes, source)
 
 
 def half_of(sample: str) -> Half:

@@ -46,6 +46,11 @@ class DataConfig:
     """imagefolder (your own folders), imagenet (folders named by wnids), cifar10, or samples (20 of foolbox)."""
     root: str | None = None
     """The folder that holds one folder per class."""
+    target: str | None = None
+    """source=custom: package.module:open, a function of your own: open(root, **options) to an ImageData of
+    vismech.sources.data, or a class derived from it."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """source=custom: its keyword arguments."""
     limit: int | None = None
     """At most so many images, taken round robin over the classes."""
     half: Half = Half.all

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from vismech.config.choices import Evaluation, Images, Scope, Stage
+from vismech.config.choices import Images, Scope, Stage
 from vismech.config.schema import Config
 from vismech.passes.site import Site
 from vismech.sources.data import ImageData
@@ -98,12 +98,12 @@ class Plan:
     pairs: dict[tuple[str, str], Spec[Any]]
     logits: Spec[Any] | None
     graph: Spec[Any] | None
-    evaluations: dict[Evaluation, dict[str, Spec[Any]]]
+    evaluations: dict[str, dict[str, Spec[Any]]]
     answers: Spec[Any] | None = None
     pictures: Spec[Any] | None = None
     report: Spec[Any] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
-    rows: dict[Evaluation, Any] = field(default_factory=dict, repr=False)
+    rows: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def specs(self) -> Iterator[Spec[Any]]:
         """Every artifact of the run."""

@@ -17,6 +17,7 @@ from vismech.dictionaries.coding import TWO_STAGES, l0_of
 from vismech.dictionaries.refinement import Refinement
 from vismech.errors import UserError
 from vismech.passes.progress import Meter
+from vismech.sources.own import Own
 from vismech.stages.context import Context, Job
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, plain
@@ -37,6 +38,7 @@ AMOUNT = {
     Code.coarse_to_fine_nonnegative: "l0_per_channel",
     Code.simultaneous_omp: "concepts_per_image",
     Code.encoder: None,
+    Code.custom: None,
 }
 
 
@@ -54,6 +56,7 @@ class DictionarySettings(Settings):
     seed: int
     fit: Mapping[str, Any] = field(metadata=FLAT)
     refinement: Refinement = UNUSED
+    own: Own = UNUSED
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class CodingSettings(Settings):
     l0_per_channel: float = UNUSED
     concepts_per_image: int = UNUSED
     fine_concepts: int | None = UNUSED
+    own: Own = UNUSED
 
 
 def size(ctx: Context, layer: str) -> int:
@@ -115,6 +119,7 @@ def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
         ctx.config.seed,
         fit_inputs(ctx.config),
         UNUSED if again is None else again,
+        own_method(ctx.config),
     )
     spec = Spec(Stage.dictionary.value, VERSION, layer, settings, {"vectors": vectors})
     return Job(Stage.dictionary, {layer: spec}, compute)
@@ -133,15 +138,16 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
                 extra["on_split"] = meter.advance
             if wanted.method is Method.sae:
                 extra |= {"folder": folder, "title": f"dictionary {layer}"}
+            own = wanted.own
             build(
-                wanted.method.value,
+                own.target if own else wanted.method.value,
                 flattened,
                 wanted.k,
                 wanted.seed,
                 center=wanted.center,
                 device=work.device,
                 refinement=used(wanted.refinement, None),
-                **wanted.fit,
+                **(own.options if own else wanted.fit),
                 **extra,
             ).save(folder)
 
@@ -156,7 +162,18 @@ def coding_of(config: Config) -> CodingSettings:
     wanted = config.dictionary
     names = [name] if (name := AMOUNT[wanted.code]) else []
     names += ["concepts_per_image", "fine_concepts"] if wanted.code in TWO_STAGES else []
-    return CodingSettings(wanted.code, **{name: getattr(wanted, name) for name in names})
+    chosen = {name: getattr(wanted, name) for name in names}
+    if wanted.code is Code.custom:
+        chosen["own"] = Own.of(wanted.code_target, wanted.code_options, "dictionary.code_target")
+    return CodingSettings(wanted.code, **chosen)
+
+
+def own_method(config: Config) -> Own:
+    """The method of one's own, where the configuration names one."""
+    wanted = config.dictionary
+    if wanted.method is not Method.custom:
+        return UNUSED
+    return Own.of(wanted.target, wanted.options, "dictionary.target")
 
 
 def kept_mean(config: Config) -> MeanRule:
@@ -167,9 +184,10 @@ def kept_mean(config: Config) -> MeanRule:
 def table_keys(config: Config) -> dict[str, Any]:
     """The columns of tables that say which dictionary and coding a number is of."""
     wanted = config.dictionary
+    own = own_method(config)
     return {
-        "dictionary": wanted.method.value,
-        "code": wanted.code.value,
+        "dictionary": own.name if own else wanted.method.value,
+        "code": (wanted.code_target or "").rpartition(":")[2] if wanted.code is Code.custom else wanted.code.value,
         "center": wanted.center,
         "mean_rule": wanted.mean_rule.value if wanted.center else "none",
         "budget": budget(config),
@@ -182,7 +200,8 @@ def budget(config: Config) -> float | int | None:
     if wanted.code is Code.encoder:
         topk = wanted.method is Method.sae and wanted.sae.activation in (SaeActivation.topk, SaeActivation.batchtopk)
         return wanted.sae.l0_per_channel if topk else None
-    return getattr(wanted, AMOUNT[wanted.code])
+    name = AMOUNT[wanted.code]
+    return getattr(wanted, name) if name else None
 
 
 def load(work: Work, spec: Spec[Any]) -> Dictionary:
@@ -204,4 +223,5 @@ def coded(dictionary: Dictionary, coding: CodingSettings) -> Dictionary:
     images = used(coding.concepts_per_image, 16)
     if coding.code is Code.simultaneous_omp:
         l0 = images
-    return dictionary.coded(coding.code, used(coding.penalty, 0.02), l0, images, used(coding.fine_concepts, 48))
+    own = {"target": coding.own.target, "options": dict(coding.own.options)} if coding.own else None
+    return dictionary.coded(coding.code, used(coding.penalty, 0.02), l0, images, used(coding.fine_concepts, 48), own)

@@ -24,11 +24,11 @@ from typing import Any
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.settings import PathSettings
-from vismech.config.choices import Baseline, Mode, ReadOut, Rule, Stage
+from vismech.config.choices import Baseline, Mode, PathWeight, ReadOut, Rule, Stage
 from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.measures import images as measured
-from vismech.measures.registry import EVALUATIONS, alone
+from vismech.measures.base import alone, asked, measure_of
 from vismech.network.layers import LOGITS
 from vismech.passes.devices import accelerator_of, rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
@@ -36,11 +36,13 @@ from vismech.passes.portions import no_memory
 from vismech.passes.threads import one_thread
 from vismech.sources.checks import check_config_sources
 from vismech.sources.data import ImageData, open_data
+from vismech.sources.own import Own
 from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import check_classes, check_listed, check_scope
 from vismech.stages.tables import Timing
 from vismech.store.artifacts import Spec
+from vismech.store.settings import UNUSED
 
 log = logging.getLogger(__name__)
 ORDER = list(Stage)
@@ -69,7 +71,9 @@ def open_context(config: Config) -> Context:
     if alone(config):
         return Context.of(config, ImageData(Path(), [], {}), _planned)
     data = config.data
-    found = open_data(data.source, data.root, data.limit, data.classes, data.half)
+    found = open_data(
+        data.source, data.root, data.limit, data.classes, data.half, target=data.target, options=data.options
+    )
     check_listed(config.graph, found.ids)
     return Context.of(config, found, _planned)
 
@@ -126,9 +130,9 @@ def make_plan(ctx: Context) -> Plan:
         jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {}, answers, columns=columns
     )
     if wanted(Stage.evaluate):
-        for kind in dict.fromkeys(ctx.config.evaluate.kinds):
+        for kind in asked(ctx.config):
             plan.evaluations[kind] = {}
-            for job in EVALUATIONS[kind].jobs(ctx, plan):
+            for job in measure_of(kind).jobs(ctx, plan):
                 plan.evaluations[kind] |= add(job)
     page = graph_spec if wanted(Stage.report) and (ctx.config.report.page or ctx.config.report.figure) else None
     pictured = bool(descriptions) and cards.count(ctx) > 0
@@ -147,7 +151,7 @@ def _stages(config: Config) -> set[Stage]:
     last = config.until or Stage.report
     if last is not Stage.evaluate:
         return set(ORDER[: ORDER.index(last) + 1])
-    read = (EVALUATIONS[kind].needs for kind in config.evaluate.kinds)
+    read = (measure_of(kind).needs for kind in asked(config))
     return {Stage.extract, Stage.evaluate}.union(*read)
 
 
@@ -326,8 +330,11 @@ def _check_attribute(config: Config) -> None:
     attribute = config.attribute
     if attribute.rule is not Rule.auto:
         quadrature(attribute.rule, attribute.steps)
-    every = {each.name for each in fields(AttributeConfig)} & {each.name for each in fields(PathSettings)}
-    PathSettings(**{name: getattr(attribute, name) for name in every}).integral(config.runtime.path_batch_size)
+    every = {each.name for each in fields(AttributeConfig)} & {each.name for each in fields(PathSettings)} - {"weight"}
+    own = Own.of(attribute.weight, {}, "attribute.weight") if attribute.path is PathWeight.custom else UNUSED
+    PathSettings(**{name: getattr(attribute, name) for name in every}, weight=own).integral(
+        config.runtime.path_batch_size
+    )
     load_path(attribute.curve)
     if attribute.baseline is Baseline.image and attribute.baseline_image is None:
         raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")

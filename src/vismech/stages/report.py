@@ -14,8 +14,9 @@ from PIL import Image
 from vismech.attribution.automatic import TOO_MUCH
 from vismech.config.choices import Images, Output, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
-from vismech.measures.registry import measured_rows
+from vismech.measures.base import measure_of, measured_rows
 from vismech.report.patches import Patch, encode_png
+from vismech.sources.own import Own
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
@@ -27,7 +28,7 @@ from vismech.stages.graph import KeptSettings
 from vismech.stages.trace import TraceSettings
 from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
-from vismech.store.settings import Settings
+from vismech.store.settings import UNUSED, Settings, used
 
 VERSION = 1
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
@@ -44,6 +45,7 @@ class ReportSettings(Settings):
         names: hash of the names of classes.
         facts: what is told of the run.
         images: how many images the run has.
+        elements: sections of one's own at the page's end.
     """
 
     page: bool
@@ -51,13 +53,15 @@ class ReportSettings(Settings):
     names: str
     facts: Mapping[str, str]
     images: int
+    elements: list[Own] = UNUSED
 
 
 def job(ctx: Context, plan: Plan, fields: Spec) -> Job:
     """``report/index.html`` and ``figures/graph.svg|png``, as configured; everything that they show is in the key."""
     assert plan.graph is not None and plan.logits is not None
     shown = ctx.config.report
-    settings = ReportSettings(shown.page, shown.figure, ctx.names, _facts(ctx), len(ctx.data))
+    own = [Own.of(target, {}, "report.elements") for target in shown.elements]
+    settings = ReportSettings(shown.page, shown.figure, ctx.names, _facts(ctx), len(ctx.data), own or UNUSED)
 
     def compute(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> None:
         for spec in specs.values():
@@ -66,7 +70,7 @@ def job(ctx: Context, plan: Plan, fields: Spec) -> Job:
 
     parents = {"graph": plan.graph, "logits": plan.logits, "fields": fields}
     parents |= {f"vectors {layer}": one for layer, one in plan.vectors.items()}
-    parents |= {f"{kind.value} {unit}": one for kind, of in plan.evaluations.items() for unit, one in of.items()}
+    parents |= {f"{kind} {unit}": one for kind, of in plan.evaluations.items() for unit, one in of.items()}
     return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", settings, parents)}, compute)
 
 
@@ -78,7 +82,7 @@ def unreadable_images(work: Work, plan: Plan) -> list[str]:
 
 def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], folder: Path) -> None:
     from vismech.report.figures import graph_figure
-    from vismech.report.page import render_page
+    from vismech.report.page import Section, render_page
     from vismech.stages.gallery import Gallery
 
     assert plan.graph is not None
@@ -87,7 +91,8 @@ def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], fo
     if wanted.page:
         page = folder / PAGE
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(render_page(data))
+        sections = [Section(*element.load()(data)) for element in used(wanted.elements, [])]
+        page.write_text(render_page(data._replace(sections=sections)))
     if wanted.figure:
         graph_figure(data.graph, data.cards, folder / FIGURE, data.images, probability=data.probability)
 
@@ -105,7 +110,9 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
     who = trace_stage.who_is_explained(work, plan)
     assert who is not None
     photographs = _photographs(work, plan.logits, who, gallery.pictures)
-    extraction = [measured_rows(work, plan, kind) for kind in plan.evaluations if _is_extraction(kind)]
+    extraction = [
+        measured_rows(work, plan, kind) for kind in plan.evaluations if measure_of(kind).table == "extraction"
+    ]
     rows = pd.concat(extraction, ignore_index=True) if extraction else pd.DataFrame(columns=["variant"])
     rebuilt = rows["variant"] == RECONSTRUCTION
     unreadable = unreadable_images(work, plan)
@@ -123,12 +130,6 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
         traced=gallery.kind,
         probability=_explained_output(plan) is Output.probability,
     )
-
-
-def _is_extraction(kind: Any) -> bool:
-    from vismech.measures.registry import EVALUATIONS
-
-    return EVALUATIONS[kind].table == "extraction"
 
 
 class _Photograph(NamedTuple):

@@ -18,7 +18,7 @@ from vismech.attribution.graph import write_graphml
 from vismech.config.choices import Stage
 from vismech.config.schema import Config
 from vismech.dictionaries.search import require_faiss
-from vismech.measures.registry import EVALUATIONS, measured_rows
+from vismech.measures.base import measure_of, measured_rows
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages.cards import TABLE
@@ -107,7 +107,7 @@ def _describe(
     cases: dict[str, list[pd.DataFrame]] = {}
     curves: list[pd.DataFrame] = []
     for kind in plan.evaluations:
-        measured = EVALUATIONS[kind]
+        measured = measure_of(kind)
         frame = measured_rows(ctx, plan, kind)
         metrics |= tables.flat_metrics(measured.name, frame)
         before = frames.get(measured.table)

@@ -55,7 +55,7 @@ def completeness(work: Work, plan: Plan) -> pd.DataFrame:
     rows = []
     for (lower, upper), spec in sorted(specs.items(), key=lambda item: [order[name] for name in item[0]]):
         trace, path = work.store.open(spec), spec.settings.path
-        base = {"lower": lower, "upper": upper, "path": path.weight.value, **_nodes(path, trace)}
+        base = {"lower": lower, "upper": upper, "path": path.under.value, **_nodes(path, trace)}
         rows += [{**base, **one._asdict()} for one in _converged(path, trace) if one.n]
     return tidy(rows, ["lower", "upper", "path", "rule", "steps", "power"])
 
@@ -79,7 +79,7 @@ def _converged(path: PathSettings, trace: Artifact) -> Iterator[_Measured]:
         return np.asarray(trace.array(f"{name}.npy"))
 
     present, moves, change = column("present"), column("moves"), column("change")
-    if path.weight in SIDES:
+    if path.under in SIDES:
         whole = column("value") - column("baseline")
         part = column("edges").sum(2) + column("error")
         yield _quantile("share_median", part[moves] / whole[moves], 0.5)
@@ -93,7 +93,7 @@ def _converged(path: PathSettings, trace: Artifact) -> Iterator[_Measured]:
         yield _Measured("steps_max", int(steps.max()), len(steps), "count")
     yield _Measured("absent_targets", int((~present).sum()), present.size, "count")
     yield _Measured("still_targets", int((present & ~moves).sum()), present.size, "count")
-    if path.weight in SIDES:
+    if path.under in SIDES:
         yield _Measured("uncrossed_targets", int((moves & ~column("crosses")).sum()), present.size, "count")
 
 

@@ -143,7 +143,7 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
             targets = kept.concepts
             if not targets:
                 raise UserError(
-                    f"no concept of {upper} has an edge to the class along attribute.path={settings.path.weight}, "
+                    f"no concept of {upper} has an edge to the class along attribute.path={settings.path.under}, "
                     "so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
                 )
             above = _upper(work, settings, targets, above_trace, spec.parents["importance"])

@@ -111,7 +111,9 @@ class Work:
         if root is None:
             return self.data
         if data.source is not DataSource.imagefolder:
-            return open_data(data.source, root, None, data.classes, key="evaluate.root")
+            return open_data(
+                data.source, root, None, data.classes, key="evaluate.root", target=data.target, options=data.options
+            )
         # The rank of a folder there need not be its rank here.
         folders = [self.data.classes[label] for label in data.classes]
         return open_data(data.source, root, key="evaluate.root", folders=folders)

@@ -1,1 +1,6 @@
 """How well attributions tell what units do."""
+
+LOWER = frozenset(["completeness", "deletion", "mas_deletion", "infidelity", "infidelity_relative", "max_sensitivity"])
+"""Metrics of which less is better."""
+NEUTRAL = frozenset()
+"""Metrics that describe and do not rank."""

@@ -7,6 +7,7 @@ import pandas as pd
 
 from vismech.config.choices import Evaluation
 from vismech.measures.attribution.loop import METHODS, AttributionLoop
+from vismech.measures.base import TRACED, Kind
 from vismech.measures.unit_loop import score_columns
 from vismech.measures.units import Scores, interval_row, unit_jobs
 from vismech.network.pfv import Layout
@@ -42,3 +43,6 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
                 cases = scores.images(metric, column, middle=middle)
                 found += interval_row(base, metric, cases, UNITS.get(metric, "share"), middle)
     return tidy(found, ["source", "target", "path"])
+
+
+KIND = Kind(jobs, "attribution", "attribution/{source}->{target}/{path}", rows, needs=TRACED)

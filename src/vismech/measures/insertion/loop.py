@@ -301,7 +301,7 @@ class InsertionLoop(ConceptLoop):
         with self.telling(f"{name} → {LOGITS}", rows):
             settings = replace(self.settings[name], rows=self.portions.paths)
             found = attribute(*self._problem(name, coded, predicted), settings)
-        return found.edges[self.how.path.weight].units[:, 0]
+        return found.edges[self.how.path.under].units[:, 0]
 
     def _image(self, name: str, cases: list[tuple[Coded, list[Tensor]]], read: Read, index: int, row: int) -> Columns:
         """One image's curves; the first case is its own codes, the others those of each budget."""

@@ -13,6 +13,7 @@ import pandas as pd
 from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Baseline, Evaluation, Stage
 from vismech.errors import UserError
+from vismech.measures.base import Kind
 from vismech.measures.images import measured_indices, measured_of, measured_parents
 from vismech.measures.insertion.loop import (
     InsertionLoop,
@@ -283,3 +284,13 @@ def curve_table(work: Work, plan: Plan) -> pd.DataFrame:
                 found.append(pd.DataFrame({**base_of(plan, layer), **keys, **curve}))
     columns = [*KEYS, "axis", "x", "insertion", "deletion", "n"]
     return pd.concat(found, ignore_index=True).reindex(columns=columns)
+
+
+KIND = Kind(
+    jobs,
+    "extraction",
+    "extraction/{layer}/{variant}/{order}",
+    rows,
+    cases=cases,
+    curves=curve_table,
+)

@@ -16,6 +16,7 @@ from vismech.attribution.settings import PathSettings
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Baseline, Evaluation, MeanRule, Order, ReadOut, Stage
 from vismech.errors import UserError
+from vismech.measures.base import Kind
 from vismech.measures.images import measured_indices, measured_of, measured_parents
 from vismech.measures.insertion.scores import random_control
 from vismech.measures.interlayer.loop import (
@@ -239,3 +240,14 @@ def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
     from vismech.measures.interlayer import figure as drawing  # loads matplotlib
 
     return [drawing.curves_figure(curve_table(work, plan), folder / "interlayer_curves.png")]
+
+
+KIND = Kind(
+    jobs,
+    "interlayer",
+    "interlayer/{lower}->{upper}/{order}/{score}/{readout}",
+    rows,
+    figures,
+    cases=cases,
+    curves=curve_table,
+)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from vismech.config.choices import Evaluation, Stage
 from vismech.errors import UserError
+from vismech.measures.base import Kind
 from vismech.measures.localization.loop import LocalizationSettings, LocalizeLoop, localize_columns
 from vismech.measures.localization.scores import Place, Region, Survival, image_means, survival
 from vismech.measures.statistics import bootstrap
@@ -130,3 +131,6 @@ def _metrics(left: Survival, regions: list[Region], number: int, step: int, pair
             row = (metric, float(means.mean()), count, *bootstrap(means), "share")
             found.append(dict(zip(TAIL, row, strict=True)))
     return [*found, dict(zip(TAIL, ("skipped", pairs - count, pairs, None, None, "pairs"), strict=True))]
+
+
+KIND = Kind(jobs, "localization", "localization/{layer}/{map}/{fraction:g}/{place}", rows)

@@ -20,6 +20,7 @@ from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Evaluation, Rule, Stage
 from vismech.dictionaries import Dictionary, build
 from vismech.errors import UserError
+from vismech.measures.base import Kind
 from vismech.measures.planted.models import PlantedNetwork, plant
 from vismech.measures.planted.networks import NETWORKS, circuit_of
 from vismech.measures.planted.trial import METHODS, Measured, measure, training_vectors
@@ -165,3 +166,14 @@ def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
     from vismech.measures.planted.figure import heat_map  # loads matplotlib
 
     return [heat_map(found, folder / "planted.png")]
+
+
+KIND = Kind(
+    jobs,
+    "planted",
+    "planted/{network}/{dictionary}/{noise:g}/{method}",
+    rows,
+    figures,
+    alone=True,
+    needs=(),
+)

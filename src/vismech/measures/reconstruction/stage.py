@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from vismech.config.choices import Evaluation, MeanRule, Stage
+from vismech.measures.base import Kind
 from vismech.measures.images import MeasuredSettings, measured_indices, measured_of, measured_parents
 from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
 from vismech.measures.reconstruction.loop import ReconstructLoop, reconstruct_columns
@@ -188,3 +189,6 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
         base = {**base_of(plan, layer), "variant": "reconstruction", "order": "none"}
         found += [case_frame(base, one.metric, one.ids, one.values.astype(float)) for one in _cases(work, artifact)]
     return pd.concat(found, ignore_index=True)
+
+
+KIND = Kind(jobs, "extraction", "extraction/{layer}", rows, cases=cases)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from vismech.attribution.quadrature import quadrature
 from vismech.config.choices import Evaluation, PathWeight
+from vismech.measures.base import TRACED, Kind
 from vismech.measures.saturation.loop import SaturationLoop, saturation_columns
 from vismech.measures.saturation.scores import RELATIONS, WEIGHTS
 from vismech.measures.units import Scores, count_row, interval_row, nodes_of, unit_jobs
@@ -127,3 +128,13 @@ def _photographs(work: Work, spec: Spec[Any]) -> list[drawing.Photograph]:
         pixels = np.asarray(work.model.preprocess.geometry(work.data.load(work.data.place[ids[row]])))
         found.append(drawing.Photograph(work.class_name(classes[row]), pixels, np.asarray(maps[row])))
     return found
+
+
+KIND = Kind(
+    jobs,
+    "saturation",
+    "saturation/{lower}->{upper}/{path}",
+    rows,
+    figures,
+    needs=TRACED,
+)

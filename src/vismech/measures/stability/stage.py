@@ -19,6 +19,7 @@ from vismech.config.composition import varied
 from vismech.config.schema import Config, EvaluateConfig
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
+from vismech.measures.base import TRACED, Kind
 from vismech.measures.planted.scores import match
 from vismech.measures.stability.scores import SAME, Pairing, graph_overlap, pairing, traced
 from vismech.measures.statistics import bootstrap
@@ -188,3 +189,6 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
         keys = {"layer": layer, **base, "against": unit.removeprefix(f"{layer} ")}
         found += [{**keys, **row} for row in work.store.open(spec).json("metrics.json")["rows"]]
     return tidy(found, ["layer", "dictionary", "against"])
+
+
+KIND = Kind(jobs, "stability", "stability/{layer}/{against}", rows, needs=TRACED)

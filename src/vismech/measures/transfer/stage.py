@@ -12,6 +12,7 @@ import pandas as pd
 
 from vismech.config.choices import Evaluation, MeanRule, Stage
 from vismech.errors import UserError
+from vismech.measures.base import Kind
 from vismech.measures.insertion.loop import InsertionSettings
 from vismech.measures.insertion.scores import FIRST, count_area, count_axis
 from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
@@ -156,3 +157,6 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
         for one in _scores(work, plan)
     ]
     return pd.concat(found, ignore_index=True)
+
+
+KIND = Kind(jobs, "extraction", "extraction/{layer}/{variant}/{order}", rows, cases=cases)

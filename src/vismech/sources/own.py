@@ -1,0 +1,64 @@
+"""Code of one's own, named as ``package.module:name`` in the configuration: what it is, and what tells it in keys."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vismech.errors import UserError
+from vismech.store.settings import Settings
+
+
+def load_own(target: str | None, key: str) -> Any:
+    """What the configuration's ``key`` names.
+
+    Raises:
+        UserError: no ``package.module:name``, or one that cannot be imported.
+    """
+    module, colon, name = (target or "").partition(":")
+    if not (module and colon and name):
+        raise UserError(f"{key}={target} must be package.module:name, something of yours that can be imported")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{key}={target} cannot be imported ({error}): is its folder on PYTHONPATH?") from error
+
+
+@dataclass(frozen=True)
+class Own(Settings):
+    """Something of one's own, with its options; the key holds its code, so that a change of it is another artifact.
+
+    Attributes:
+        target: ``package.module:name``.
+        code: hash of its source, and of the user's code that it names.
+        options: its keyword arguments.
+    """
+
+    target: str
+    code: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, target: str | None, options: Mapping[str, Any], key: str) -> Own:
+        """What the configuration's ``key`` names.
+
+        Raises:
+            UserError: see :func:`load_own`.
+        """
+        from vismech.sources.source_code import tell_value  # loads torch
+        from vismech.store.artifacts import canonical
+
+        told = canonical(tell_value(load_own(target, key)))
+        return cls(str(target), hashlib.sha256(told.encode()).hexdigest()[:20], dict(options))
+
+    @property
+    def name(self) -> str:
+        """The last word of the target, for tables."""
+        return self.target.rpartition(":")[2]
+
+    def load(self) -> Any:
+        """The thing itself."""
+        return load_own(self.target, "the run's code")

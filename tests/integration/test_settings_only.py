@@ -1,0 +1,61 @@
+"""Stages and measures compute with their settings alone: a configuration that raises when it is read hinders none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vismech.config.choices import Baseline, Evaluation, SourceKind, Stage
+from vismech.config.schema import Config
+from vismech.stages.context import Context
+from vismech.stages.pipeline import make_plan, open_context
+
+KINDS = [kind for kind in Evaluation if kind is not Evaluation.planted]
+
+
+def computed_without(monkeypatch, config: Config) -> set[str]:
+    """Plan, then compute every job where reading the configuration raises; what was computed, by stage, unit and key."""
+    ctx, done = open_context(config), set()
+    plan = make_plan(ctx)
+    read = Context.__getattribute__
+
+    def guarded(self, name: str):
+        assert name != "config", "a stage reads the configuration"
+        return read(self, name)
+
+    for job in plan.jobs:
+        with monkeypatch.context() as patch:
+            patch.setattr(Context, "__getattribute__", guarded)
+            missing = {unit: spec for unit, spec in job.specs.items() if ctx.store.find(spec) is None}
+            if missing:
+                job.compute(ctx, missing)
+        done |= {f"{spec.stage} {unit} {spec.key}" for unit, spec in missing.items()}
+    assert all(ctx.store.find(spec) is not None for spec in plan.specs())
+    return done
+
+
+def test_every_stage_and_measure(tiny, monkeypatch) -> None:
+    tiny.evaluate.kinds, tiny.evaluate.sensitivity_images, tiny.evaluate.budgets = KINDS, 1, [4]
+    tiny.evaluate.sources = [SourceKind.concepts, SourceKind.pixels]
+    tiny.evaluate.images, tiny.evaluate.correct_only = 6, True
+    tiny.report.figure = True
+    done = computed_without(monkeypatch, tiny)
+    assert {name.partition(" ")[0] for name in done} == {stage.value for stage in Stage}
+    assert len(done) > 40
+
+
+@pytest.mark.parametrize("baseline", [Baseline.mean, Baseline.images])
+def test_other_paths(baseline, tiny, monkeypatch) -> None:
+    tiny.attribute.baseline, tiny.attribute.baselines, tiny.attribute.tolerance = baseline, 2, 0.5
+    tiny.until = Stage.graph
+    assert any(name.startswith("graph ") for name in computed_without(monkeypatch, tiny))
+
+
+def test_planted_networks(tmp_path, monkeypatch) -> None:
+    config = Config(until=Stage.evaluate)
+    config.store.root = str(tmp_path)
+    config.evaluate.kinds, config.evaluate.networks, config.evaluate.seeds = [Evaluation.planted], ["linear"], 1
+    config.evaluate.images, config.evaluate.noise, config.evaluate.training_images = 8, [0.0], 32
+    config.attribute.steps = 8
+    done = computed_without(monkeypatch, config)
+    assert len(done) == 2 and np.all([name.startswith("evaluate linear") for name in done])

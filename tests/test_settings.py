@@ -1,0 +1,117 @@
+"""Settings are the key: each field of each class changes it, what does not matter is in none, and nothing else is."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
+from typing import Any
+
+import pytest
+
+import vismech
+from vismech.config.choices import Evaluation
+from vismech.store.artifacts import Spec
+from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings
+
+for module in pkgutil.walk_packages(vismech.__path__, "vismech."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+
+
+def below(kind: type) -> list[type]:
+    return [found for one in kind.__subclasses__() for found in (one, *below(one))]
+
+
+EVERY = [one for one in dict.fromkeys(below(Settings)) if one.__module__.startswith("vismech.")]
+
+
+def sample(name: str, kind: Any, other: bool) -> Any:
+    """Some value of a field, and an ``other`` one."""
+    text = str(kind)
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        return filled(kind, other)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return list(kind)[int(other)]
+    if "Mapping" in text:
+        return {f"{name} a": 2 if other else 1}
+    if kind is bool:
+        return other
+    if "int" in text or "float" in text:
+        return 3 if other else 2
+    word = f"{name}{'y' if other else 'x'}"
+    return [word] if text.startswith(("list", "tuple")) else word
+
+
+def filled(kind: type, other: bool = False, among: str = "") -> Any:
+    """One of a class with every field given; ``other`` values of all, or of the one called ``among``."""
+    import typing
+
+    kinds = typing.get_type_hints(kind)
+    values = {one.name: sample(one.name, kinds[one.name], other or one.name == among) for one in fields(kind)}
+    return kind(**values)
+
+
+def test_there_are_settings_of_every_stage_and_measure() -> None:
+    names = {one.__module__ for one in EVERY}
+    stages = ("describe", "dictionary", "fields", "cards", "graph", "report", "trace")
+    assert {f"vismech.stages.{stage}" for stage in stages} | {"vismech.passes.extract"} <= names
+    measures = {name.split(".")[2] for name in names if name.startswith("vismech.measures.")}
+    # saturation and attribution share theirs
+    assert {each.value for each in Evaluation} - {"saturation", "attribution"} | {"units"} <= measures
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_each_is_frozen_and_documented(kind) -> None:
+    assert is_dataclass(kind) and kind.__dataclass_params__.frozen
+    assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")
+
+
+CASES = [(kind, one.name) for kind in EVERY for one in fields(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_every_field_changes_the_key(kind, name) -> None:
+    first, second = filled(kind), filled(kind, among=name)
+    assert getattr(first, name) != getattr(second, name)
+    unhashed = next(one for one in fields(kind) if one.name == name).metadata.get("unhashed", False)
+    keys = [Spec("stage", 1, "unit", one).key for one in (first, second)]
+    assert (keys[0] == keys[1]) == unhashed
+
+
+def test_only_the_mode_is_in_no_key() -> None:
+    unhashed = [(kind.__name__, one.name) for kind in EVERY for one in fields(kind) if one.metadata.get("unhashed")]
+    assert unhashed == [("PathSettings", "mode")]
+
+
+@dataclass(frozen=True)
+class Inner(Settings):
+    """Inner."""
+
+    size: int
+    spare: int = UNUSED
+
+
+@dataclass(frozen=True)
+class Outer(Settings):
+    """Outer."""
+
+    name: str
+    inner: Inner
+    beside: Inner = field(metadata=FLAT)
+    rows: int = field(default=1, metadata=UNHASHED)
+
+
+def test_the_key_holds_what_is_used_by_its_name_or_within_its_field() -> None:
+    settings = Outer("a", Inner(1), Inner(2, 3), 7)
+    assert settings.inputs() == {"name": "a", "inner": {"size": 1}, "size": 2, "spare": 3}
+    assert Spec("s", 1, "u", settings).key == Spec("s", 1, "u", settings.inputs()).key
+    assert Spec("s", 1, "u", settings).key == Spec("s", 1, "u", replace(settings, rows=9)).key
+
+
+def test_what_is_unused_is_one_thing_also_in_another_process() -> None:
+    import copy
+    import pickle
+
+    assert pickle.loads(pickle.dumps(UNUSED)) is UNUSED and copy.deepcopy(UNUSED) is UNUSED and not UNUSED
