@@ -24,7 +24,8 @@ IDS = [f"class {index % 3}/{index}.jpg" for index in range(24)]
 def loop() -> Any:
     resources = SimpleNamespace(model=SimpleNamespace(preprocess=lambda image: image))
     return SimpleNamespace(
-        config=SimpleNamespace(seed=3),
+        seed=3,
+        how=SimpleNamespace(seed=3),
         sample_id=lambda row: f"a/ü{row}.jpg",
         indices=range(100, 111),
         data=SimpleNamespace(load=lambda place: place),

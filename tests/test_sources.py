@@ -11,6 +11,7 @@ import pytest
 
 from test_config import composed, sentence_of
 from test_imports import HEAVY, loaded_after
+from vismech.config.choices import Evaluation
 from vismech.errors import UserError
 from vismech.measures.base import measure_of
 from vismech.sources.checks import ALONE, check_config_sources

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def digest_of(*names: object) -> bytes:
@@ -20,4 +21,6 @@ def seed_of(*names: object, byteorder: Literal["big", "little"] = "big") -> int:
 
 def generator_of(*names: object) -> np.random.Generator:
     """A generator seeded with all 256 bits."""
+    import numpy as np  # not where only digests are wanted
+
     return np.random.default_rng(np.frombuffer(digest_of(*names), dtype=np.uint32))

@@ -14,7 +14,7 @@ KINDS = [kind for kind in Evaluation if kind is not Evaluation.planted]
 
 
 def computed_without(monkeypatch, config: Config) -> set[str]:
-    """Plan, then compute every job where reading the configuration raises; what was computed, by stage, unit and key."""
+    """Plan, then compute every job where reading the configuration raises; stage, unit and key of what was computed."""
     ctx, done = open_context(config), set()
     plan = make_plan(ctx)
     read = Context.__getattribute__
