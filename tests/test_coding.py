@@ -17,7 +17,7 @@ from vismech.dictionaries.pursuit import (
 )
 from vismech.errors import UserError
 
-CODES = [code for code in Code if code is not Code.encoder]
+CODES = [code for code in Code if code not in (Code.encoder, Code.custom)]
 # Pursuits that look at all vectors of an image.
 OF_AN_IMAGE = (Code.simultaneous_omp, Code.coarse_to_fine, Code.coarse_to_fine_nonnegative)
 OF_THE_VECTOR_ALONE = [code for code in CODES if code not in OF_AN_IMAGE]

@@ -29,7 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sae": {"steps": 20, "batch_size": 64},
 }
 CASES = [(method, center) for method in METHODS for center in (False, True) if (method, center) != ("nmf", True)]
-CODED = [(*case, code) for case in CASES for code in Code if code is not Code.encoder or case[0] in ENCODERS]
+CODES = [code for code in Code if code is not Code.custom]
+CODED = [(*case, code) for case in CASES for code in CODES if code is not Code.encoder or case[0] in ENCODERS]
 
 
 @cache

@@ -29,9 +29,9 @@ from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Mode, PathWeight, Rule, SourceKind
-from vismech.errors import NotFinite
+from vismech.errors import NotFinite, UserError
 
-ALL = tuple(PathWeight)
+ALL = tuple(weight for weight in PathWeight if weight is not PathWeight.custom)
 COMPLETE = (PathWeight.ig, PathWeight.idg)
 
 
@@ -245,3 +245,36 @@ def test_a_path_that_is_not_finite_names_image_and_alpha(mode, tolerance) -> Non
         attribute(segment, LOWER, one, clean(vectors), targets, asked)
     with pytest.raises(NotFinite, match=r"image 1: the path is not finite at α = 0\.875"):
         idgi(segment, LOWER, one, clean(vectors), targets, steps=17)
+
+
+# A weight of one's own
+
+
+@pytest.mark.parametrize("mode", [Mode.reverse, Mode.forward])
+def test_a_weight_of_ones_own_is_put_under_the_integral(mode) -> None:
+    vectors, segment, targets = activations(1), Segment(logits=True).double(), logit_targets()
+    problem = segment, LOWER, source("reconstruction", vectors), clean(vectors), targets
+
+    def edges(own, weight=PathWeight.custom) -> torch.Tensor:
+        settings = Settings(Rule.midpoint, 8, (weight,), mode=mode, rows=5, own=own)
+        return attribute(*problem, settings).edges[weight].units
+
+    plain = edges(None, PathWeight.ig)
+    torch.testing.assert_close(edges(lambda alphas, progress: torch.ones_like(progress)), plain, rtol=1e-12, atol=1e-14)
+    late = edges(lambda alphas, progress: (alphas >= 0.5).expand_as(progress))
+    early = edges(lambda alphas, progress: (alphas < 0.5).expand_as(progress))
+    torch.testing.assert_close(early + late, plain, rtol=1e-12, atol=1e-14)
+    assert (late - plain).abs().max() > 1e-3
+    # left_ig is such a weight, as long as the target does not come back
+    left = edges(lambda alphas, progress: (progress <= 0.9).to(progress))
+    twin = attribute(*problem, Settings(Rule.midpoint, 8, (PathWeight.left_ig,), phi=0.9, mode=mode, rows=5))
+    torch.testing.assert_close(left, twin.edges[PathWeight.left_ig].units, rtol=1e-12, atol=1e-14)
+
+
+def test_a_weight_of_ones_own_is_named_and_fits() -> None:
+    with pytest.raises(UserError, match=r"attribute\.weight=package\.module:weight belong together"):
+        Settings(weights=(PathWeight.custom,))
+    vectors, segment, targets = activations(1), Segment(logits=True).double(), logit_targets()
+    settings = Settings(Rule.midpoint, 8, (PathWeight.custom,), own=lambda alphas, progress: alphas)
+    with pytest.raises(UserError, match="one weight for each of"):
+        attribute(segment, LOWER, source("reconstruction", vectors), clean(vectors), targets, settings)

@@ -23,7 +23,7 @@ from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Mode, PathWeight, Rule, SourceKind
 from vismech.errors import UserError
 
-ALL = tuple(PathWeight)
+ALL = tuple(weight for weight in PathWeight if weight is not PathWeight.custom)
 COMPLETE = (PathWeight.ig, PathWeight.idg)
 
 

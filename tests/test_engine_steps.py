@@ -23,7 +23,7 @@ from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Mode, PathWeight, ReadOut, Rule, SourceKind
 
-ALL = tuple(PathWeight)
+ALL = tuple(weight for weight in PathWeight if weight is not PathWeight.custom)
 COMPLETE = (PathWeight.ig, PathWeight.idg)
 
 

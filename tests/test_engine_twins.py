@@ -29,6 +29,7 @@ from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import ConceptSource, UnitSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Mode, PathWeight, ReadOut, Rule, SourceKind
+from vismech.measures.saturation.scores import WEIGHTS
 from vismech.network.cut import LOGITS, PIXELS, open_network
 from vismech.network.pfv import layout_of
 
@@ -76,7 +77,7 @@ def all_edges(edges) -> Tensor:
 def test_every_weight_equals_its_twin(kind, start, path) -> None:
     vectors, segment, targets = activations(1), Segment().double(), concept_targets()
     baseline = None if start is None else activations(start)
-    settings = Settings(steps=8, weights=tuple(PathWeight), phi=0.6, mode=Mode.reverse, rows=24)
+    settings = Settings(steps=8, weights=WEIGHTS, phi=0.6, mode=Mode.reverse, rows=24)
     found = attribute(segment, LOWER, source(kind, vectors, baseline, path), clean(vectors), targets, settings)
     image, target = 1, 2
     curve, units = curves_of(kind, path, vectors, baseline, image)
@@ -187,7 +188,7 @@ def test_forward_mode_gives_the_edges_of_reverse_mode(path, kind, readout) -> No
             one,
             clean(vectors),
             targets,
-            Settings(steps=9, weights=tuple(PathWeight), mode=mode, rows=rows),
+            Settings(steps=9, weights=WEIGHTS, mode=mode, rows=rows),
         )
         for mode, rows in ((Mode.reverse, 64), (Mode.forward, 64), (Mode.forward, 5))
     ]

@@ -136,6 +136,7 @@ IMAGE, IMAGES = {"baseline": Baseline.image, "baseline_image": "a.png"}, {"basel
 PART, ADAPTIVE, OWN = {"path": PathWeight.left_ig}, {"tolerance": 0.1}, {"curve": {"_target_": "a.B", "x": 1}}
 MATTERS: dict[str, tuple[dict, object, str]] = {
     "path": ({}, PathWeight.idg, "layer"),
+    "weight": ({"path": PathWeight.custom, "weight": "torch:ones_like"}, "torch:zeros_like", "layer"),
     "phi": (PART, 0.95, "layer"),
     "baseline": ({}, Baseline.blank, "layer"),
     "baseline_image": (IMAGE, "b.png", "layer"),

@@ -35,6 +35,7 @@ from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import ConceptSource, UnitSource, concept_edges
 from vismech.attribution.targets import ConceptTargets
 from vismech.config.choices import Along, Mode, PathWeight, SourceKind
+from vismech.measures.saturation.scores import WEIGHTS
 from vismech.network.cut import open_network
 from vismech.network.pfv import layout_of
 from vismech.sources.models import open_model
@@ -86,7 +87,7 @@ class Problem:
 def weights(options: argparse.Namespace) -> None:
     for pair in (("layer1.1", "layer1.2"), ("layer2.1", "layer2.2"), ("layer3.0", "layer3.1")):
         problem = Problem(options.checkpoint, *pair, images=16, targets=8)
-        one, four = (partial(problem, wanted, STEPS) for wanted in ((PathWeight.ig,), tuple(PathWeight)))
+        one, four = (partial(problem, wanted, STEPS) for wanted in ((PathWeight.ig,), WEIGHTS))
         print(f"four weights / ig, {' → '.join(pair)}: {compared(one, four, options.repeats).ratio:.3f}")
 
 
@@ -171,7 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.only_steps:
-        Problem(options.checkpoint, "layer1.1", "layer1.2", images=4, targets=8)(tuple(PathWeight), options.only_steps)
+        Problem(options.checkpoint, "layer1.1", "layer1.2", images=4, targets=8)(WEIGHTS, options.only_steps)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     weights(options)

@@ -130,7 +130,7 @@ def vectors_and_atoms(n: int, c: int, k: int) -> tuple[Tensor, Tensor]:
     return torch.rand(n, c, generator=generator), atoms
 
 
-@pytest.mark.parametrize("code", [code for code in Code if code is not Code.encoder])
+@pytest.mark.parametrize("code", [code for code in Code if code not in (Code.encoder, Code.custom)])
 def test_codes(code) -> None:
     vectors, atoms = vectors_and_atoms(180, 12, 30)
     coding = Coding(code, penalty=0.05, l0=4, coarse=3, fine=8)
