@@ -196,7 +196,7 @@ def test_forward_mode_gives_the_edges_of_reverse_mode(path, kind, readout) -> No
         for name in ("value", "baseline", "crossing", "energy"):
             torch.testing.assert_close(getattr(other, name), getattr(found[0], name), rtol=1e-9, atol=1e-12)
         assert torch.equal(other.crosses, found[0].crosses) and torch.equal(other.moves, found[0].moves)
-        for weight in PathWeight:
+        for weight in WEIGHTS:
             torch.testing.assert_close(
                 all_edges(other.edges[weight]), all_edges(found[0].edges[weight]), rtol=1e-9, atol=1e-12
             )
