@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import importlib
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import vismech
+from vismech.moved import MOVED
 
 ROOT = Path(vismech.__file__).parent
 MATHS = ["network", "receptive_field", "dictionaries", "attribution"]
@@ -148,6 +150,7 @@ def test_no_module_takes_names_from_the_package_itself() -> None:
 def test_files_stay_small() -> None:
     lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
     assert max(lengths.values()) <= 400, {name: length for name, length in lengths.items() if length > 400}
+    assert statistics.median(lengths.values()) < 160
 
 
 def loaded_after(code: str) -> tuple[set[str], str]:
@@ -229,3 +232,13 @@ def test_help_loads_neither_torch_nor_hydra(option) -> None:
     loaded, out = loaded_after(code)
     assert not loaded & (HEAVY | {"hydra", "omegaconf"})
     assert "usage: vismech" in out if option != "--version" else out.startswith("vismech ")
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_an_old_name_is_the_moved_module_and_says_so(name) -> None:
+    sys.modules.pop(f"vismech.{name}", None)
+    new = importlib.import_module(f"vismech.{MOVED[name]}")
+    with pytest.warns(FutureWarning, match=rf"vismech\.{name} is now vismech\.{MOVED[name]}"):
+        old = importlib.import_module(f"vismech.{name}")
+    assert old is new and new.__spec__ is not None and new.__spec__.name == f"vismech.{MOVED[name]}"
+    sys.modules.pop(f"vismech.{name}", None)

@@ -6,6 +6,8 @@ The names below are loaded when they are first used, so that ``import vismech`` 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vismech.moved import install
+
 if TYPE_CHECKING:
     from vismech.attribution.engine import attribute
     from vismech.attribution.paths import Path
@@ -29,6 +31,8 @@ _HOMES = {
     "open_network": "vismech.network.cut",
     "open_run": "vismech.finished.run",
 }
+
+install()
 
 
 def __getattr__(name: str) -> Any:
