@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vismech.measures.attribution.scores import (
     ABPC_SHARES,
-    Ends,
+    Change,
     Removals,
     abpc,
     areas,
@@ -34,7 +34,11 @@ def linear(units, seed=0, positive=False, targets=1):
     """F(m) = 0.3 + Σ_q m_q φ_q for every target, with its exact attribution [T, 1, Q]."""
     phi = torch.randn(targets, units, generator=generator(seed))
     phi = phi.abs() if positive else phi + 0.2
-    return (lambda kept: 0.3 + kept.float() @ phi.T), phi[:, None], Ends(0.3 + phi.sum(1), torch.full((targets,), 0.3))
+    return (
+        (lambda kept: 0.3 + kept.float() @ phi.T),
+        phi[:, None],
+        Change(0.3 + phi.sum(1), torch.full((targets,), 0.3)),
+    )
 
 
 def curved(units, seed=0, targets=2):
@@ -46,7 +50,7 @@ def curved(units, seed=0, targets=2):
         return torch.tanh(kept.float() @ weight) @ out
 
     everything = torch.ones(1, units, dtype=torch.bool)
-    ends = Ends(outputs(everything)[0], outputs(~everything)[0])
+    ends = Change(outputs(everything)[0], outputs(~everything)[0])
     return outputs, torch.randn(targets, 2, units, generator=generator(seed + 2)), ends
 
 
@@ -146,7 +150,7 @@ def test_the_opposite_order_has_no_area_and_a_random_one_no_correlation():
 @given(seed=SEEDS)
 def test_a_falling_target_is_measured_as_a_rising_one(seed):
     outputs, phi, ends = curved(15, seed)
-    mirrored, fallen = (lambda kept: -outputs(kept)), Ends(-ends.value, -ends.baseline)
+    mirrored, fallen = (lambda kept: -outputs(kept)), Change(-ends.value, -ends.baseline)
     for first, second in (
         (abpc(outputs, phi, ends).value, abpc(mirrored, -phi, fallen).value),
         *zip(areas(curves(outputs, phi, ends)), areas(curves(mirrored, -phi, fallen)), strict=True),
@@ -178,7 +182,7 @@ def test_infidelity_and_max_sensitivity_are_captums():
         with torch.no_grad():
             return model(torch.where(kept, x, b))
 
-    ends = Ends(model(x).detach(), model(b).detach())
+    ends = Change(model(x).detach(), model(b).detach())
     drawn = removals(outputs, ends, 12, 0.5, generator(11))
 
     def perturb(inputs):
@@ -210,6 +214,6 @@ def test_what_does_not_exist_is_marked_and_not_zero():
     assert not abpc(outputs, nothing, ends).defined.any()
     assert not sensitivity_n(phi, flat).defined.any()
     assert not max_sensitivity(nothing, phi[None]).defined.any()
-    assert not completeness(phi, Ends(ends.value, ends.value)).defined.any()
+    assert not completeness(phi, Change(ends.value, ends.value)).defined.any()
     with pytest.raises(ValueError, match="cannot be normalised by changes of"):
-        abpc(outputs, phi, Ends(ends.value, ends.value))
+        abpc(outputs, phi, Change(ends.value, ends.value))

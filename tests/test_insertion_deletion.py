@@ -11,7 +11,7 @@ import torch
 from vismech.errors import UserError
 from vismech.measures.insertion.scores import (
     GRID,
-    Ends,
+    Extent,
     count_area,
     count_axis,
     curves,
@@ -51,7 +51,7 @@ def test_curves_are_those_of_codes_set_to_zero_one_by_one():
     kept, left = torch.randn(2, P, C, generator=torch.Generator().manual_seed(9))
     ranked, read = codes.any(0), reader(weight)
     (order,) = ranked_orders(torch.arange(K).float().cos()[None], ranked[None])
-    ends = Ends(kept + left, codes @ atoms + kept + left)
+    ends = Extent(kept + left, codes @ atoms + kept + left)
     found = curves(codes, atoms, order, ends, at(ends, read), read, count_axis([3]))
 
     def twin(count, inserted):
@@ -68,7 +68,7 @@ def test_curves_are_those_of_codes_set_to_zero_one_by_one():
 
 def test_ends_are_the_direct_values_bit_for_bit():
     codes, atoms, weight = drawn(1)
-    read, ends = reader(weight), Ends(torch.zeros(P, C), codes @ atoms)
+    read, ends = reader(weight), Extent(torch.zeros(P, C), codes @ atoms)
     both = at(ends, read)
     found = curves(codes, atoms, torch.arange(K), ends, both, read, count_axis())
     for values in found:
@@ -78,17 +78,17 @@ def test_ends_are_the_direct_values_bit_for_bit():
 
 def test_an_order_shorter_than_the_axis_holds_its_last_value_and_an_empty_one_is_flat():
     codes, atoms, weight = drawn(2, 3)
-    read, ends = reader(weight), Ends(torch.zeros(P, C), codes @ atoms)
+    read, ends = reader(weight), Extent(torch.zeros(P, C), codes @ atoms)
     found = curves(codes, atoms, torch.arange(3), ends, at(ends, read), read, count_axis())
     assert len(set(found.count[0, 3:].tolist())) == 1
-    nothing = Ends(ends.nothing, ends.nothing)
+    nothing = Extent(ends.nothing, ends.nothing)
     empty = curves(codes, atoms, torch.arange(0), nothing, at(nothing, read), read, count_axis())
     assert all(len(values.unique()) == 1 for values in empty)
 
 
 def test_a_fixed_order_longer_than_the_axis_does_not_reach_the_other_end():
     codes, atoms, weight = drawn(3, 40)
-    read, ends = reader(weight), Ends(torch.zeros(P, C), codes @ atoms)
+    read, ends = reader(weight), Extent(torch.zeros(P, C), codes @ atoms)
     grid = np.tile([0, 1, 8], (2, 1))
     (found,) = values_at(codes, atoms, torch.arange(40), ends, at(ends, read), read, [grid])
     expected = read((codes[:, :8] @ atoms[:8])[None])
@@ -107,7 +107,7 @@ def test_deletion_s_grid_is_the_mirror_image_of_insertion_s(active):
 def test_the_mean_difference_over_all_orders_is_zero_for_any_network(k):
     codes, atoms, weight = drawn(4, k)
     codes, atoms = codes.double(), atoms.double()
-    read, ends = reader(weight.double()), Ends(torch.ones(P, C).double(), codes @ atoms + 1)
+    read, ends = reader(weight.double()), Extent(torch.ones(P, C).double(), codes @ atoms + 1)
     differences = []
     for order in permutations(range(k)):
         share = curves(codes, atoms, torch.tensor(order), ends, at(ends, read), read, count_axis()).share
@@ -185,7 +185,7 @@ def test_sparse_matched_codes_keep_both_budgets():
 
 def test_the_oracle_takes_the_best_concept_at_every_step():
     codes, atoms, weight = drawn(7, 6)
-    read, ends = reader(weight), Ends(torch.zeros(P, C), codes @ atoms)
+    read, ends = reader(weight), Extent(torch.zeros(P, C), codes @ atoms)
     axis = count_axis()
     found = greedy_curves(codes, atoms, torch.ones(6, dtype=torch.bool), ends, at(ends, read), read, axis)
     for row, better in enumerate((max, min)):

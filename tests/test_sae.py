@@ -228,7 +228,7 @@ def test_the_largest_values_are_those_of_sorting() -> None:
 @pytest.mark.parametrize("n, size", [(10, 4), (3, 8), (5, 5)])
 def test_batches_go_through_every_vector_before_any_comes_again(n, size) -> None:
     vectors = torch.arange(n, dtype=torch.float32)[:, None]
-    plan = sae.Plan(0, 0.0, 20, size, 0.1, 0.0, 0.0)
+    plan = sae.Schedule(0, 0.0, 20, size, 0.1, 0.0, 0.0)
     seen = torch.cat(list(sae.Batches(vectors, plan, 0, 20)))[:, 0]
     for epoch in seen[: len(seen) // n * n].view(-1, n):
         assert torch.equal(epoch.sort().values, vectors[:, 0])
@@ -236,7 +236,7 @@ def test_batches_go_through_every_vector_before_any_comes_again(n, size) -> None
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
-    plan = sae.Plan(0, 0.0, 100, 1, 0.1, 0.1, 0.2)
+    plan = sae.Schedule(0, 0.0, 100, 1, 0.1, 0.1, 0.2)
     rates = np.array([plan.rise(step) * plan.fall(step) for step in range(100)])
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
     np.testing.assert_allclose(rates[10:81], 1)

@@ -22,7 +22,7 @@ import torch
 
 from vismech.config.choices import DataSource, LoggerKind, ModelSource, Positions
 from vismech.config.schema import Config, DataConfig, ExtractConfig, ModelConfig
-from vismech.passes.batches import Images, PaddedBatches, loader
+from vismech.passes.batches import ImageFiles, PaddedBatches, loader
 from vismech.stages import extract
 from vismech.stages.context import Context
 from vismech.stages.pipeline import open_context
@@ -49,7 +49,7 @@ def stage(ctx: Context) -> float:
 
 def bare(ctx: Context) -> float:
     batches = PaddedBatches(len(ctx.data), ctx.config.runtime.batch_size)
-    images = Images(ctx.data, range(len(ctx.data)), ctx.model.preprocess)
+    images = ImageFiles(ctx.data, range(len(ctx.data)), ctx.model.preprocess)
     started = time.perf_counter()
     with torch.no_grad():
         for batch in loader(images, batches, 0, pinned=False):

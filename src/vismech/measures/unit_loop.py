@@ -15,7 +15,7 @@ from vismech.attribution.sources import Source, UnitSource
 from vismech.attribution.targets import Targets
 from vismech.config.choices import Mode, SourceKind
 from vismech.errors import NotFinite, UserError
-from vismech.measures.attribution.scores import Ends, Measured, max_sensitivity
+from vismech.measures.attribution.scores import Change, Measured, max_sensitivity
 from vismech.measures.saturation.scores import RADIUS, WEIGHTS, disturbances, root_mean_square
 from vismech.measures.unit_scores import Outputs, all_units, unit_outputs
 from vismech.network.layers import PIXELS
@@ -40,7 +40,7 @@ class Case(NamedTuple):
     targets: Int[Tensor, " t"]
     edges: Float[Tensor, "t w q"]
     units: Int[Tensor, " n"]
-    ends: Ends
+    ends: Change
     outputs: Outputs
 
     @property
@@ -142,7 +142,7 @@ class UnitLoop(TraceLoop):
         self, found: Attribution, edges: Tensor, source: Source, coded: Coded, targets: Targets, index: int, row: int
     ) -> Case:
         moving = found.moves[index].nonzero()[:, 0]
-        ends = Ends(found.value[index][moving], found.baseline[index][moving])
+        ends = Change(found.value[index][moving], found.baseline[index][moving])
         rows = self.portions.paths
         outputs = unit_outputs(self.segment, self.layout, source, coded.clean, targets, index, rows)
         return Case(row, moving, edges[moving], source.active(index), ends, lambda kept: outputs(kept)[:, moving])

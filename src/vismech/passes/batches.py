@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     readable: Tensor
 
 
-class Images(Dataset):
+class ImageFiles(Dataset):
     """Preprocessed images of ``data`` at ``indices``; an unreadable one is blank and marked."""
 
     def __init__(self, data: ImageData, indices: Sequence[int], preprocess: Preprocess) -> None:
@@ -76,7 +76,7 @@ def distinct(rows: Tensor) -> int:
     return len(rows.unique())
 
 
-def loader(images: Images, sampler: PaddedBatches, workers: int, pinned: bool) -> DataLoader:
+def loader(images: ImageFiles, sampler: PaddedBatches, workers: int, pinned: bool) -> DataLoader:
     """A loader of :class:`Batch` in the sampler's order."""
     return DataLoader(
         images,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vismech.config.choices import Unreadable
 from vismech.errors import NotFinite, UserError
 from vismech.network.layers import LOGITS, PIXELS
-from vismech.passes.batches import Batch, Images, PaddedBatches, loader
+from vismech.passes.batches import Batch, ImageFiles, PaddedBatches, loader
 from vismech.passes.capacity import numbers_per_row
 from vismech.passes.devices import quiet, set_rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
@@ -85,7 +85,7 @@ class ImageLoop:
         assert self.resources is not None
         runtime = self.site.runtime
         sampler = PaddedBatches(len(self.indices), runtime.batch_size, rank, world, self.done)
-        images = Images(self.data, self.indices, self.resources.model.preprocess)
+        images = ImageFiles(self.data, self.indices, self.resources.model.preprocess)
         return loader(images, sampler, runtime.workers, self.device.type == "cuda")
 
     def predict_step(self, batch: Batch) -> dict[str, Columns]:

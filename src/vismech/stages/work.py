@@ -32,7 +32,7 @@ from vismech.store.artifacts import Artifact, Store, canonical
 log = logging.getLogger(__name__)
 
 
-class Images(NamedTuple):
+class ArtifactImages(NamedTuple):
     """The images of an artifact, row by row, with the data's own labels, and those that could not be read."""
 
     ids: list[str]
@@ -186,10 +186,10 @@ def write_images(
     }
 
 
-def read_images(artifact: Artifact) -> Images:
+def read_images(artifact: Artifact) -> ArtifactImages:
     """The images that :func:`write_images` wrote."""
     content = artifact.json("images.json")
-    return Images(content["ids"], np.array(content["labels"]), content["unreadable"])
+    return ArtifactImages(content["ids"], np.array(content["labels"]), content["unreadable"])
 
 
 def some_kept(kept: list[int]) -> None:

@@ -42,7 +42,7 @@ REVIVAL_VECTORS, THRESHOLD_BATCHES = 8192, 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How to train; see `SaeConfig` for the fields.
 
     Raises:
@@ -93,7 +93,7 @@ class Plan:
 class Batches:
     """Batches `first` … `last - 1` of an endless sequence: the vectors in random order, then in another, and so on."""
 
-    def __init__(self, vectors: Float[Tensor, "n c"], plan: Plan, first: int, last: int) -> None:
+    def __init__(self, vectors: Float[Tensor, "n c"], plan: Schedule, first: int, last: int) -> None:
         self.vectors, self.plan, self.first, self.last = vectors, plan, first, last
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class SaeTraining(nn.Module):
     idle: Tensor
 
     def __init__(
-        self, model: SparseAutoencoder, vectors: Float[Tensor, "n c"], plan: Plan, folder: Path | None, meter: Meter
+        self, model: SparseAutoencoder, vectors: Float[Tensor, "n c"], plan: Schedule, folder: Path | None, meter: Meter
     ) -> None:
         super().__init__()
         self.model, self.vectors, self.plan, self.meter = model, vectors, plan, meter
@@ -238,7 +238,7 @@ def fit_sae(
         UserError: for fewer distinct vectors than k, more active latents than k, options out of their range, values
             that are not finite, or training that diverges.
     """
-    plan = Plan(seed, sparsity, steps, batch_size, learning_rate, warmup, decay)
+    plan = Schedule(seed, sparsity, steps, batch_size, learning_rate, warmup, decay)
     channels = vectors.shape[1]
     l0 = l0_of(l0_per_channel, channels)
     if not (l0_per_channel > 0 and l0 <= k):

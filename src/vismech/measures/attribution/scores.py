@@ -28,7 +28,7 @@ STEPS = 32
 ABPC_SHARES = tuple(step / 10 for step in range(1, 10))
 
 
-class Ends(NamedTuple):
+class Change(NamedTuple):
     """The output with all units and with none, F(x) and F(b)."""
 
     value: Float[Tensor, " t"]
@@ -54,13 +54,13 @@ def ratio(numerator: Float[Tensor, "t *w"], denominator: Float[Tensor, "t *w"]) 
     return Measured(torch.where(defined, numerator / safe, torch.zeros_like(numerator)), defined)
 
 
-def completeness(attribution: Float[Tensor, "t w q"], ends: Ends) -> Measured:
+def completeness(attribution: Float[Tensor, "t w q"], ends: Change) -> Measured:
     """``|Σ_q φ_q − Δ| / |Δ|`` (Sundararajan et al. 2017), undefined where Δ = 0."""
     change = ends.change[:, None].expand(attribution.shape[:2])
     return ratio((attribution.sum(2) - change).abs(), change.abs())
 
 
-def abpc(outputs: Outputs, attribution: Float[Tensor, "t w q"], ends: Ends) -> Measured:
+def abpc(outputs: Outputs, attribution: Float[Tensor, "t w q"], ends: Change) -> Measured:
     """Area between perturbation curves (Miglani et al., arXiv 2010.12697): 0 for a random order, larger is better.
 
     ``(1/10) Σ_{k = 0.1 … 0.9} max(0, low_k − high_k)``, low and high the output with the share k of least and of most
@@ -89,7 +89,7 @@ class Curves(NamedTuple):
     mass: Float[Tensor, "t w s"]
 
 
-def curves(outputs: Outputs, attribution: Float[Tensor, "t w q"], ends: Ends, steps: int = STEPS) -> Curves:
+def curves(outputs: Outputs, attribution: Float[Tensor, "t w q"], ends: Change, steps: int = STEPS) -> Curves:
     """Reveal and remove units (Petsiuk et al. 2018) in ``steps`` equal steps, rounded to whole units."""
     count = attribution.shape[2]
     marks = torch.tensor([round(step * count / steps) for step in range(steps + 1)], device=attribution.device)
@@ -135,7 +135,7 @@ class Removals(NamedTuple):
 
 
 def removals(
-    outputs: Outputs, ends: Ends, units: int, share: float, generator: torch.Generator, draws: int = 100
+    outputs: Outputs, ends: Change, units: int, share: float, generator: torch.Generator, draws: int = 100
 ) -> Removals:
     """Draw ``draws`` sets of ``share`` of the units, at least one and rounded to whole units."""
     size = max(1, round(share * units))
@@ -170,7 +170,7 @@ def max_sensitivity(attribution: Float[Tensor, "t w q"], disturbed: Float[Tensor
     return ratio((disturbed - attribution).norm(dim=3).amax(0), attribution.norm(dim=2))
 
 
-def _ranks(attribution: Float[Tensor, "t w q"], ends: Ends) -> Int[Tensor, "t w q"]:
+def _ranks(attribution: Float[Tensor, "t w q"], ends: Change) -> Int[Tensor, "t w q"]:
     """Place of each unit by descending φ · sign Δ; of equal ones the first unit comes first."""
     signed = attribution * ends.change.sign()[:, None, None]
     order = signed.sort(dim=2, descending=True, stable=True).indices
@@ -179,7 +179,7 @@ def _ranks(attribution: Float[Tensor, "t w q"], ends: Ends) -> Int[Tensor, "t w 
     )
 
 
-def _normalised(outputs: Outputs, kept: Bool[Tensor, "t w m q"], ends: Ends) -> Float[Tensor, "t w m"]:
+def _normalised(outputs: Outputs, kept: Bool[Tensor, "t w m q"], ends: Change) -> Float[Tensor, "t w m"]:
     """``(F(mask) − F(b)) / Δ``, each target with its own masks.
 
     Raises:

@@ -26,7 +26,7 @@ from vismech.measures.insertion.scores import (
     FIRST,
     GRID,
     Curves,
-    Ends,
+    Extent,
     Read,
     count_axis,
     curves,
@@ -309,7 +309,7 @@ class InsertionLoop(ConceptLoop):
         axis, found, budgets = count_axis(wanted.budgets), [], []
         nothing = read(cases[0][0].kept[index, None])
         rebuilt = [coded.codes[index] @ atoms for coded, _ in cases]
-        ends = [Ends(coded.kept[index], whole) for (coded, _), whole in zip(cases, rebuilt, strict=True)]
+        ends = [Extent(coded.kept[index], whole) for (coded, _), whole in zip(cases, rebuilt, strict=True)]
         at_ends = [torch.cat([nothing, read(whole[None])]) for whole in rebuilt]
         for (coded, orders), both, values in zip(cases, ends, at_ends, strict=True):
             codes, order = coded.codes[index], orders[index]
@@ -320,7 +320,7 @@ class InsertionLoop(ConceptLoop):
             found.append(curves(codes, atoms, order, both, values, read, axis))
             if wanted.residual:
                 clean = coded.vectors[index]
-                both = Ends(both.nothing + (clean - both.whole), clean)
+                both = Extent(both.nothing + (clean - both.whole), clean)
                 values = torch.cat([read(part[None]) for part in both])
                 found.append(curves(codes, atoms, order, both, values, read, axis))
         codes, ranked = cases[0][0].codes[index], cases[0][0].ranked[index]

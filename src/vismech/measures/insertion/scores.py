@@ -36,7 +36,7 @@ Read = Callable[[Float[Tensor, "m p c"]], Float[Tensor, " m"]]
 """PFVs of the layer → probability of the class."""
 
 
-class Ends(NamedTuple):
+class Extent(NamedTuple):
     """PFVs of an image with none of its ranked concepts, and with all of them."""
 
     nothing: Float[Tensor, "p c"]
@@ -108,7 +108,7 @@ def curves(
     codes: Float[Tensor, "p k"],
     atoms: Float[Tensor, "k c"],
     order: Int[Tensor, " a"],
-    ends: Ends,
+    ends: Extent,
     at_ends: Float[Tensor, " 2"],
     read: Read,
     axis: Sequence[int],
@@ -122,7 +122,7 @@ def values_at(
     codes: Float[Tensor, "p k"],
     atoms: Float[Tensor, "k c"],
     order: Int[Tensor, " a"],
-    ends: Ends,
+    ends: Extent,
     at_ends: Float[Tensor, " 2"],
     read: Read,
     grids: Sequence[Int[np.ndarray, "2 _"]],
@@ -155,7 +155,7 @@ def greedy_curves(
     codes: Float[Tensor, "p k"],
     atoms: Float[Tensor, "k c"],
     ranked: Bool[Tensor, " k"],
-    ends: Ends,
+    ends: Extent,
     at_ends: Float[Tensor, " 2"],
     read: Read,
     axis: Sequence[int],

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vismech.measures.insertion.loop import ConceptLoop
-from vismech.measures.insertion.scores import Ends, count_axis, values_at
+from vismech.measures.insertion.scores import Extent, count_axis, values_at
 from vismech.network.layers import LOGITS
 from vismech.passes.loop import Columns
 from vismech.store.rows import Column
@@ -50,7 +50,7 @@ class TransferLoop(ConceptLoop):
         for index, (row, label) in enumerate(zip(rows, predicted.tolist(), strict=True)):
             if row not in done:  # the last batch is padded with its last row
                 read = self.reader(name, clean, label, index)
-                ends = Ends(coded.kept[index], coded.codes[index] @ atoms)
+                ends = Extent(coded.kept[index], coded.codes[index] @ atoms)
                 at_ends = read(torch.stack(ends))
                 orders = torch.from_numpy(self.orders[name][self.halves[row]]).to(clean.device)
                 each = [values_at(coded.codes[index], atoms, order, ends, at_ends, read, [grid])[0] for order in orders]
