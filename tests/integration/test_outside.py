@@ -108,6 +108,7 @@ def test_other_options_are_another_key(finished, arrays) -> None:
     before, changed = keys(), keys("dictionary.options.scale=2")
     assert before["extract layer1"] == changed["extract layer1"]
     assert before["dictionary layer1"] != changed["dictionary layer1"]
+    assert before["extract layer1"] != keys("data.options.names=[dots,stripes,rest]")["extract layer1"]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from vismech.config.choices import Images, Scope, Stage
+from vismech.config.choices import DataSource, Images, Scope, Stage
 from vismech.config.schema import Config
 from vismech.passes.site import Site
 from vismech.sources.data import ImageData
+from vismech.sources.own import Own
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, Store
 
@@ -42,7 +43,10 @@ class Context(Work):
     def source(self) -> dict[str, Any]:
         """The part of every key that names the model and the images."""
         data = self.data.fingerprint(self.config.data.fingerprint)
-        return {"model": self.outline.identity, "data": data, **self.precision}
+        found = {"model": self.outline.identity, "data": data, **self.precision}
+        if self.origin.source is DataSource.custom:
+            found["opened"] = Own.of(self.origin.target, self.origin.options, "data.target").inputs()
+        return found
 
     @cached_property
     def measured_source(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from vismech.config.schema import Config
 from vismech.measures.base import measure_of, measured_rows
 from vismech.report.patches import Patch, encode_png
 from vismech.sources.own import Own
+from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
@@ -179,7 +180,7 @@ def _explained_output(plan: Plan) -> Output:
 
 
 def _facts(ctx: Context) -> dict[str, str]:
-    config = ctx.config
+    config, columns = ctx.config, dictionary_stage.table_keys(ctx.config)
     weights = config.model.checkpoint or config.model.weights or "initial values"
     extract = config.extract
     drawn = f"{extract.per_image} per image, drawn by {extract.positions.value}".replace("by uniform", "uniformly")
@@ -190,7 +191,7 @@ def _facts(ctx: Context) -> dict[str, str]:
         "weights": Path(weights).name,
         "images": f"{len(ctx.data)} from {config.data.source.value}",
         "vectors": kept,
-        "concepts": f"{config.dictionary.method.value}, coded by {config.dictionary.code.value}",
+        "concepts": f"{columns['dictionary']}, coded by {columns['code']}",
         "path": f"{config.attribute.path.value}, {_nodes(config)}",
         "seed": config.seed,
     }
