@@ -6,8 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two threads per process suit a small machine; the results do not depend on it.
 export OMP_NUM_THREADS ?= 2
-# One process of tests per core, whole files together since they share what they set up; a thread each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# One process of tests more than cores, as some tests wait; whole files together since they share what they set up.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # The shapes in signatures are checked at every call, which takes a third of the tests' time.
 SHAPES := --jaxtyping-packages=vismech.network,vismech.receptive_field,vismech.attribution,vismech.dictionaries,vismech.measures,beartype.beartype
 

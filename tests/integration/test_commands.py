@@ -127,7 +127,7 @@ SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminate
 SLOW_SIGNALS = [SIGNALS[0], pytest.param(*SIGNALS[1], marks=pytest.mark.slow)]
 
 
-@pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
+@pytest.mark.parametrize(("number", "status", "word"), SLOW_SIGNALS)
 def test_a_signal_is_one_sentence_and_the_same_command_continues(number, status, word, arguments, base) -> None:
     ended = command(arguments, base, Signal(number))
     assert ended.status == status
