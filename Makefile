@@ -10,7 +10,12 @@ export OMP_NUM_THREADS ?= 2
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # The shapes in signatures are checked at every call, which takes a third of the tests' time.
-SHAPES := --jaxtyping-packages=vismech.network,vismech.receptive_field,vismech.attribution,vismech.dictionaries,vismech.measures,beartype.beartype
+MEASURES := attribution insertion interlayer localization planted reconstruction saturation stability transfer
+MATHS := network receptive_field attribution dictionaries measures.statistics measures.unit_scores \
+	$(MEASURES:%=measures.%.scores) measures.interlayer.orders $(addprefix measures.planted.,circuits models networks trial)
+COMMA := ,
+EMPTY :=
+SHAPES := --jaxtyping-packages=$(subst $(EMPTY) $(EMPTY),$(COMMA),$(MATHS:%=vismech.%)),beartype.beartype
 
 .PHONY: run test check format lint types slow coverage
 

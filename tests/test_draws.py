@@ -35,7 +35,7 @@ def loop() -> Any:
 
 def test_positions() -> None:
     assert uniform_positions("a/ü.jpg", 3, 49, 5).tolist() == [18, 29, 32, 33, 45]
-    assert weighted_positions("a/ü.jpg", 3, np.arange(49) % 5, 5).tolist() == [1, 21, 22, 33, 44]
+    assert weighted_positions("a/ü.jpg", 3, (np.arange(49) % 5).astype(np.float32), 5).tolist() == [1, 21, 22, 33, 44]
 
 
 def test_generators_and_disturbances() -> None:

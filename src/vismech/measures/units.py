@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vismech.attribution.automatic import Choice
-from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Baseline, Evaluation, Output, Rule, SourceKind, Stage
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
@@ -24,6 +23,7 @@ from vismech.network.layers import LOGITS, PIXELS
 from vismech.network.pfv import Layout
 from vismech.passes.baselines import Start
 from vismech.passes.nodes import NODES, read_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.passes.trace import UpperConcepts
 from vismech.stages import dictionary as dictionary_stage

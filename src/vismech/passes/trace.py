@@ -25,7 +25,6 @@ from vismech.attribution.engine import (
 from vismech.attribution.gig import Segment
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
-from vismech.attribution.settings import PathSettings
 from vismech.attribution.sources import ConceptSource, Edges, Source
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
 from vismech.config.choices import Baseline, Mode, Rule, Unreadable
@@ -35,6 +34,7 @@ from vismech.network.pfv import Layout
 from vismech.passes.baselines import Baselines, Start
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
 from vismech.store.rows import Column
 from vismech.store.settings import used

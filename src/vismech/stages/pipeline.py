@@ -23,7 +23,6 @@ from typing import Any
 
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
-from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Baseline, Mode, PathWeight, ReadOut, Rule, Stage
 from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
@@ -33,6 +32,7 @@ from vismech.network.layers import LOGITS
 from vismech.passes.devices import accelerator_of, rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
 from vismech.passes.portions import no_memory
+from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
 from vismech.sources.checks import check_config_sources
 from vismech.sources.data import ImageData, open_data

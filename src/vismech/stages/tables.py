@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from vismech.attribution.account import shares
-from vismech.attribution.settings import PathSettings
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Rule
 from vismech.network.layers import LOGITS
 from vismech.passes.nodes import NODES, read_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.trace import NOT_CHECKED
 from vismech.stages.context import Plan
 from vismech.stages.work import Work

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from vismech.attribution.aggregation import group_means, select_concepts
-from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Baseline, Stage
 from vismech.config.schema import Config
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS
 from vismech.passes.baselines import Start, draw_baselines
 from vismech.passes.nodes import tell_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.passes.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.stages import dictionary as dictionary_stage

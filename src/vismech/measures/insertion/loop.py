@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from vismech.attribution.automatic import PROBED, Choice
 from vismech.attribution.engine import attribute, settled
-from vismech.attribution.settings import PathSettings
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Evaluation, MeanRule, Mode, Rule
@@ -40,6 +39,7 @@ from vismech.network.layers import LOGITS
 from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
 from vismech.passes.trace import Given, first_readable
 from vismech.stages.dictionary import CodingSettings

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Baseline, Evaluation, Stage
 from vismech.errors import UserError
 from vismech.measures.base import Kind
@@ -26,6 +25,7 @@ from vismech.measures.insertion.scores import FIRST, GRID, count_area, count_axi
 from vismech.measures.statistics import bootstrap
 from vismech.network.layers import LOGITS
 from vismech.passes.nodes import tell_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from vismech.attribution.automatic import PROBED, Choice
 from vismech.attribution.engine import Attribution, attribute, completeness_gap, settled
 from vismech.attribution.engine import Settings as Integral
-from vismech.attribution.settings import PathSettings
 from vismech.attribution.sources import ConceptSource
 from vismech.config.choices import Evaluation, Mode, Order, PathWeight, Rule, Unreadable
 from vismech.dictionaries import Dictionary
@@ -39,6 +38,7 @@ from vismech.measures.interlayer.orders import (
 from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
 from vismech.passes.trace import Coded, Given, first_readable
 from vismech.stages.dictionary import CodingSettings

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from vismech.attribution.settings import PathSettings
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Baseline, Evaluation, MeanRule, Order, ReadOut, Stage
 from vismech.errors import UserError
@@ -31,6 +30,7 @@ from vismech.measures.interlayer.orders import READOUTS, Curves
 from vismech.measures.interlayer.scores import SCORES, Scored, scored
 from vismech.measures.units import count_row, interval_row
 from vismech.passes.nodes import tell_nodes
+from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from vismech.attribution.engine import Settings as Integral
-from vismech.attribution.settings import PathSettings
 from vismech.config.choices import Evaluation, Rule, Stage
 from vismech.dictionaries import Dictionary, build
 from vismech.errors import UserError
@@ -25,6 +24,7 @@ from vismech.measures.planted.models import PlantedNetwork, plant
 from vismech.measures.planted.networks import NETWORKS, circuit_of
 from vismech.measures.planted.trial import METHODS, Measured, measure, training_vectors
 from vismech.measures.statistics import bootstrap
+from vismech.passes.settings import PathSettings
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.dictionary import CodingSettings
