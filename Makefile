@@ -6,9 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two threads per process suit a small machine; the results do not depend on it.
 export OMP_NUM_THREADS ?= 2
-# One process of tests more than cores, as some tests wait; whole files together since they share what they set up.
+# One process of tests more than cores, as some tests wait; whole files together since they share what they set up, and
+# in order of their names, so that the long ones of integration/ come first.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The shapes in signatures are checked at every call, which takes a third of the tests' time.
 MEASURES := attribution insertion interlayer localization planted reconstruction saturation stability transfer
 MATHS := network receptive_field attribution dictionaries measures.statistics measures.unit_scores \
