@@ -11,7 +11,13 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from vismech.config.choices import DataSource, ModelSource
+from vismech.config.runtime import RuntimeConfig
+from vismech.config.schema import Config
+from vismech.passes.extract import ExtractLoop
 from vismech.passes.memory import keep_freed_memory
+from vismech.stages.pipeline import open_context
+from vismech.store.rows import Column, Rows
 
 torch.set_num_threads(1)
 keep_freed_memory()
@@ -49,3 +55,15 @@ def draw_photos(root: Path, per_class: int = 4, order: int = 1) -> Path:
 def photos(tmp_path) -> Path:
     """Twelve small pictures, four in each of three class folders."""
     return draw_photos(tmp_path / "photos")
+
+
+def tiny_loop(kind: type[ExtractLoop], folder: Path, **runtime) -> ExtractLoop:
+    """A pass of the tiny network over twelve pictures in ``folder``, to their logits [12, 3]."""
+    config = Config()
+    config.model.source, config.model.name, config.model.target = ModelSource.custom, "tiny", "tiny:network"
+    config.model.crop = config.model.resize = 32
+    config.data.source, config.data.root = DataSource.imagefolder, str(draw_photos(folder / "photos"))
+    config.runtime = RuntimeConfig("cpu", batch_size=8, **runtime)
+    ctx = open_context(config)
+    rows = Rows(folder, {"logits": Column((3,))}, len(ctx.data))
+    return kind(ctx.site, ctx.data, range(len(ctx.data)), {"logits": rows}, "the pass", layouts={})

@@ -8,17 +8,15 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
-from conftest import draw_photos
+from conftest import tiny_loop
 from vismech.commands import main as cli
-from vismech.config.choices import Code, DataSource, ModelSource
+from vismech.config.choices import Code
 from vismech.config.schema import Config, RuntimeConfig
 from vismech.dictionaries import build
 from vismech.errors import UserError
 from vismech.passes.devices import accelerator_of, devices_of, first_device, rounding
 from vismech.passes.extract import ExtractLoop
 from vismech.passes.start import run_loop
-from vismech.stages.pipeline import open_context
-from vismech.store.rows import Column, Rows
 
 
 @pytest.fixture
@@ -79,17 +77,6 @@ def test_convolutions_are_not_rounded_unless_asked_and_the_setting_is_restored()
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
 
 
-def loop_on_the_cpu(tmp_path, **runtime) -> ExtractLoop:
-    config = Config()
-    config.model.source, config.model.name, config.model.target = ModelSource.custom, "tiny", "tiny:network"
-    config.model.crop = config.model.resize = 32
-    config.data.source, config.data.root = DataSource.imagefolder, str(draw_photos(tmp_path / "photos"))
-    config.runtime = RuntimeConfig("cpu", batch_size=4, **runtime)
-    ctx = open_context(config)
-    rows = Rows(tmp_path, {"logits": Column((3,))}, len(ctx.data))
-    return ExtractLoop(ctx.site, ctx.data, range(len(ctx.data)), {"logits": rows}, "pass", layouts={})
-
-
 @pytest.mark.parametrize("tf32", [False, True])
 def test_a_pass_rounds_as_it_is_told_in_its_own_process(tf32, tmp_path) -> None:
     seen = []
@@ -99,7 +86,7 @@ def test_a_pass_rounds_as_it_is_told_in_its_own_process(tf32, tmp_path) -> None:
             seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
             return super().step(images, rows)
 
-    loop = loop_on_the_cpu(tmp_path, tf32=tf32)
+    loop = tiny_loop(ExtractLoop, tmp_path, tf32=tf32)
     loop.__class__ = Loop
     with rounding(not tf32):
         run_loop(loop)
@@ -108,6 +95,6 @@ def test_a_pass_rounds_as_it_is_told_in_its_own_process(tf32, tmp_path) -> None:
 
 def test_work_on_the_cpu_is_no_warning_where_there_is_a_gpu(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
-    run_loop(loop_on_the_cpu(tmp_path))
+    run_loop(tiny_loop(ExtractLoop, tmp_path))
     vectors = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
     assert build("sae", vectors, 8, 0, Code.encoder, steps=2).k == 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,8 @@ import torch
 from torch import Tensor
 
 import tiny
-from conftest import draw_photos
-from vismech.config.choices import Code, DataSource, ModelSource
-from vismech.config.runtime import RuntimeConfig
-from vismech.config.schema import Config
+from conftest import tiny_loop
+from vismech.config.choices import Code
 from vismech.dictionaries import Dictionary
 from vismech.dictionaries.coding import Coding
 from vismech.errors import UserError
@@ -29,8 +26,6 @@ from vismech.passes.extract import ExtractLoop
 from vismech.passes.memory import out_of_memory
 from vismech.passes.portions import Portions, in_portions
 from vismech.passes.start import run_loop
-from vismech.stages.pipeline import open_context
-from vismech.store.rows import Column, Rows
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -126,17 +121,6 @@ class Full(ExtractLoop):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
-def loop(kind: type[ExtractLoop], folder: Path, **runtime) -> ExtractLoop:
-    config = Config()
-    config.model.source, config.model.name, config.model.target = ModelSource.custom, "tiny", "tiny:network"
-    config.model.crop = config.model.resize = 32
-    config.data.source, config.data.root = DataSource.imagefolder, str(draw_photos(folder / "photos"))
-    config.runtime = RuntimeConfig("cpu", batch_size=8, **runtime)
-    ctx = open_context(config)
-    rows = Rows(folder, {"logits": Column((3,))}, len(ctx.data))
-    return kind(ctx.site, ctx.data, range(len(ctx.data)), {"logits": rows}, "the pass", layouts={})
-
-
 def logits(made: ExtractLoop) -> np.ndarray:
     run_loop(made)
     assert made.rows["logits"].finish() == list(range(12))
@@ -145,22 +129,22 @@ def logits(made: ExtractLoop) -> np.ndarray:
 
 def test_a_pass_that_runs_out_of_memory_goes_on_with_less(tmp_path, caplog) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    small = loop(Small, tmp_path / "a")
+    small = tiny_loop(Small, tmp_path / "a")
     found = logits(small)
-    np.testing.assert_allclose(found, logits(loop(ExtractLoop, tmp_path / "b")), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, logits(tiny_loop(ExtractLoop, tmp_path / "b")), rtol=1e-5, atol=1e-5)
     assert small.seen == 2
     assert "the pass: out of memory; going on with 2 images" in caplog.text
 
 
 def test_a_single_image_too_much_is_a_sentence(tmp_path) -> None:
-    none = loop(Small, tmp_path)
+    none = tiny_loop(Small, tmp_path)
     none.held = 0
     with pytest.raises(UserError, match=r"^the pass: out of memory: lower runtime.batch_size or runtime.path_batch"):
         run_loop(none)
 
 
 def test_another_error_is_no_matter_of_memory(tmp_path, monkeypatch) -> None:
-    broken = loop(ExtractLoop, tmp_path)
+    broken = tiny_loop(ExtractLoop, tmp_path)
     monkeypatch.setattr(broken, "step", lambda images, rows: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run_loop(broken)
@@ -169,11 +153,11 @@ def test_another_error_is_no_matter_of_memory(tmp_path, monkeypatch) -> None:
 @pytest.mark.slow  # two processes that import everything
 def test_memory_that_runs_out_in_another_process_is_a_sentence(tmp_path) -> None:
     with pytest.raises(UserError, match=r"^the pass: out of memory: lower runtime.batch_size"):
-        run_loop(loop(Full, tmp_path, devices=2, strategy="ddp_spawn"))
+        run_loop(tiny_loop(Full, tmp_path, devices=2, strategy="ddp_spawn"))
 
 
 def test_dictionaries_do_not_travel_through_shared_memory(tmp_path) -> None:
-    plain = loop(ExtractLoop, tmp_path)
+    plain = tiny_loop(ExtractLoop, tmp_path)
     atoms = torch.nn.functional.normalize(torch.rand(6, 4), dim=1)
     layer = Layer(layout_of((4, 2, 2), "a"), Dictionary(atoms, Coding(Code.omp, l0=2), encoder={"weight": atoms + 1}))
     assert isinstance(layer.layout, Layout)

@@ -82,6 +82,8 @@ def test_a_run_uses_all_of_them(finished) -> None:
     assert all(np.load(path / "edges.npy").any() for path in traces)
     completeness = pd.read_csv(run / "tables/completeness.csv")
     assert set(completeness.path) == {"custom"}
+    assert "share_median" in set(completeness.metric) and "gap_median" not in set(completeness.metric)
+    assert "Edges are not complete" not in (run / "report/index.html").read_text()
 
 
 def test_the_weight_is_what_it_says(finished, arrays) -> None:
@@ -122,6 +124,11 @@ def test_other_options_are_another_key(finished, arrays) -> None:
             "data.target=pathlib:Path data.options={}",
             "data.target=pathlib:Path returned PosixPath, not a vismech.sources.data",
         ),
+        (
+            "+dictionary.options.sacle=2",
+            "dictionary.target=outside:fit does not take the options",
+        ),
+        ("+data.options.nmes=[a]", "data.target=outside:open_arrays does not take the options"),
         ("report.elements=[nowhere:section]", "report.elements=nowhere:section cannot be imported"),
     ],
 )
@@ -136,3 +143,4 @@ def test_opening_the_run_does_not_run_its_code(finished, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(OUTSIDE))
     config = config_of(finished / "run", trusted=["outside"])
     assert (config.dictionary.target, config.evaluate.own, config.report.elements) == ("outside:fit", [], [])
+    assert config.attribute.weight is None

@@ -31,7 +31,7 @@ def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
     """The configuration of a run, from its folder; paths are those of the folder that it was started in.
 
     Of the code that it names only what :mod:`vismech.config.trust` allows is imported; what names code that
-    no concept needs (``attribute.curve``, ``evaluate.own``, ``report.elements``) is left out.
+    no concept needs (``attribute.curve`` and ``weight``, ``evaluate.own``, ``report.elements``) is left out.
 
     Raises:
         UserError: no run there, files that are none of a run's, or code of packages that are not ``trusted``.
@@ -55,7 +55,8 @@ def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
         raise UserError(f"{run / '.hydra'} holds no configuration of this version of vismech ({reason})") from error
     check_model(config.model, run, trusted)
     check_own(config, run, trusted)
-    config.attribute.curve, config.evaluate.own, config.report.elements = {}, [], []
+    config.attribute.curve, config.attribute.weight = {}, None
+    config.evaluate.own, config.report.elements = [], []
     config.store.root = str(started / config.store.root)
     for part, name in ((config.data, "root"), (config.model, "checkpoint")):
         if (value := getattr(part, name)) is not None:

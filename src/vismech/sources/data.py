@@ -130,7 +130,7 @@ def open_data(
         found = _samples()
         root = found.root
     elif source is DataSource.custom:
-        found = load_own(target, "data.target")(root, **(options or {}))
+        found = load_own(target, "data.target", options)(root, **(options or {}))
         if not isinstance(found, ImageData):
             raise UserError(
                 f"data.target={target} returned {type(found).__name__}, not a vismech.sources.data.ImageData"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from vismech.config.choices import ModelSource
 from vismech.errors import UserError
 from vismech.sources.data import CIFAR10, imagenet_names
+from vismech.sources.own import load_own
 from vismech.sources.weights import Download, fingerprint, load_state, read_state
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -263,11 +263,7 @@ def _custom(asked: _Request) -> tuple[nn.Module, Preprocess]:
             f"model.weights={asked.weights} does not suit model=custom, which has no published weights: "
             "give model.checkpoint=FILE, or an argument of your own in model.kwargs"
         )
-    path, _, attribute = target.partition(":")
-    try:
-        factory = getattr(importlib.import_module(path), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"model.target={target} cannot be imported ({error}): is its folder on PYTHONPATH?") from error
+    factory = load_own(target, "model.target")
     try:
         module = factory(**asked.kwargs)  # an error in here is the user's own code's, and needs its traceback
     except FileNotFoundError as error:

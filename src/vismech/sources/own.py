@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,19 +13,27 @@ from vismech.errors import UserError
 from vismech.store.settings import Settings
 
 
-def load_own(target: str | None, key: str) -> Any:
-    """What the configuration's ``key`` names.
+def load_own(target: str | None, key: str, options: Mapping[str, Any] | None = None) -> Any:
+    """What the configuration's ``key`` names, to be called with ``options``.
 
     Raises:
-        UserError: no ``package.module:name``, or one that cannot be imported.
+        UserError: no ``package.module:name``, one that cannot be imported, or options that it does not take.
     """
     module, colon, name = (target or "").partition(":")
     if not (module and colon and name):
         raise UserError(f"{key}={target} must be package.module:name, something of yours that can be imported")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{key}={target} cannot be imported ({error}): is its folder on PYTHONPATH?") from error
+    if options:
+        try:
+            inspect.signature(found).bind_partial(**options)
+        except TypeError as error:
+            raise UserError(f"{key}={target} does not take the options {dict(options)}: {error}") from error
+        except ValueError:  # of something built in, which tells no signature
+            pass
+    return found
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Own(Settings):
         from vismech.sources.source_code import tell_value  # loads torch
         from vismech.store.artifacts import canonical
 
-        told = canonical(tell_value(load_own(target, key)))
+        told = canonical(tell_value(load_own(target, key, options)))
         return cls(str(target), hashlib.sha256(told.encode()).hexdigest()[:20], dict(options))
 
     @property

@@ -17,7 +17,6 @@ from vismech.config.schema import Config
 from vismech.measures.base import measure_of, measured_rows
 from vismech.report.patches import Patch, encode_png
 from vismech.sources.own import Own
-from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
@@ -62,7 +61,7 @@ def job(ctx: Context, plan: Plan, fields: Spec) -> Job:
     assert plan.graph is not None and plan.logits is not None
     shown = ctx.config.report
     own = [Own.of(target, {}, "report.elements") for target in shown.elements]
-    settings = ReportSettings(shown.page, shown.figure, ctx.names, _facts(ctx), len(ctx.data), own or UNUSED)
+    settings = ReportSettings(shown.page, shown.figure, ctx.names, _facts(ctx, plan), len(ctx.data), own or UNUSED)
 
     def compute(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> None:
         for spec in specs.values():
@@ -179,8 +178,8 @@ def _explained_output(plan: Plan) -> Output:
     return traced.path.output
 
 
-def _facts(ctx: Context) -> dict[str, str]:
-    config, columns = ctx.config, dictionary_stage.table_keys(ctx.config)
+def _facts(ctx: Context, plan: Plan) -> dict[str, str]:
+    config = ctx.config
     weights = config.model.checkpoint or config.model.weights or "initial values"
     extract = config.extract
     drawn = f"{extract.per_image} per image, drawn by {extract.positions.value}".replace("by uniform", "uniformly")
@@ -191,7 +190,7 @@ def _facts(ctx: Context) -> dict[str, str]:
         "weights": Path(weights).name,
         "images": f"{len(ctx.data)} from {config.data.source.value}",
         "vectors": kept,
-        "concepts": f"{columns['dictionary']}, coded by {columns['code']}",
+        "concepts": "{dictionary}, coded by {code}".format(**plan.columns),
         "path": f"{config.attribute.path.value}, {_nodes(config)}",
         "seed": config.seed,
     }

@@ -11,7 +11,7 @@ import pandas as pd
 
 from vismech.attribution.account import shares
 from vismech.attribution.weights import SIDES
-from vismech.config.choices import Rule
+from vismech.config.choices import PathWeight, Rule
 from vismech.network.layers import LOGITS
 from vismech.passes.nodes import NODES, read_nodes
 from vismech.passes.settings import PathSettings
@@ -79,7 +79,7 @@ def _converged(path: PathSettings, trace: Artifact) -> Iterator[_Measured]:
         return np.asarray(trace.array(f"{name}.npy"))
 
     present, moves, change = column("present"), column("moves"), column("change")
-    if path.under in SIDES:
+    if path.under in (*SIDES, PathWeight.custom):  # parts of the change, so that no gap tells of them
         whole = column("value") - column("baseline")
         part = column("edges").sum(2) + column("error")
         yield _quantile("share_median", part[moves] / whole[moves], 0.5)

@@ -25,8 +25,6 @@ class _Unused:
 
 
 UNUSED: Any = _Unused()
-
-
 FLAT = {"flat": True}
 """Metadata of a field, a mapping or Settings, whose parts stand in the key by their own names."""
 UNHASHED = {"unhashed": True}
