@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vismech.config.choices import Code, Output, ReadOut
 from vismech.dictionaries.base import Dictionary
-from vismech.dictionaries.coding import TWO_STAGES
+from vismech.dictionaries.coding import BY_IMAGE
 from vismech.errors import UserError
 from vismech.network.pfv import Layout
 
@@ -119,7 +119,7 @@ def codes_of(vectors: Float[Tensor, "r t c"], dictionary: Dictionary, concepts: 
     Raises:
         UserError: for other codes, whose slopes are others.
     """
-    if dictionary.coding.code in (Code.encoder, Code.simultaneous_omp, *TWO_STAGES):
+    if dictionary.coding.code in (Code.encoder, *BY_IMAGE):
         raise UserError(
             f"attribute.readout=code has no slope for dictionary.code={dictionary.coding.code}: give readout=max or "
             "sum, or a lasso or omp code"

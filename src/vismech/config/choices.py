@@ -222,6 +222,24 @@ class Order(StrEnum):
     activation_patching = "activation_patching"
 
 
+class EditValue(StrEnum):
+    """What the code of an edited concept becomes: nothing, its mean over the data, another image's, or a multiple."""
+
+    zero = "zero"
+    mean = "mean"
+    resample = "resample"
+    scale = "scale"
+
+
+class CircuitErrors(StrEnum):
+    """What a dictionary does not rebuild, in a circuit's forward pass: of the current activation, of the clean one, or
+    left out."""
+
+    keep = "keep"
+    node = "node"
+    remove = "remove"
+
+
 class Half(StrEnum):
     """Which images: those for choosing between methods, those for confirming the choice, or all."""
 

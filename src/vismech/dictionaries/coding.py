@@ -32,6 +32,8 @@ PURSUITS = (
     Code.coarse_to_fine_nonnegative,
 )
 TWO_STAGES = (Code.coarse_to_fine, Code.coarse_to_fine_nonnegative)
+BY_IMAGE = (Code.simultaneous_omp, *TWO_STAGES)
+"""Codes that look at all vectors of an image together."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from vismech.attribution.sources import Source, UnitSource
 from vismech.attribution.targets import Targets
 from vismech.config.choices import Mode, SourceKind
 from vismech.errors import NotFinite, UserError
+from vismech.intervene.coded import Coded
 from vismech.measures.attribution.scores import Change, Measured, max_sensitivity
 from vismech.measures.saturation.scores import RADIUS, WEIGHTS, disturbances, root_mean_square
 from vismech.measures.unit_scores import Outputs, all_units, unit_outputs
 from vismech.network.layers import PIXELS
 from vismech.passes.loop import Columns
-from vismech.passes.trace import Coded, TraceLoop
+from vismech.passes.trace import TraceLoop
 from vismech.store.rows import Column
 
 

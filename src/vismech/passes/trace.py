@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, a
 from vismech.config.choices import Baseline, Mode, Rule, Unreadable
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
+from vismech.intervene.coded import Coded
 from vismech.network.pfv import Layout
 from vismech.passes.baselines import Baselines, Start
 from vismech.passes.loop import Columns, ImageLoop
@@ -60,14 +61,6 @@ class UpperConcepts:
     dictionary: Dictionary
     concepts: tuple[int, ...]
     anchors: np.ndarray
-
-
-class Coded(NamedTuple):
-    """Clean activations of a batch, as PFVs and in concepts."""
-
-    clean: Tensor
-    vectors: Float[Tensor, "b p c"]
-    codes: Float[Tensor, "b p k"]
 
 
 def trace_columns(targets: int, concepts: int) -> dict[str, Column]:

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 
 from vismech.draws import seed_of
+from vismech.intervene.coded import Coded
 from vismech.measures.attribution import scores as metrics
 from vismech.measures.attribution.scores import Measured
 from vismech.measures.saturation.scores import WEIGHTS
 from vismech.measures.unit_loop import Case, UnitLoop
-from vismech.passes.trace import Coded
 
 METHODS = (*(weight.value for weight in WEIGHTS), "random")
 """The last is a control: ig's values dealt out to the units at random, which keeps their sum."""

@@ -17,9 +17,9 @@ from vismech.attribution.engine import attribute, settled
 from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Evaluation, MeanRule, Mode, Rule
-from vismech.dictionaries.base import Dictionary
 from vismech.dictionaries.coding import l0_of
 from vismech.errors import UserError
+from vismech.intervene.coded import Layer
 from vismech.measures.images import MeasuredSettings
 from vismech.measures.insertion.scores import (
     FIRST,
@@ -36,7 +36,6 @@ from vismech.measures.insertion.scores import (
     values_at,
 )
 from vismech.network.layers import LOGITS
-from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
 from vismech.passes.settings import PathSettings
@@ -48,14 +47,6 @@ from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 # Convolutions of other numbers of rows round differently: the last rows are padded to a multiple.
 ROW_MULTIPLE = 16
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer's dictionary and how its activation is read."""
-
-    layout: Layout
-    dictionary: Dictionary
 
 
 class Coded(NamedTuple):
@@ -141,9 +132,7 @@ class ConceptLoop(ImageLoop):
 
     def on_predict_start(self) -> None:
         """Move the dictionaries once and cut the segments."""
-        self.layers = {
-            name: replace(layer, dictionary=layer.dictionary.to(self.device)) for name, layer in self.layers.items()
-        }
+        self.layers = {name: layer.to(self.device) for name, layer in self.layers.items()}
         self.segments = {name: self.network.segment(name, LOGITS) for name in self.layers}
 
     def cuts(self) -> list[nn.Module]:

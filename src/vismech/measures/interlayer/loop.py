@@ -16,9 +16,9 @@ from vismech.attribution.engine import Attribution, attribute, completeness_gap,
 from vismech.attribution.engine import Settings as Integral
 from vismech.attribution.sources import ConceptSource
 from vismech.config.choices import Evaluation, Mode, Order, PathWeight, Rule, Unreadable
-from vismech.dictionaries import Dictionary
 from vismech.draws import seed_of
 from vismech.errors import UserError
+from vismech.intervene.coded import Coded, Layer
 from vismech.measures.images import MeasuredSettings
 from vismech.measures.insertion.scores import GRID
 from vismech.measures.interlayer.orders import (
@@ -35,12 +35,11 @@ from vismech.measures.interlayer.orders import (
     random_effects,
     strongest_targets,
 )
-from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
 from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
-from vismech.passes.trace import Coded, Given, first_readable
+from vismech.passes.trace import Given, first_readable
 from vismech.stages.dictionary import CodingSettings
 from vismech.store.rows import Column
 from vismech.store.settings import FLAT, Settings
@@ -55,13 +54,6 @@ class Pair(NamedTuple):
 
     lower: str
     upper: str
-
-
-class Layer(NamedTuple):
-    """One layer and its concepts."""
-
-    layout: Layout
-    dictionary: Dictionary
 
 
 def interlayer_columns(targets: int, orders: int) -> dict[str, Column]:
@@ -119,9 +111,7 @@ class InterlayerLoop(ImageLoop):
 
     def on_predict_start(self) -> None:
         """Move the dictionaries, cut the segments and choose the nodes of each, once per process."""
-        self.layers = {
-            name: layer._replace(dictionary=layer.dictionary.to(self.device)) for name, layer in self.layers.items()
-        }
+        self.layers = {name: layer.to(self.device) for name, layer in self.layers.items()}
         self.segments = {name: self.network.segment(*pair) for name, pair in self.pairs.items()}
         if self.how.path.rule is Rule.auto:
             with torch.no_grad(), one_thread():
@@ -165,9 +155,7 @@ class InterlayerLoop(ImageLoop):
         return found
 
     def _coded(self, name: str, activations: Mapping[str, Tensor], count: int) -> Coded:
-        clean, layer = activations[name][:count], self.layers[name]
-        vectors = layer.layout.vectors(clean)
-        return Coded(clean, vectors, layer.dictionary.encode(vectors))
+        return self.layers[name].code(activations[name][:count])
 
     def _measure(
         self, name: str, lower: Coded, upper: Coded, donors: Float[Tensor, "b p k"] | None, rows: list[int]

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from vismech.attribution.engine import Attribution
 from vismech.config.choices import PathWeight
+from vismech.intervene.coded import Coded
 from vismech.measures.attribution.scores import Measured, abpc, completeness
 from vismech.measures.saturation.scores import RELATIONS, WEIGHTS, relation
 from vismech.measures.unit_loop import Case, UnitLoop, score_columns
 from vismech.network.layers import PIXELS
 from vismech.network.pfv import Layout
 from vismech.passes.loop import Columns
-from vismech.passes.trace import Coded
 from vismech.store.rows import Column
 
 LEFT, RIGHT, FULL = (WEIGHTS.index(side) for side in (PathWeight.left_ig, PathWeight.right_ig, PathWeight.ig))

@@ -1,0 +1,87 @@
+"""Measured effects: ``Δ_j(q) = g_j(F(X)) − g_j(F(X'))``, X' the activation with concept q edited alone.
+
+One row of a forward pass per image and concept, all targets read from it; memory does not grow with their number.
+
+Legend: B images, R rows of a pass, P positions, C channels, K concepts, Q of them edited one by one, T targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vismech.attribution.gig import ROW_MULTIPLE
+from vismech.intervene.coded import Coded, Layer
+from vismech.intervene.edits import Edit
+
+Read = Callable[[Tensor, Int[Tensor, " r"]], Float[Tensor, "r t"]]
+"""Targets from the lower layer's activation [R, …], row r of which belongs to image ``image[r]``."""
+
+
+def measured_effects(
+    read: Read,
+    layer: Layer,
+    coded: Coded,
+    edit: Edit,
+    rows: int,
+    donors: Float[Tensor, "b p k"] | None = None,
+) -> Float[Tensor, "b t q"]:
+    """Δ_j(q) of every image, target and concept of an edit; exactly zero where the edit changes nothing.
+
+    Args:
+        read: F and g.
+        layer: the edited layer.
+        coded: its clean activations.
+        edit: what each concept is set to, one concept at a time.
+        rows: of a forward pass.
+        donors: codes of the images that each is resampled from.
+    """
+    own = torch.arange(len(coded.clean), device=coded.codes.device)
+    changes, atoms = edit.changes(coded.codes, donors), layer.dictionary.atoms[list(edit.concepts)]
+    value = torch.cat([_padded(read, coded.clean[some], some) for some in own.split(rows)])
+    effects = value.new_zeros(len(own), value.shape[1], len(atoms))
+    moved = changes.any(1).nonzero()  # image-major
+    for image, concept in (pair.unbind(1) for pair in moved.split(rows)):
+        vectors = coded.vectors[image] + changes[image, :, concept][..., None] * atoms[concept][:, None]
+        answer = _padded(read, layer.layout.activation(vectors, coded.clean[image]), image)
+        effects[image, :, concept] = value[image] - answer
+    return effects
+
+
+def _padded(read: Read, activation: Tensor, image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
+    """As many rows as are wanted of a whole multiple: a row's last digits depend on how many are passed with it."""
+    spare = -len(image) % ROW_MULTIPLE
+    place = torch.cat([torch.arange(len(image)), torch.full((spare,), len(image) - 1)]).to(image.device)
+    return read(activation[place], image[place])[: len(image)]
+
+
+def achieved(
+    layer: Layer, coded: Coded, edit: Edit, rows: int, donors: Float[Tensor, "b p k"] | None = None
+) -> Float[Tensor, "b q"]:
+    """The share of each edit that arrives when the edited activation is encoded again; NaN where it changes nothing.
+
+    ``Σ_p (u'_q − u_q)(a_q − u_q) / Σ_p (a_q − u_q)²``, u' the code of X'. An encoder may read an edited activation
+    otherwise than it was edited: another concept takes over what the removed one told.
+    """
+    changes, atoms = edit.changes(coded.codes, donors), layer.dictionary.atoms[list(edit.concepts)]
+    arrived = changes.new_zeros(changes.shape[0], changes.shape[2])
+    concepts = torch.tensor(edit.concepts, device=changes.device)
+    if layer.pointwise:  # only positions that change
+        image, position, concept = changes.nonzero().unbind(1)
+        for some in torch.arange(len(image), device=image.device).split(rows * coded.vectors.shape[1]):
+            i, p, q = image[some], position[some], concept[some]
+            change = changes[i, p, q]
+            again = layer.dictionary.encode(coded.vectors[i, p] + change[:, None] * atoms[q])
+            after = again.gather(1, concepts[q][:, None])[:, 0] - coded.codes[i, p, concepts[q]]
+            arrived.index_put_((i, q), after * change, accumulate=True)
+    else:
+        for image, concept in (pair.unbind(1) for pair in changes.any(1).nonzero().split(rows)):
+            change = changes[image, :, concept]
+            again = layer.dictionary.encode(coded.vectors[image] + change[..., None] * atoms[concept][:, None])
+            each = concepts[concept][:, None, None].expand(-1, again.shape[1], 1)
+            after = (again.gather(2, each) - coded.codes[image].gather(2, each))[..., 0]
+            arrived[image, concept] = (after * change).sum(1)
+    return arrived / changes.square().sum(1)
