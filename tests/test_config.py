@@ -22,7 +22,13 @@ from vismech.config.documentation import documentation
 from vismech.config.schema import Config, register
 from vismech.errors import UserError
 
+ALONE = ("experiment", "launcher")
 CHOICES = [(group, choice) for group, names in choices().items() for choice in names]
+# The n-th choice of every group in one composition: what one group sets, no other does.
+TOGETHER = [
+    {group: names[place] for group, names in choices().items() if place < len(names) and group not in ALONE}
+    for place in range(max(map(len, choices().values())))
+]
 KEYS = Path(__file__).parent / "configs" / "keys.txt"
 
 
@@ -68,19 +74,24 @@ def leaves(content: dict, above: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
     return [leaf for some in nested for leaf in some]
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes_and_sets_what_it_says(group, choice) -> None:
+@pytest.mark.parametrize("together", [some for some in TOGETHER if some])
+def test_every_choice_composes_and_sets_what_it_says(together) -> None:
     """Not one key of a file is lost on the way, which is what happens to ``???`` over a schema's value."""
+    config = composed(*(f"{group}={choice}" for group, choice in together.items()))
+    for group, choice in together.items():
+        content = yaml.safe_load((conf_folder() / group / f"{choice}.yaml").read_text())
+        assert content
+        for key, value in leaves(content):
+            found = functools.reduce(getattr, key, getattr(config, group))
+            assert found == value, key
+
+
+@pytest.mark.parametrize(("group", "choice"), [each for each in CHOICES if each[0] in ALONE])
+def test_every_preset_and_launcher_composes(group, choice) -> None:
     if group == "launcher":
         names = {"basic": "hydra", "slurm": "hydra_plugins.hydra_submitit_launcher"}
         pytest.importorskip(names.get(choice, f"hydra_plugins.hydra_{choice}_launcher"))
     config = composed(f"{group}={choice}")
-    content = yaml.safe_load((conf_folder() / group / f"{choice}.yaml").read_text())
-    assert content
-    if group not in ("launcher", "experiment"):
-        for key, value in leaves(content):
-            found = functools.reduce(getattr, key, getattr(config, group))
-            assert found == value, key
     if group == "experiment":
         assert config.name == choice
 

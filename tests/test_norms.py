@@ -167,7 +167,7 @@ def test_one_row_has_the_gradient_of_two_equal_rows(name) -> None:
     ("mode", "readout"),
     [
         (Mode.reverse, ReadOut.max),
-        (Mode.reverse, ReadOut.sum),
+        pytest.param(Mode.reverse, ReadOut.sum, marks=pytest.mark.slow),
         pytest.param(Mode.forward, ReadOut.max, marks=pytest.mark.slow),
     ],
 )

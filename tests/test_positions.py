@@ -127,6 +127,7 @@ def test_draws_land_on_the_object(pasted):
         assert area < 0.35 and share >= 0.8, (layer, share)
 
 
+@pytest.mark.slow
 def test_draws_by_contrastive_relevance_land_on_the_object_in_early_layers_too(pasted):
     """Plain relevance there is positive on the background too, as far as every position shares in the logit."""
     layers = ["blocks.0", "blocks.2", "blocks.4", "blocks.6"]

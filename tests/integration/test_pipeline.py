@@ -179,8 +179,9 @@ class KillInRows:
         Rows.write = killed
 
 
-KILLS = [KillInCommit(stage) for stage in ("extract", "dictionary", "describe", "evaluate", "trace", "graph")]
-KILLS += [KillInRows("extract", 9), KillInRows("evaluate", 1), KillInRows("trace", 2)]
+PASSES = [KillInRows("extract", 9), KillInRows("evaluate", 1), KillInRows("trace", 2)]
+KILLS = [*map(KillInCommit, ("dictionary", "describe", "graph")), *PASSES]
+KILLS += [pytest.param(KillInCommit(each.stage), marks=pytest.mark.slow) for each in PASSES]
 
 
 @pytest.mark.parametrize("kill", KILLS, ids=lambda kill: f"{type(kill).__name__}-{kill.stage}")
@@ -395,7 +396,7 @@ def _key(config: Config, change: dict, folder: Path, stage: str = "graph") -> st
     return next(row["key"] for row in run(mine, folder / "plan").plan if row["stage"] == stage)
 
 
-@pytest.mark.parametrize("scope", ["class", "pair", "image"])
+@pytest.mark.parametrize("scope", [pytest.param("class", marks=pytest.mark.slow), "pair", "image"])
 def test_every_scope_gives_a_graph(scope, tiny, tmp_path) -> None:
     common = int(np.bincount(_predictions(tiny, tmp_path)).argmax())
     tiny.graph.scope, tiny.graph.images = Scope[scope], type(tiny.graph.images).labelled

@@ -110,6 +110,7 @@ def test_images_without_a_contribution_are_drawn_uniformly_and_counted(positions
     assert len(np.unique(artifact.array("positions.npy"))) > 5
 
 
+@pytest.mark.slow
 def test_relevance_and_uniform_runs_share_their_logits(tiny, tmp_path) -> None:
     """The logits' key does not name the draw, so their bytes may not depend on it either."""
     found = {}
