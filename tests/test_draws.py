@@ -11,11 +11,11 @@ import torch
 from vismech.draws import generator_of
 from vismech.measures.attribution.loop import AttributionLoop
 from vismech.measures.insertion.scores import random_order
-from vismech.measures.interlayer.loop import InterlayerLoop
 from vismech.measures.saturation.scores import disturbances
 from vismech.measures.transfer.scores import fixed_orders, split
 from vismech.network.pfv import uniform_positions, weighted_positions
 from vismech.passes.baselines import draw_baselines
+from vismech.passes.donors import _donor
 from vismech.sources.data import half_of
 
 IDS = [f"class {index % 3}/{index}.jpg" for index in range(24)]
@@ -25,7 +25,6 @@ def loop() -> Any:
     resources = SimpleNamespace(model=SimpleNamespace(preprocess=lambda image: image))
     return SimpleNamespace(
         seed=3,
-        how=SimpleNamespace(seed=3),
         sample_id=lambda row: f"a/ü{row}.jpg",
         indices=range(100, 111),
         data=SimpleNamespace(load=lambda place: place),
@@ -60,4 +59,4 @@ def test_images() -> None:
     assert draw_baselines(IDS, 3, 4) == drawn
     halves = ["choosing", "choosing", "confirming", "choosing", "confirming", "confirming"]
     assert [half_of(sample) for sample in IDS[:6]] == halves
-    assert [InterlayerLoop._donor(loop(), row) for row in range(4)] == [101, 105, 100, 108]
+    assert [_donor(loop(), row, 3, None) for row in range(4)] == [101, 105, 100, 108]

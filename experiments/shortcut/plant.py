@@ -27,7 +27,7 @@ from vismech.draws import generator_of, seed_of
 from vismech.sources.cifar_resnet import CifarResNet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE, SHARE = 4, 0.95
+SIDE, SHARE = 5, 0.95
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def fine_tune(model: nn.Module, images: Tensor, labels: np.ndarray, args: argpar
     truth, size = torch.from_numpy(labels), 128
     steps = args.epochs * -(-len(images) // size)
     optimiser = torch.optim.SGD(model.parameters(), args.rate, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.rate, total_steps=steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     model.train()
     for epoch in range(args.epochs):
         for rows in torch.randperm(len(images), generator=generator).split(size):

@@ -31,6 +31,7 @@ def first(pictures, tmp_path_factory):
     """One finished run that the tests below compare with."""
     base = tmp_path_factory.mktemp("first")
     config = tiny_config(pictures, base / "store")
+    config.graph.measured = True
     return config, run(config, base / "run"), base
 
 
@@ -106,6 +107,7 @@ def test_force_computes_again_the_same_bytes(first, tmp_path) -> None:
 def test_other_workers_threads_file_order_and_store_give_the_same_bytes(first, tmp_path) -> None:
     _, _, base = first
     other = tiny_config(draw_pictures(tmp_path / "elsewhere", reverse=True), tmp_path / "store")
+    other.graph.measured = True
     other.runtime.workers = 1
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -123,7 +125,7 @@ def test_two_processes_give_the_same_bytes(last, first, tmp_path) -> None:
     two.runtime = dataclasses.replace(config.runtime, devices=2, strategy="ddp_spawn")
     assert run_apart(two, tmp_path / "run", limit=600) == 0
     mine = digest(tmp_path / "store")
-    assert len(mine) == {Stage.extract: 3, Stage.graph: 19}[last]
+    assert len(mine) == {Stage.extract: 3, Stage.graph: 22}[last]
     assert mine.items() <= digest(base / "store").items()
 
 
@@ -179,7 +181,7 @@ class KillInRows:
         Rows.write = killed
 
 
-PASSES = [KillInRows("extract", 9), KillInRows("evaluate", 1), KillInRows("trace", 2)]
+PASSES = [KillInRows("extract", 9), KillInRows("evaluate", 1), KillInRows("trace", 2), KillInRows("effects", 1)]
 KILLS = [*map(KillInCommit, ("dictionary", "describe", "graph")), *PASSES]
 KILLS += [pytest.param(KillInCommit(each.stage), marks=pytest.mark.slow) for each in PASSES]
 

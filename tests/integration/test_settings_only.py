@@ -38,7 +38,7 @@ def test_every_stage_and_measure(tiny, monkeypatch) -> None:
     tiny.evaluate.kinds, tiny.evaluate.sensitivity_images, tiny.evaluate.budgets = KINDS, 1, [4]
     tiny.evaluate.sources = [SourceKind.concepts, SourceKind.pixels]
     tiny.evaluate.images, tiny.evaluate.correct_only = 6, True
-    tiny.report.figure = True
+    tiny.report.figure, tiny.graph.measured = True, True
     done = computed_without(monkeypatch, tiny)
     assert {name.partition(" ")[0] for name in done} == {stage.value for stage in Stage}
     assert len(done) > 40

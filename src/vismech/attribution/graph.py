@@ -218,9 +218,20 @@ def write_graphml(graph: Mapping[str, Any], path: Path) -> None:
             plain["concept"] = node["concept"]
         for name in ("importance", "influence", "absent"):
             plain |= {f"{name}_{key}": value for key, value in node.get(name, {}).items()}
+        plain |= _effects(node)
         directed.add_node(node["id"], **plain)
     for link in graph["links"]:
         numbers = {f"weight_{key}": value for key, value in link["weights"].items()}
         numbers |= {f"share_{key}": value for key, value in link["shares"].items()}
+        numbers |= _effects(link)
         directed.add_edge(link["source"], link["target"], weight=link["weight"], **numbers)
     networkx.write_graphml(directed, path, named_key_ids=True)
+
+
+def _effects(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Measured effects of a node or link, and whether they contradict its sign."""
+    names = {"value": "effect", "ci_low": "effect_low", "ci_high": "effect_high"}
+    found: dict[str, Any] = {"contradicted": shown["contradicted"]} if "contradicted" in shown else {}
+    for key, effect in shown.get("effects", {}).items():
+        found |= {f"{names[part]}_{key}": value for part, value in effect.items() if value is not None}
+    return found

@@ -207,6 +207,7 @@ class Evaluation(StrEnum):
     interlayer = "interlayer"
     planted = "planted"
     stability = "stability"
+    circuit = "circuit"
 
 
 class Order(StrEnum):
@@ -220,6 +221,16 @@ class Order(StrEnum):
     idg = "idg"
     leave_one_out = "leave_one_out"
     activation_patching = "activation_patching"
+
+
+class CircuitOrder(StrEnum):
+    """How concepts are ranked by what they do for the class, from the images of the other half."""
+
+    gig = "gig"
+    u_x_gradient = "u_x_gradient"
+    magnitude = "magnitude"
+    effect = "effect"
+    random = "random"
 
 
 class EditValue(StrEnum):
@@ -255,6 +266,7 @@ class Stage(StrEnum):
     dictionary = "dictionary"
     describe = "describe"
     trace = "trace"
+    effects = "effects"
     graph = "graph"
     evaluate = "evaluate"
     cards = "cards"

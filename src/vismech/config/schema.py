@@ -11,7 +11,10 @@ from typing import Any
 from vismech.config.choices import (
     Along,
     Baseline,
+    CircuitErrors,
+    CircuitOrder,
     Code,
+    EditValue,
     Evaluation,
     Half,
     Images,
@@ -211,6 +214,12 @@ class GraphConfig:
     prune: float | None = None
     """Keep of these only the fewest that carry this share of their layer's influence on the class; null: all. Scores
     are those of the whole graph."""
+    measured: bool = False
+    """Whether each kept concept is also edited in every explained image, and what happens to the class and to the
+    concepts above is shown beside the edges, in tables/effects.csv and tables/links.csv."""
+    edit: EditValue = EditValue.zero
+    """measured: what an edited concept's code becomes: zero, mean (over the layer's vectors), or resample (the codes of
+    an image of another class)."""
 
 
 @dataclass
@@ -224,7 +233,9 @@ class EvaluateConfig:
     probability as concepts are inserted and deleted in the order of their attribution), transfer (the same in an order
     that other images of the class gave), interlayer (a concept's value in the next layer as concepts are inserted and
     deleted in the order of their effect on it), planted (edges of networks whose edges are known; alone and with
-    until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`)."""
+    until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`),
+    circuit (what the class keeps when only the strongest concepts of every layer are left as they are, and when only
+    these are edited)."""
     own: list[str] = field(default_factory=list)
     """Measures of your own: each package.module:NAME, a vismech.measures.base.Kind."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -252,7 +263,8 @@ class EvaluateConfig:
     greedy_images: int = 0
     """insertion: images of these on which concepts are also chosen one by one, each by what it does to the output."""
     groups: dict[str, list[list[int]]] = field(default_factory=dict)
-    """transfer: name → ranges [first, last] of the predicted classes whose images share an order; empty: each class."""
+    """transfer, circuit: name → ranges [first, last] of the predicted classes whose images share an order; empty: each
+    class."""
     concepts_per_image: int = 2
     """localization: the concepts of each image with the most energy in positive codes."""
     fractions: list[float] = field(default_factory=lambda: [0.2])
@@ -275,6 +287,15 @@ class EvaluateConfig:
     """planted: standard deviations of what is added to the pixels; concepts have a strength of about 1."""
     training_images: int = 128
     """planted: images that dictionaries are learned from."""
+    circuit_orders: list[CircuitOrder] = field(default_factory=lambda: list(CircuitOrder))
+    """circuit: gig, u_x_gradient, magnitude (of codes), effect (what the class loses when the concept is edited),
+    random."""
+    edit: EditValue = EditValue.mean
+    """circuit: what the codes outside of a circuit become: mean (over the layer's vectors), zero, or resample (those of
+    an image of another class)."""
+    errors: CircuitErrors = CircuitErrors.keep
+    """circuit: what a dictionary leaves out goes on as it is then (keep), as it is in the clean network (node), or not
+    at all (remove)."""
     against: list[str] = field(default_factory=lambda: ["seed=1"])
     """stability: variants of the run, each one or several key=value with spaces between, of seed, data, extract,
     dictionary, attribute and graph: "data.half=confirming", "dictionary.k_per_channel=4 seed=1"."""

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from vismech.attribution.gig import Segment
 from vismech.config.choices import CircuitErrors
-from vismech.intervene.coded import Layer
+from vismech.intervene.coded import Coded, Layer
 from vismech.intervene.edits import Edit, apply
 
 
 def circuit_forward(
     segments: Sequence[Segment],
     layers: Sequence[Layer],
-    activation: Tensor,
+    first: Tensor | Coded,
     kept: Sequence[Bool[Tensor, "r k"]],
     values: Sequence[Float[Tensor, "*r k"]],
     errors: CircuitErrors = CircuitErrors.keep,
@@ -35,14 +35,16 @@ def circuit_forward(
     Args:
         segments: from each layer to the next, the last one to the output.
         layers: each layer's layout and concepts.
-        activation: of the first layer [R, …].
+        first: the first layer's activation [R, …], or its code where that is known already.
         kept: concepts inside of the circuit, for each row and layer.
         values: a_q of those outside: a number for each concept, or codes of another image [R, P, K].
         errors: which residual goes on.
         clean: the clean residuals of each layer, for ``errors=node``.
     """
+    coded = first if isinstance(first, Coded) else layers[0].code(first)
+    answer = coded.clean
     for level, (segment, layer) in enumerate(zip(segments, layers, strict=True)):
-        coded, atoms = layer.code(activation), layer.dictionary.atoms
+        coded, atoms = coded if level == 0 else layer.code(answer), layer.dictionary.atoms
         change = (values[level] - coded.codes).masked_fill(kept[level][:, None], 0)
         # With the residual kept this is u' V + e without rounding what does not change.
         vectors = coded.vectors + change @ atoms
@@ -51,8 +53,8 @@ def circuit_forward(
             if errors is CircuitErrors.node:
                 assert clean is not None, "errors=node needs the clean residuals"
                 vectors = vectors + clean[level]
-        activation = segment(layer.layout.activation(vectors, activation))
-    return activation
+        answer = segment(layer.layout.activation(vectors, answer))
+    return answer
 
 
 def residuals(segments: Sequence[Segment], layers: Sequence[Layer], activation: Tensor) -> list[Tensor]:

@@ -27,7 +27,7 @@ from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
 from vismech.attribution.sources import ConceptSource, Edges, Source
 from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
-from vismech.config.choices import Baseline, Mode, Rule, Unreadable
+from vismech.config.choices import Baseline, Mode, ReadOut, Rule, Unreadable
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
 from vismech.intervene.coded import Coded
@@ -61,6 +61,16 @@ class UpperConcepts:
     dictionary: Dictionary
     concepts: tuple[int, ...]
     anchors: np.ndarray
+
+    def to(self, device: str | torch.device) -> UpperConcepts:
+        """The same concepts with their dictionary on a device."""
+        return replace(self, dictionary=self.dictionary.to(device))
+
+    def targets(self, rows: list[int], readout: ReadOut) -> ConceptTargets:
+        """The concepts as targets of some rows, on the dictionary's device."""
+        atoms = self.dictionary.atoms[list(self.concepts)]
+        chosen = torch.from_numpy(self.anchors[rows].astype(np.int64)).to(atoms.device)
+        return ConceptTargets(atoms, chosen, self.layout, readout, self.dictionary, self.concepts)
 
 
 def trace_columns(targets: int, concepts: int) -> dict[str, Column]:
@@ -158,7 +168,7 @@ class TraceLoop(ImageLoop):
         """Cut the segment, move the dictionaries, compute the baselines and choose the mode, once per process."""
         self.dictionary = self.dictionary.to(self.device)
         if self.concepts is not None:
-            self.concepts = replace(self.concepts, dictionary=self.concepts.dictionary.to(self.device))
+            self.concepts = self.concepts.to(self.device)
         self.segment = self.network.segment(self.lower, self.upper)
         self.path, self.settings = load_path(used(self.how.curve, {})), self.integral()
         with torch.no_grad(), one_thread():
@@ -242,13 +252,9 @@ class TraceLoop(ImageLoop):
         return cast(list[Source], each)  # pyright does not take a cached property for a property
 
     def _targets(self, rows: list[int]) -> Targets:
-        wanted = self.how
         if self.concepts is None:
-            return LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device), wanted.output)
-        upper = self.concepts
-        atoms = upper.dictionary.atoms[list(upper.concepts)]
-        chosen = torch.from_numpy(upper.anchors[rows].astype(np.int64)).to(self.device)
-        return ConceptTargets(atoms, chosen, upper.layout, wanted.readout, upper.dictionary, upper.concepts)
+            return LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device), self.how.output)
+        return self.concepts.targets(rows, self.how.readout)
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""

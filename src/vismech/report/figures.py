@@ -42,6 +42,7 @@ SIDE_EDGES: dict[str, tuple[str, Any]] = {"offset": (EDGE, "dashed"), "error": (
 # One pixel of the layout in points, at 100 pixels an inch.
 POINT = 0.72
 DASH = (9 * POINT, 5 * POINT)
+DOTS = (2 * POINT, 4 * POINT)
 STYLE: Any = {
     "svg.hashsalt": "vismech",
     "font.family": "DejaVu Sans",
@@ -119,11 +120,13 @@ def graph_figure(
     return written
 
 
-def _stroke(strength: float) -> dict[str, Any]:
+def _stroke(strength: float, contradicted: bool = False) -> dict[str, Any]:
     """Width, colour and dash of a link; the page's style sheet says the same."""
     size = abs(strength)
     dash = (0, DASH) if strength < 0 else "solid"
     width = (THINNEST + (THICKEST - THINNEST) * size) * POINT
+    if contradicted:
+        return {"color": ALARM, "linewidth": width, "linestyle": (0, DOTS)}
     return {"color": (NEGATIVE if strength < 0 else POSITIVE)(size), "linewidth": width, "linestyle": dash}
 
 
@@ -131,7 +134,7 @@ def _links(axes: Axes, graph: Mapping[str, Any], drawing: Layout) -> None:
     strengths = plan.strengths(graph)
     codes = [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4]
     for index in reversed(plan.ranking(graph)[: plan.default_links(graph)]):
-        link, stroke = graph["links"][index], _stroke(strengths[index])
+        link, stroke = graph["links"][index], _stroke(strengths[index], bool(graph["links"][index].get("contradicted")))
         points = plan.curve(drawing.boxes[link["source"]], drawing.boxes[link["target"]])
         axes.add_patch(PathPatch(Outline(points, codes), fill=False, capstyle="butt", zorder=1, alpha=0.92, **stroke))
 
@@ -270,6 +273,10 @@ def _legend(axes: Axes, graph: Mapping[str, Any], drawing: Layout) -> None:
     axes.plot([x, x + 40], [y, y], dash_capstyle="butt", **_stroke(-0.6))
     _text(axes, x + 48, y, "negative", 12, INK, va="center")
     x += 130
+    if any(link.get("contradicted") for link in graph["links"]):
+        axes.plot([x, x + 40], [y, y], dash_capstyle="butt", **_stroke(0.6, contradicted=True))
+        _text(axes, x + 48, y, "contradicted when tested", 12, INK, va="center")
+        x += 240
     if not 1 < len(graph["groups"]) <= len(GROUP_COLOURS):
         return
     if any(node.get("shared") for node in graph["nodes"]):

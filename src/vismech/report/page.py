@@ -35,6 +35,11 @@ from vismech.report.text import (
 from vismech.report.verdict import verdict
 
 CLASSES_SHOWN = 3
+EDITED = {
+    "zero": "removed",
+    "mean": "set to its mean",
+    "resample": "replaced by its code in an image of another class",
+}
 SCOPES = ("pair", "class", "dataset", "image")
 
 
@@ -90,6 +95,7 @@ def render_page(report: ReportData) -> str:
         heading=heading(graph),
         lead=lead(graph),
         verdict=verdict(graph, report.probability),
+        edited=EDITED.get(graph.get("edit", "")),
         account=tabulate(_account(graph), ACCOUNT),
         scope=graph["scope"],
         notes=report.notes,
@@ -219,6 +225,7 @@ def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[
                         for key, name in zip(keys, names, strict=True)
                         if key in importance and node["kind"] == "concept"
                     ],
+                    "measured": _measured(node, dict(zip(keys, names, strict=True)), EDITED.get(graph.get("edit", ""))),
                     "spoken": _spoken(node, label, dict(zip(keys, names, strict=True))),
                 }
             )
@@ -273,6 +280,7 @@ def _links(graph: Mapping[str, Any], drawing: plan.Layout, nodes: Sequence[Mappi
                 "path": f"M{start}C{','.join(rest)}",
                 "size": round(abs(strengths[i]), 4),
                 "negative": strengths[i] < 0,
+                "contradicted": bool(link.get("contradicted")),
                 "out": rank >= plan.default_links(graph),
                 "source": index[link["source"]],
                 "target": index[link["target"]],
@@ -301,10 +309,31 @@ def _data(graph: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> dict[
                 "target": index[link["target"]],
                 "weight": {mode: float(f"{plan.weight(link, mode):.5g}") for mode in strengths},
                 "strength": {mode: round(values[i], 4) for mode, values in strengths.items()},
+                **_tested(link, list(strengths)),
             }
             for i, link in enumerate(graph["links"])
         ],
     }
+
+
+def _tested(link: Mapping[str, Any], modes: Sequence[str]) -> dict[str, Any]:
+    """A link's measured effect in each mode, and whether it contradicts the sign; nothing where none was measured."""
+    if not link.get("effects"):
+        return {}
+    values = {key: float(f"{effect['value']:.5g}") for key, effect in link["effects"].items()}
+    mean = float(f"{sum(values.values()) / len(values):.5g}")
+    effect = {mode: values.get(mode, mean) for mode in modes if mode in values or mode == MEAN}
+    return {"effect": effect, "contradicted": link["contradicted"]}
+
+
+def _measured(node: Mapping[str, Any], names: Mapping[str, str], edited: str | None) -> list[str]:
+    """What a concept adds to each group's class, as measured by its edit."""
+    told = []
+    for key, effect in node.get("effects", {}).items():
+        ends = [effect["ci_low"], effect["ci_high"]]
+        interval = "" if None in ends else f", 95 % interval [{number(ends[0], 2)}, {number(ends[1], 2)}]"
+        told.append(f"Tested: {edited}, it takes {number(effect['value'], 2)} from {names[key]}{interval}.")
+    return told
 
 
 def _json(value: Any) -> str:

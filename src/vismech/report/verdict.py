@@ -14,6 +14,10 @@ REMEDY = (
 )
 
 
+CONTRADICTED = 0.1
+"""More contradicted links than this share are a warning."""
+
+
 class Fact(NamedTuple):
     """One statement, and whether it warns: its good share is below :data:`TRUSTED`."""
 
@@ -48,7 +52,7 @@ def verdict(graph: Mapping[str, Any], probability: bool = False) -> Verdict:
     if not graph.get("account"):
         return Verdict([], False)
     carried, rebuilt = _carried(graph, probability), _rebuilt(graph)
-    facts = [carried, *(fact for fact in (rebuilt, _untraced(graph)) if fact is not None)]
+    facts = [carried, *(fact for fact in (rebuilt, _untraced(graph), _tested(graph)) if fact is not None)]
     return Verdict(facts, carried.warns or (rebuilt is not None and rebuilt.warns))
 
 
@@ -106,6 +110,19 @@ def _untraced(graph: Mapping[str, Any]) -> Fact | None:
         return None
     text = f"{percent(share)} of the influence on the class ends untraced, at concepts that are not drawn."
     return Fact(text, share > 1 - TRUSTED)
+
+
+def _tested(graph: Mapping[str, Any]) -> Fact | None:
+    """How many of the links that were tested by an edit move their target the other way."""
+    tested = [link for link in graph["links"] if link.get("effects")]
+    if not tested:
+        return None
+    wrong = sum(link["contradicted"] for link in tested)
+    images = sum(group["images"] for group in graph["groups"])
+    behind = "one photograph" if images == 1 else f"{images:,} photographs"
+    said = "moves its target" if wrong == 1 else "move their targets"
+    text = f"Tested by editing the lower concept in {behind}: {wrong} of {len(tested)} links {said} the other way."
+    return Fact(text, wrong > CONTRADICTED * len(tested))
 
 
 def _accounts(graph: Mapping[str, Any], layer: str) -> Iterator[tuple[Mapping[str, float], str]]:

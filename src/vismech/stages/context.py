@@ -88,6 +88,7 @@ class Plan:
         pairs: (lower, upper) → spec of the trace between adjacent layers.
         logits, graph: the predictions' and the graph's spec, where the run needs them.
         evaluations: what is measured → unit → spec.
+        effects: "lower->upper" → spec of measured effects, where the graph has any.
         answers: the logits of the measured images, where only correctly classified ones are measured.
         pictures, report: the concept cards' and the page's spec, where the run draws them.
         columns: the columns of tables that say which dictionary and coding a number is of.
@@ -103,6 +104,7 @@ class Plan:
     logits: Spec[Any] | None
     graph: Spec[Any] | None
     evaluations: dict[str, dict[str, Spec[Any]]]
+    effects: dict[str, Spec[Any]] = field(default_factory=dict)
     answers: Spec[Any] | None = None
     pictures: Spec[Any] | None = None
     report: Spec[Any] | None = None

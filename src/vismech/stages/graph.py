@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from vismech.attribution.influence import Inflow
 from vismech.config.choices import Along, Images, Output, Scope, Stage
 from vismech.network.layers import LOGITS
 from vismech.stages.context import Context, Job
+from vismech.stages.effects import layer_effects, marked
 from vismech.stages.explained import Explained
 from vismech.stages.trace import TraceSettings, importance, read_explained
 from vismech.stages.work import Work
@@ -47,7 +48,13 @@ class GraphSettings(Settings):
     layers: tuple[str, ...]
 
 
-def job(ctx: Context, logits: Spec, to_class: Mapping[str, Spec], pairs: Mapping[tuple[str, str], Spec]) -> Job:
+def job(
+    ctx: Context,
+    logits: Spec,
+    to_class: Mapping[str, Spec],
+    pairs: Mapping[tuple[str, str], Spec],
+    measured: Mapping[str, Spec],
+) -> Job:
     """The run's graph.
 
     Args:
@@ -55,10 +62,12 @@ def job(ctx: Context, logits: Spec, to_class: Mapping[str, Spec], pairs: Mapping
         logits: the predictions.
         to_class: layer → its trace to the class.
         pairs: (lower, upper) → trace between adjacent layers.
+        measured: "lower->upper" → measured effects of the lower layer's concepts, where there are any.
     """
-    graph = KeptSettings(**vars(ctx.config.graph))
+    graph = KeptSettings(**{one.name: getattr(ctx.config.graph, one.name) for one in fields(KeptSettings)})
     parents = {"logits": logits, **{f"class {layer}": spec for layer, spec in to_class.items()}}
     parents |= {f"{lower}->{upper}": spec for (lower, upper), spec in pairs.items()}
+    parents |= {f"effects {unit}": spec for unit, spec in measured.items()}
     settings = GraphSettings(graph, tuple(ctx.layers))
     return Job(Stage.graph, {"graph": Spec(Stage.graph.value, VERSION, "", settings, parents)}, compute)
 
@@ -98,6 +107,10 @@ def compute(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> None:
         ]
         with work.store.writer(spec) as folder:
             graph = build_graph(str(wanted.scope.value), groups, layers, pairs, wanted.prune)
+            effects = [parent for name, parent in spec.parents.items() if name.startswith("effects ")]
+            if effects:
+                found = {one.settings.lower: layer_effects(work, one, who) for one in effects}
+                graph = marked(graph, found, effects[0].settings.edit)
             write_json(folder / "graph.json", graph)
 
 

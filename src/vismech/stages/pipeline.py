@@ -1,7 +1,8 @@
 """The pipeline: which artifacts a configuration needs, which of them exist, and computing the rest.
 
 extract(layer) → dictionary(layer) → describe(layer)
-                          └→ trace(layer → class) → trace(layer → upper layer) → graph → evaluate → cards → report
+                          └→ trace(layer → class) → trace(layer → upper layer) → effects → graph → evaluate → cards
+                                                                                                        └→ report
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from vismech.passes.threads import one_thread
 from vismech.sources.checks import check_config_sources
 from vismech.sources.data import ImageData, open_data
 from vismech.sources.own import Own
-from vismech.stages import cards, describe, dictionary, extract, graph, report, trace
+from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import check_classes, check_listed, check_scope
 from vismech.stages.tables import Timing
@@ -107,7 +108,7 @@ def make_plan(ctx: Context) -> Plan:
     for layer in vectors:
         if wanted(Stage.describe):
             descriptions |= add(describe.job(ctx, layer, vectors[layer], dictionaries[layer]))
-    graph_spec = None
+    graph_spec, measured_effects = None, {}
     if logits is not None:
         trace.check_baseline(ctx)
         check_classes(ctx)
@@ -117,8 +118,10 @@ def make_plan(ctx: Context) -> Plan:
         for lower, upper in reversed(list(pairwise(ctx.layers))):
             job = trace.concept_job(ctx, lower, upper, logits, dictionaries[lower], to_class[upper])
             (pairs[lower, upper],) = add(job).values()
+        if ctx.config.graph.measured and wanted(Stage.effects):
+            measured_effects = add(effects.job(ctx, to_class, pairs))
         if wanted(Stage.graph):
-            (graph_spec,) = add(graph.job(ctx, logits, to_class, pairs)).values()
+            (graph_spec,) = add(graph.job(ctx, logits, to_class, pairs, measured_effects)).values()
     answers = None
     if wanted(Stage.evaluate) and needed and ctx.config.evaluate.correct_only:
         job = measured.answers_job(ctx)
@@ -127,7 +130,18 @@ def make_plan(ctx: Context) -> Plan:
             jobs.append(job)
     columns = dictionary.table_keys(ctx.config)
     plan = Plan(
-        jobs, vectors, dictionaries, descriptions, to_class, pairs, logits, graph_spec, {}, answers, columns=columns
+        jobs,
+        vectors,
+        dictionaries,
+        descriptions,
+        to_class,
+        pairs,
+        logits,
+        graph_spec,
+        {},
+        measured_effects,
+        answers,
+        columns=columns,
     )
     if wanted(Stage.evaluate):
         for kind in asked(ctx.config):
@@ -231,6 +245,8 @@ def _items(ctx: Context, spec: Spec) -> int:
         return len(artifact.json("images.json")["ids"])
     if "trace.json" in names:
         return len(artifact.json("trace.json")["images"])
+    if "effects.json" in names:
+        return len(artifact.json("effects.json")["images"])
     if "metrics.json" in names:
         return int(artifact.json("metrics.json")["images"])
     if "dictionary.json" in names:

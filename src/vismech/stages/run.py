@@ -19,12 +19,13 @@ from vismech.config.choices import Stage
 from vismech.config.schema import Config
 from vismech.dictionaries.search import require_faiss
 from vismech.measures.base import measure_of, measured_rows
+from vismech.stages import effects, tables
 from vismech.stages import graph as graph_stage
-from vismech.stages import tables
 from vismech.stages.cards import TABLE
 from vismech.stages.context import Context, Plan
 from vismech.stages.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
 from vismech.stages.report import unreadable_images
+from vismech.stages.trace import who_is_explained
 from vismech.store.artifacts import Spec, plain, write_json
 from vismech.store.disk import writing
 
@@ -102,6 +103,12 @@ def _describe(
         frames["graph"] = scores = tables.graph_scores(graph, ctx.config.attribute.output.value)
         metrics |= tables.flat_metrics("graph/{group}", scores.loc[scores.layer.isna()])
         metrics |= tables.flat_metrics("graph/{group}/{layer}", scores.loc[scores.layer.notna()])
+        if plan.effects:
+            who = who_is_explained(ctx, plan)
+            assert who is not None
+            frames["effects"] = effects.effects_table(ctx, plan)
+            frames["links"] = effects.links_table(ctx, plan, graph, who)
+            metrics |= tables.flat_metrics("effects/{lower}->{upper}/{order}", frames["effects"])
         write_json(folder / "graph.json", graph)
         write_graphml(graph, folder / "graph.graphml")
     cases: dict[str, list[pd.DataFrame]] = {}

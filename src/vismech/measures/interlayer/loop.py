@@ -15,8 +15,7 @@ from vismech.attribution.automatic import PROBED, Choice
 from vismech.attribution.engine import Attribution, attribute, completeness_gap, settled
 from vismech.attribution.engine import Settings as Integral
 from vismech.attribution.sources import ConceptSource
-from vismech.config.choices import Evaluation, Mode, Order, PathWeight, Rule, Unreadable
-from vismech.draws import seed_of
+from vismech.config.choices import Evaluation, Mode, Order, PathWeight, Rule
 from vismech.errors import UserError
 from vismech.intervene.coded import Coded, Layer
 from vismech.measures.images import MeasuredSettings
@@ -35,6 +34,8 @@ from vismech.measures.interlayer.orders import (
     random_effects,
     strongest_targets,
 )
+from vismech.passes.donors import donor_images
+from vismech.passes.effects import AT_END
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
 from vismech.passes.settings import PathSettings
@@ -45,8 +46,6 @@ from vismech.store.rows import Column
 from vismech.store.settings import FLAT, Settings
 
 PATHS = {Order.gig: PathWeight.ig, Order.left_ig: PathWeight.left_ig, Order.idg: PathWeight.idg}
-AT_END = Integral(rule=Rule.riemann_right, steps=1, mode=Mode.reverse)
-"""One node, α = 1: ig's edges are then u × gradient there."""
 
 
 class Pair(NamedTuple):
@@ -145,7 +144,7 @@ class InterlayerLoop(ImageLoop):
         names, patching = list(self.layers), Order.activation_patching in self.orders
         rows = list(dict.fromkeys(rows))  # the last batch is padded with its last row
         clean = self.network.activations(images, names)
-        other = self.network.activations(self._donors(rows, images), names) if patching else {}
+        other = self.network.activations(donor_images(self, rows, self.how.seed, images), names) if patching else {}
         coded: dict[str, Coded] = {}
         found: dict[str, Columns] = {}
         for name, pair in self.pairs.items():
@@ -233,22 +232,3 @@ class InterlayerLoop(ImageLoop):
         except FloatingPointError as error:
             raise UserError(f"{name}, {sample!r}: {error}") from error
         return {**drawn._asdict(), "active": active}
-
-    def _donors(self, rows: list[int], like: Tensor) -> Tensor:
-        """The image whose run is patched, for each row: another of the loop's, drawn from (seed, sample id)."""
-        images = torch.stack([self._donor(row) for row in rows])
-        images = torch.cat([images, images[-1:].expand(len(like) - len(rows), -1, -1, -1)]).to(like)
-        return images.to(memory_format=torch.channels_last) if self.site.runtime.channels_last else images
-
-    def _donor(self, row: int) -> Tensor:
-        assert self.resources is not None
-        others = len(self.indices) - 1
-        first = seed_of(self.how.seed, "donor", self.sample_id(row), byteorder="little") % others
-        for turn in range(others):
-            place = self.indices[(row + 1 + (first + turn) % others) % len(self.indices)]
-            try:
-                return self.resources.model.preprocess(self.data.load(place))
-            except UserError:
-                if self.site.unreadable is Unreadable.fail:
-                    raise
-        raise UserError("activation_patching needs another image, but no other could be read: give more images")

@@ -99,6 +99,11 @@
       button.title = name(node);
       button.children[2].textContent = write(link.weight[mode]);
       button.children[2].classList.toggle("negative", link.weight[mode] < 0);
+      if (link.effect && mode in link.effect) {
+        const tested = button.children[2].appendChild(document.createElement("small"));
+        tested.textContent = `tested ${write(link.effect[mode])}`;
+        tested.classList.toggle("contradicted", link.contradicted);
+      }
       button.addEventListener("click", () => {
         nodes[link[other]].focus({ preventScroll: true });
         nodes[link[other]].scrollIntoView({ block: "nearest", inline: "center" });
