@@ -125,7 +125,7 @@ def write_edit(
     if out is not None:
         written = size(edit.save(out))
         count, into = sum(map(len, concepts.values())), _words(value, scale)
-        lines = [f"{out}: {written}, {count} concept{'s' * (count > 1)} {into} in {edit.model} {edit.weights}"]
+        lines = [f"{out}: {written}, {count} concept{'s' * (count > 1)} {into} in {edit.model} ({edit.weights})"]
         lines += [f"  {name}: {', '.join(map(str, edits[0].concepts))}" for name, (_, edits) in edit.layers.items()]
         said.append("\n".join(lines))
     return "\n\n".join(said)

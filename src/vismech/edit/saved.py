@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -115,8 +116,8 @@ class ModelEdit:
                     with suppress(OSError):
                         place.unlink()
                     raise
-        except OSError as error:
-            raise UserError(f"{place} cannot be written ({error.strerror}): give another file") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{place} cannot be written ({_why(error)}): give another file") from error
         return len(content)
 
 
@@ -131,8 +132,8 @@ def check_new(place: Path) -> None:
             raise UserError(f"{place} exists already: remove it, or give another file")
         if not place.parent.is_dir():
             raise UserError(f"{place} cannot be written, as {place.parent} is no folder: make it, or give another file")
-    except (OSError, ValueError) as error:  # no path at all
-        raise UserError(f"{place} cannot be written ({error}): give another file") from error
+    except OSError as error:
+        raise UserError(f"{place} cannot be written ({_why(error)}): give another file") from error
 
 
 def load(path: str | os.PathLike[str]) -> ModelEdit:
@@ -205,7 +206,8 @@ def _layer(told: Mapping[str, Any], index: int, tensors: Mapping[str, Tensor]) -
     for number, one in enumerate(told["edits"]):
         value, part = EditValue(one["value"]), f"{index}.edits.{number}"
         means = tensors[f"{part}.means"].tolist() if value is EditValue.mean else ()
-        edits.append(Edit(tuple(tensors[f"{part}.concepts"].tolist()), value, float(one["scale"]), tuple(means)))
+        concepts = tuple(map(operator.index, tensors[f"{part}.concepts"].tolist()))
+        edits.append(Edit(concepts, value, float(one["scale"]), tuple(means)))
     return LayerEdit(Layer(layout, dictionary), tuple(edits))
 
 
@@ -220,6 +222,10 @@ def _canonical(record: Mapping[str, Any]) -> str:
 def _reason(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
     return f"it lacks {text}" if isinstance(error, KeyError) else text or type(error).__name__
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _version() -> str:
