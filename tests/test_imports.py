@@ -20,7 +20,7 @@ ROOT = Path(vismech.__file__).parent
 MATHS = ["network", "receptive_field", "dictionaries", "attribution"]
 MATHS_OF_MEASURES = ("scores", "statistics", "unit_scores", "circuits", "networks", "models", "trial", "orders")
 FORBIDDEN = ("hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb", "vismech.stages", "vismech.passes.loop")
-COMMANDS = {"vismech.commands.main", "vismech.commands.compare", "vismech.commands.concept", "vismech.commands.store"}
+COMMANDS = {f"vismech.commands.{name}" for name in ("main", "compare", "concept", "edit", "store")}
 MODULES = {
     ".".join(["vismech", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
@@ -167,6 +167,7 @@ LIGHT = [
     "vismech.commands.run_folders",
     "vismech.compare.sweep",
     "vismech.commands.concept",
+    "vismech.commands.edit",
     "vismech.finished.run",
 ]
 HEAVY = {"torch", "torchvision", "lightning", "numpy", "pandas", "wandb", "timm", "faiss", "PIL", "matplotlib"}
@@ -201,7 +202,10 @@ def test_names_of_the_package_are_those_of_their_modules_and_of_its_types() -> N
     (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
     homes = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert (ROOT / "py.typed").is_file()
-    assert homes == vismech._HOMES and sorted(homes) == vismech.__all__
+    packages = {alias.asname: alias.name for node in typed.body if isinstance(node, ast.Import) for alias in node.names}
+    assert homes == vismech._HOMES and packages == vismech._PACKAGES
+    assert sorted([*homes, *packages]) == vismech.__all__
+    assert all(getattr(vismech, str(name)) is importlib.import_module(home) for name, home in packages.items())
     for name, home in homes.items():
         assert getattr(vismech, name) is getattr(importlib.import_module(str(home)), name)
     assert set(homes) <= set(dir(vismech))

@@ -18,7 +18,7 @@ from vismech.commands import main as cli
 from vismech.commands.run_folders import launch
 from vismech.commands.shell import Interrupted, command
 
-COMMANDS = ("vismech.commands.main", "vismech.commands.store", "vismech.commands.compare", "vismech.commands.concept")
+COMMANDS = tuple(f"vismech.commands.{name}" for name in ("main", "store", "compare", "concept", "edit"))
 
 
 def ended(capsys, function, *arguments) -> tuple[int, str]:

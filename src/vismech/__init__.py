@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vismech.moved import install
 
 if TYPE_CHECKING:
+    import vismech.edit as edit
     from vismech.attribution.engine import attribute
     from vismech.attribution.paths import Path
     from vismech.attribution.sources import ConceptSource
@@ -18,7 +19,17 @@ if TYPE_CHECKING:
     from vismech.network.cut import open_network
     from vismech.network.pfv import layout_of
 
-__all__ = ["ConceptSource", "LogitTargets", "Path", "attribute", "build", "layout_of", "open_network", "open_run"]
+__all__ = [
+    "ConceptSource",
+    "LogitTargets",
+    "Path",
+    "attribute",
+    "build",
+    "edit",
+    "layout_of",
+    "open_network",
+    "open_run",
+]
 
 # Where each name is; the same as above, for those who run the code rather than read it.
 _HOMES = {
@@ -31,11 +42,14 @@ _HOMES = {
     "open_network": "vismech.network.cut",
     "open_run": "vismech.finished.run",
 }
+_PACKAGES = {"edit": "vismech.edit"}
 
 install()
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(_PACKAGES[name])  # which makes it an attribute
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vismech.commands.shell import command
+from vismech.commands.sizes import size
 from vismech.errors import UserError
 from vismech.store.artifacts import Artifact, Store
 from vismech.store.disk import remove, writing
@@ -70,10 +71,10 @@ def _list(store: Store, options: argparse.Namespace) -> int:
         total += artifact.bytes
         manifest = artifact.manifest
         print(
-            f"{manifest['stage']:<10}  {manifest['unit']:<28}  {folder.name}  {_size(artifact.bytes):>9}  "
+            f"{manifest['stage']:<10}  {manifest['unit']:<28}  {folder.name}  {size(artifact.bytes):>9}  "
             f"{made.get('time', ''):<24}  {made.get('seconds', 0):>8.1f} s"
         )
-    print(f"{_size(total)} in all")
+    print(f"{size(total)} in all")
     return 0
 
 
@@ -184,12 +185,3 @@ def _used(runs: Path) -> set[str]:
 
 def _name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -93,10 +93,21 @@ def apply(layer: Layer, activation: Tensor, edits: Sequence[Edit], donors: Tenso
         donors: see :meth:`Edit.changes`.
     """
     coded = layer.code(activation)
-    vectors = coded.vectors
-    for edit in edits:
-        vectors = vectors + edit.changes(coded.codes, donors) @ layer.dictionary.atoms[list(edit.concepts)]
+    vectors = edited(coded.vectors, coded.codes, layer.dictionary.atoms, edits, donors)
     return layer.layout.activation(vectors, activation)
+
+
+def edited(
+    vectors: Float[Tensor, "b p c"],
+    codes: Float[Tensor, "b p k"],
+    atoms: Float[Tensor, "k c"],
+    edits: Sequence[Edit],
+    donors: Float[Tensor, "b p k"] | None = None,
+) -> Float[Tensor, "b p c"]:
+    """The PFVs ``X + Σ_q (a_q − u_q) v_q`` of vectors X whose codes are known, edits of different concepts."""
+    for edit in edits:
+        vectors = vectors + edit.changes(codes, donors) @ atoms[list(edit.concepts)]
+    return vectors
 
 
 def mean_codes(codes: Sequence[Float[Tensor, "b p k"]]) -> Float[Tensor, " k"]:

@@ -77,7 +77,8 @@ class Layout:
             case Axes.tokens:
                 if not self.prefix:
                     return vectors
-                prefix = clean[:, : self.prefix].repeat_interleave(len(vectors) // len(clean), 0)
+                times = vectors.shape[0] // clean.shape[0]  # not len: of an exported graph the batch has no number
+                prefix = clean[:, : self.prefix].repeat_interleave(times, 0)
                 return torch.cat([prefix.to(vectors), vectors], 1)
             case Axes.vector:
                 return vectors[:, 0]
