@@ -184,7 +184,7 @@ class Output(StrEnum):
     probability = "probability"
 
 
-Scope = StrEnum("Scope", ["class", "pair", "dataset", "image"])
+Scope = StrEnum("Scope", ["class", "pair", "dataset", "image", "error"])
 """What a graph explains."""
 
 
@@ -207,6 +207,7 @@ class Evaluation(StrEnum):
     interlayer = "interlayer"
     planted = "planted"
     stability = "stability"
+    repair = "repair"
 
 
 class Order(StrEnum):
