@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -21,6 +22,14 @@ from matplotlib import pyplot as plt
 
 from summary import compare
 
+
+class Selection(NamedTuple):
+    """How a selection of concepts is drawn and called."""
+
+    line: str
+    label: str
+
+
 HERE = Path(__file__).parent
 METRICS = {
     "repair_rate": "errors that become right",
@@ -28,7 +37,10 @@ METRICS = {
     "damage_rate_w": "right answers of the answered class that break",
 }
 ORDERS = {"gig": "#0b57a4", "u_x_gradient": "#d1660c", "random": "#8a8f98"}
-SELECTIONS = {"image": "solid", "group": "dashed"}
+SELECTIONS = {
+    "image": Selection("solid", "chosen by the image itself"),
+    "group": Selection("dashed", "chosen by other images"),
+}
 KEYS = ["metric", "selection", "layer", "order", "count"]
 
 
@@ -77,10 +89,8 @@ def figure(rates: pd.DataFrame, path: Path) -> None:
                 part = here[(here.selection == selection) & (here.order == order)]
                 at = [place + 0.05 * (index - 2.5) for place in range(len(part))]
                 spread = [part.value - part.ci_low, part.ci_high - part.value]
-                label = (
-                    f"{order.replace('_x_', ' × ')}, {'own edges' if selection == 'image' else 'other images’ edges'}"
-                )
-                style = {"color": ORDERS[order], "ls": SELECTIONS[selection], "label": label}
+                label = f"{order.replace('_x_', ' × ')}, {SELECTIONS[selection].label}"
+                style = {"color": ORDERS[order], "ls": SELECTIONS[selection].line, "label": label}
                 panel.errorbar(at, part.value, spread, fmt="o", ms=3, lw=1.3, elinewidth=0.8, **style)
             panel.set_xticks(range(3), sorted(set(here["count"])))
             panel.set_ylim(-0.02, 1.02)
