@@ -16,6 +16,7 @@ from test_intervene import by_hooks, slowly
 from vismech.config.choices import Evaluation, Half, Labels, Order, Output, Scope, Stage
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
+from vismech.measures.repair.loop import RepairLoop
 from vismech.measures.repair.scores import COUNTS, ORDERS, Tried
 from vismech.measures.statistics import wilson
 from vismech.sources.data import half_of
@@ -148,6 +149,29 @@ def test_only_traces_are_planned_and_batches_change_no_byte(pictures, finished, 
     first, second = digest(Path(finished[1].store.root)), digest(Path(config.store.root))
     mine = [name for name in second if name.startswith("evaluate/")]
     assert len(mine) == 3 and all(first[name] == second[name] for name in mine)
+
+
+def test_an_interrupted_pass_is_continued(pictures, finished, tmp_path, monkeypatch) -> None:
+    config = config_of(pictures, tmp_path)
+    config.store.root, config.until, config.evaluate.images = finished[1].store.root, Stage.evaluate, 1000
+    step, seen = RepairLoop.step, []
+
+    def once(self, images, rows):
+        seen.append(rows)
+        if len(seen) == 2:
+            raise UserError("killed")
+        return step(self, images, rows)
+
+    monkeypatch.setattr(RepairLoop, "step", once)
+    with pytest.raises(UserError, match="killed"):
+        run(config, tmp_path / "run")
+    run(config, tmp_path / "again")
+    assert seen[0] != seen[2] and seen[1] == seen[2]
+    first, second = (make_plan(open_context(each)).evaluations[Evaluation.repair] for each in (finished[1], config))
+    store = open_context(config).store
+    for layer in LAYERS:  # the same images, under another key
+        one, two = (store.open(specs[layer]).array("answers.npy") for specs in (first, second))
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_class_without_errors_is_refused(pictures, finished, tmp_path) -> None:
