@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vismech.config.choices import Baseline, Evaluation, SourceKind, Stage
+from vismech.config.choices import Baseline, Evaluation, Scope, SourceKind, Stage
 from vismech.config.schema import Config
 from vismech.stages.context import Context
 from vismech.stages.pipeline import make_plan, open_context
 
-KINDS = [kind for kind in Evaluation if kind is not Evaluation.planted]
+KINDS = [kind for kind in Evaluation if kind not in (Evaluation.planted, Evaluation.repair)]
 
 
 def computed_without(monkeypatch, config: Config) -> set[str]:
@@ -49,6 +49,13 @@ def test_other_paths(baseline, tiny, monkeypatch) -> None:
     tiny.attribute.baseline, tiny.attribute.baselines, tiny.attribute.tolerance = baseline, 2, 0.5
     tiny.until = Stage.graph
     assert any(name.startswith("graph ") for name in computed_without(monkeypatch, tiny))
+
+
+def test_errors(tiny, monkeypatch) -> None:
+    tiny.model.target, tiny.graph.scope, tiny.graph.classes = "tiny:undecided", Scope["error"], [0, 1]
+    tiny.evaluate.kinds, tiny.evaluate.images = [Evaluation.repair], 2
+    done = computed_without(monkeypatch, tiny)
+    assert sum(name.startswith("evaluate ") for name in done) == 3
 
 
 def test_planted_networks(tmp_path, monkeypatch) -> None:

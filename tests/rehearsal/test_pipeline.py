@@ -13,7 +13,7 @@ from integration.conftest import draw_pictures, tiny_config
 from rehearsal.budgets import within_budget
 from rehearsal.device import Counts, device
 from rehearsal.trainer import take_over
-from vismech.config.choices import Evaluation, Positions, Rule, Stage
+from vismech.config.choices import Evaluation, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.measures.planted import stage as planted
 from vismech.measures.planted.networks import NETWORKS
@@ -111,15 +111,18 @@ GROUPS = {
     "dictionaries": [Evaluation(name) for name in ABOUT_DICTIONARIES],
     "attributions": [Evaluation.saturation, Evaluation.attribution],
     "stability": [Evaluation.stability],
+    "errors": [Evaluation.repair],
 }
-LAYERS = {"dictionaries": ["layer2", "layer3"], "attributions": ["layer3"], "stability": ["layer3"]}
+LAYERS = {"dictionaries": ["layer2", "layer3"]}
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_evaluations(group, pictures, tmp_path, monkeypatch) -> None:
     config = small(pictures, tmp_path, *GROUPS[group])
     config.until = Stage.evaluate
-    config.extract.layers = LAYERS[group]
+    config.extract.layers = LAYERS.get(group, ["layer3"])
+    if Evaluation.repair in GROUPS[group]:
+        config.graph.scope, config.graph.classes = Scope["error"], [0, 1]
     if Evaluation.transfer in GROUPS[group]:
         config.evaluate.images, config.evaluate.groups = 4, {"all": [[0, 2]]}
     rehearse(group, config, tmp_path, monkeypatch)

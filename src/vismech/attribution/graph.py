@@ -78,8 +78,8 @@ def build_graph(
     """The graph as plain data.
 
     Args:
-        scope: class, pair, dataset or image.
-        groups: what is explained: ``key``, ``index``, ``images`` of each.
+        scope: class, pair, dataset, image or error.
+        groups: what is explained: ``key``, ``index``, ``images`` of each, of errors also ``against``, the true class.
         layers: the layers in network order.
         pairs: adjacent pairs of layers, the last one into the logits.
         prune: keep in each layer the fewest concepts that carry this share of what all its kept concepts carry of the

@@ -1,4 +1,5 @@
-"""What a path integral explains: class logits or probabilities, or concepts of an upper layer.
+"""What a path integral explains: class logits or probabilities, how far one is ahead of another, or concepts of an
+upper layer.
 
 Legend: B images, R path points (image-major: all points of an image stand together), T targets, P positions,
 C channels, K concepts.
@@ -68,6 +69,38 @@ class LogitTargets:
     def take(self, image: Int[Tensor, " i"]) -> LogitTargets:
         """See :class:`Targets`."""
         return replace(self, classes=self.classes[image])
+
+
+@dataclass(frozen=True)
+class MarginTargets:
+    """How far one class is ahead of another in each image: ``logit_w − logit_t``, or the difference of probabilities.
+
+    Attributes:
+        classes: w and t of each image.
+        output: logit, or the softmax over all classes.
+    """
+
+    classes: Int[Tensor, "b 2"]
+    output: Output = Output.logit
+
+    @property
+    def present(self) -> Bool[Tensor, "b 1"]:
+        """Every image has its difference."""
+        return torch.ones_like(self.classes[:, :1], dtype=torch.bool)
+
+    def __call__(self, activation: Float[Tensor, "r n"], image: Int[Tensor, " r"]) -> Float[Tensor, "r 1"]:
+        """The difference of each row's own two classes."""
+        first, second = LogitTargets(self.classes, self.output)(activation, image).unbind(1)
+        return (first - second)[:, None]
+
+    def take(self, image: Int[Tensor, " i"]) -> MarginTargets:
+        """See :class:`Targets`."""
+        return replace(self, classes=self.classes[image])
+
+
+def class_targets(classes: Int[Tensor, "b *two"], output: Output = Output.logit) -> LogitTargets | MarginTargets:
+    """Each image's own class, or of two classes how far the first is ahead of the second."""
+    return LogitTargets(classes, output) if classes.ndim == 1 else MarginTargets(classes, output)
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ class Output(StrEnum):
     probability = "probability"
 
 
-Scope = StrEnum("Scope", ["class", "pair", "dataset", "image"])
+Scope = StrEnum("Scope", ["class", "pair", "dataset", "image", "error"])
 """What a graph explains."""
 
 
@@ -208,6 +208,7 @@ class Evaluation(StrEnum):
     planted = "planted"
     stability = "stability"
     circuit = "circuit"
+    repair = "repair"
 
 
 class Order(StrEnum):

@@ -196,13 +196,15 @@ class GraphConfig:
     """What the graph explains and which concepts it keeps."""
 
     scope: Scope = Scope.dataset
-    """class, pair (with shared concepts), dataset, or image."""
+    """class, pair (with shared concepts), dataset, image, or error: why images of the first class are answered as the
+    second, by the difference of the two."""
     classes: list[int] = field(default_factory=list)
-    """Class indices: one for scope=class, two for scope=pair."""
+    """Class indices: one for scope=class, two for scope=pair, for scope=error what images are and what they are taken
+    for."""
     image: str | None = None
-    """Sample id for scope=image."""
+    """Sample id for scope=image; for scope=error one such image instead of all."""
     images: Images = Images.predicted
-    """Whether a class's images are those predicted as it or those labelled so."""
+    """Whether a class's images are those predicted as it or those labelled so (scope=class, pair)."""
     images_per_class: int | None = 64
     """At most so many images per class, spread evenly over the sample ids (scope=dataset: predicted); null: all."""
     limit: int | None = None
@@ -233,15 +235,16 @@ class EvaluateConfig:
     probability as concepts are inserted and deleted in the order of their attribution), transfer (the same in an order
     that other images of the class gave), interlayer (a concept's value in the next layer as concepts are inserted and
     deleted in the order of their effect on it), planted (edges of networks whose edges are known; alone and with
-    until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`),
-    circuit (what the class keeps when only the strongest concepts of every layer are left as they are, and when only
-    these are edited)."""
+    until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`), circuit
+    (what the class keeps when only the strongest concepts of every layer are left as they are, and when only these are
+    edited), repair (graph.scope=error: errors that become right, and right answers that become wrong, as concepts are
+    removed)."""
     own: list[str] = field(default_factory=list)
     """Measures of your own: each package.module:NAME, a vismech.measures.base.Kind."""
     options: dict[str, Any] = field(default_factory=dict)
     """Measures of your own: whatever they read."""
     images: int | None = 500
-    """At most so many images (spread evenly over the sample ids); null: all."""
+    """At most so many images, spread evenly over the sample ids (repair: right ones of each class); null: all."""
     root: str | None = None
     """reconstruction, insertion, transfer, interlayer: another folder of images to measure, laid out as data.source
     says; null: the images of data."""

@@ -51,6 +51,29 @@ def measured_effects(
     return effects
 
 
+def answers_without(
+    read: Read, layer: Layer, coded: Coded, concepts: Int[Tensor, "b n q"], rows: int
+) -> Float[Tensor, "b n t"]:
+    """What is read of every image with one set of its concepts after the other removed, residuals kept.
+
+    Args:
+        read: F and g.
+        layer: the edited layer.
+        coded: its clean activations.
+        concepts: N sets for each image, −1 where a set has fewer than Q; a concept at most once in a set.
+        rows: of a forward pass.
+    """
+    image = torch.arange(len(concepts), device=concepts.device).repeat_interleave(concepts.shape[1])
+    position = torch.arange(coded.codes.shape[1], device=concepts.device)[:, None]
+    found = []
+    for own, some in zip(image.split(rows), concepts.flatten(0, 1).split(rows), strict=True):
+        chosen = some.clamp(min=0)
+        removed = coded.codes[own[:, None, None], position, chosen[:, None]] * (some >= 0)[:, None]
+        vectors = coded.vectors[own] - removed @ layer.dictionary.atoms[chosen]
+        found.append(_padded(read, layer.layout.activation(vectors, coded.clean[own]), own))
+    return torch.cat(found).unflatten(0, concepts.shape[:2])
+
+
 def _padded(read: Read, activation: Tensor, image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
     """As many rows as are wanted of a whole multiple: a row's last digits depend on how many are passed with it."""
     spare = -len(image) % ROW_MULTIPLE

@@ -182,7 +182,8 @@ def _fill(work: Work, spec: Spec[UnitSettings], kind: type[UnitLoop], columns: C
         run_loop(loop)
         kept = rows.finish()
         some_kept(kept)
-        facts = {"classes": source.classes[chosen][kept].tolist(), "targets": [*concepts.concepts] if concepts else []}
+        shown = source.classes.reshape(len(source.images), -1)[:, 0]  # of a difference the class that is ahead
+        facts = {"classes": shown[chosen][kept].tolist(), "targets": [*concepts.concepts] if concepts else []}
         write_json(folder / "units.json", facts)
         (folder / "images.json").write_bytes(compact(write_images(work, kept, indices)))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vismech.attribution.engine import Settings as Integral
 from vismech.attribution.engine import attribute
 from vismech.attribution.sources import ConceptSource
-from vismech.attribution.targets import LogitTargets, Targets
+from vismech.attribution.targets import Targets, class_targets
 from vismech.config.choices import Along, EditValue, Mode, Output, PathWeight, ReadOut, Rule
 from vismech.intervene.coded import Coded, Layer
 from vismech.intervene.edits import Edit
@@ -124,7 +124,7 @@ class EffectsLoop(ImageLoop):
         layer, edit, upper = self.layers[name], self.edited[name].edit, self.upper[name]
         coded = layer.code(clean)
         donors = None if other is None else layer.code(other).codes
-        own = LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device), self.output)
+        own = class_targets(torch.from_numpy(self.classes[rows]).to(self.device), self.output)
         above = None if upper is None else upper.targets(rows, self.readout)
 
         def read(activation: Tensor, image: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from vismech.attribution.gig import Segment
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
 from vismech.attribution.sources import ConceptSource, Edges, Source
-from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets, anchors
+from vismech.attribution.targets import ConceptTargets, Targets, anchors, class_targets
 from vismech.config.choices import Baseline, Mode, ReadOut, Rule, Unreadable
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
@@ -140,7 +140,7 @@ class TraceLoop(ImageLoop):
         layout: of the lower layer.
         dictionary: of the lower layer.
         concepts: targets in the upper layer; None where the target is each image's own class.
-        classes: class index per row, used where the target is the class.
+        classes: class index per row, or two of them for their difference; used where the target is the class.
         start: the baseline.
         nodes: what ``attribute.rule=auto`` chose, where it is known already.
     """
@@ -253,7 +253,7 @@ class TraceLoop(ImageLoop):
 
     def _targets(self, rows: list[int]) -> Targets:
         if self.concepts is None:
-            return LogitTargets(torch.from_numpy(self.classes[rows]).to(self.device), self.how.output)
+            return class_targets(torch.from_numpy(self.classes[rows]).to(self.device), self.how.output)
         return self.concepts.targets(rows, self.how.readout)
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:

@@ -27,7 +27,7 @@ from vismech.report import layout as plan
 from vismech.report.layout import Box, Layout
 from vismech.report.patches import Card, Patch, is_far
 from vismech.report.text import number, shorten
-from vismech.report.verdict import verdict
+from vismech.report.verdict import Fact, subject, verdict
 
 INK, FAINT, PLATE, EDGE = "#1d2430", "#5b6573", "#ffffff", "#c3cad4"
 POSITIVE = LinearSegmentedColormap.from_list("positive", ["#c6d9ee", "#08306b"])
@@ -88,7 +88,8 @@ def graph_figure(
     """Draw the graph with its strongest links and write `<stem>.svg` and `<stem>.png`; equal input gives equal bytes.
 
     `images` are the explained photographs per group key; the first of each is shown in its class node. Above the graph
-    stands how far it can be believed, of a class's probability where `probability` says so.
+    stands how far it can be believed, of a class's probability where `probability` says so, and above that of errors
+    what is explained.
 
     Raises:
         UserError: the graph holds NaN, or a link or node names something the graph does not have.
@@ -97,8 +98,9 @@ def graph_figure(
     stem.parent.mkdir(parents=True, exist_ok=True)
     drawing = plan.layout(graph)
     legend = LEGEND + (SECOND_LINE if _has_errors(graph) else 0.0)
-    told = verdict(graph, probability)
-    head = HEAD_LINE * len(told.facts) + (HEAD_SPACE if told.facts else 0.0)
+    title = subject(graph, probability)
+    facts = [*([Fact(title, False)] if title else []), *verdict(graph, probability).facts]
+    head = HEAD_LINE * len(facts) + (HEAD_SPACE if facts else 0.0)
     size = ((drawing.width + GUTTER) / 100, (drawing.height + legend + head) / 100)
     written = Figures(stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png"))
     with matplotlib.rc_context(STYLE):
@@ -109,7 +111,7 @@ def graph_figure(
         _links(axes, graph, drawing)
         _nodes(axes, graph, drawing, cards, images or {})
         _legend(axes, graph, drawing)
-        for index, fact in enumerate(told.facts):
+        for index, fact in enumerate(facts):
             colour = ALARM if fact.warns else INK
             y = HEAD_LINE * (index + 0.5) - head + HEAD_SPACE / 2
             text = shorten(fact.text, drawing.width + GUTTER - 28, 14)

@@ -263,7 +263,7 @@ def group_of(node: Mapping[str, Any], graph: Mapping[str, Any]) -> str | None:
     keys, key = group_keys(graph), str(node["id"]).removeprefix("class/")
     if key in keys:
         return key
-    return keys[0] if len(keys) == 1 and graph["scope"] in ("class", "image") else None
+    return keys[0] if len(keys) == 1 and graph["scope"] in ("class", "image", "error") else None
 
 
 def thumbnails(box: Box, available: int) -> list[Box]:

@@ -32,7 +32,7 @@ from vismech.report.text import (
     shorten,
     tabulate,
 )
-from vismech.report.verdict import verdict
+from vismech.report.verdict import subject, verdict
 
 CLASSES_SHOWN = 3
 EDITED = {
@@ -40,7 +40,7 @@ EDITED = {
     "mean": "set to its mean",
     "resample": "replaced by its code in an image of another class",
 }
-SCOPES = ("pair", "class", "dataset", "image")
+SCOPES = ("pair", "class", "dataset", "image", "error")
 
 
 class Section(NamedTuple):
@@ -93,7 +93,7 @@ def render_page(report: ReportData) -> str:
     ]
     return environment.get_template("page.html.j2").render(
         heading=heading(graph),
-        lead=lead(graph),
+        lead=" ".join(filter(None, (lead(graph), subject(graph, report.probability)))),
         verdict=verdict(graph, report.probability),
         edited=EDITED.get(graph.get("edit", "")),
         account=tabulate(_account(graph), ACCOUNT),
@@ -126,6 +126,12 @@ def render_page(report: ReportData) -> str:
 def heading(graph: Mapping[str, Any]) -> str:
     """One sentence in plain words that says what the page shows."""
     names = [f"“{group['name']}”" for group in graph["groups"]]
+    if graph["scope"] == "error":
+        (group,) = graph["groups"]
+        return (
+            f"Why “{group['labelled']}” was answered “{group['answered']}”: the concepts that lead the network to the "
+            "one rather than the other"
+        )
     if graph["scope"] == "pair" and len(names) == 2:
         return f"{names[0]} and {names[1]}: the concepts that lead the network to each, and those they share"
     if graph["scope"] == "dataset" or not names:

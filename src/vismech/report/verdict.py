@@ -25,6 +25,18 @@ class Fact(NamedTuple):
     warns: bool
 
 
+def subject(graph: Mapping[str, Any], probability: bool = False) -> str:
+    """What a graph of errors explains and what is read of it, in a sentence; of other graphs nothing."""
+    if graph["scope"] != "error":
+        return ""
+    (group,) = graph["groups"]
+    unit = "probability" if probability else "logit"
+    return (
+        f"Why “{group['labelled']}” was answered “{group['answered']}”: the number read is the {group['name']} {unit}, "
+        f"how far the answer is ahead of the true class."
+    )
+
+
 class Verdict(NamedTuple):
     """What the page and the figure say before anything else.
 
@@ -126,10 +138,11 @@ def _tested(graph: Mapping[str, Any]) -> Fact | None:
 
 
 def _accounts(graph: Mapping[str, Any], layer: str) -> Iterator[tuple[Mapping[str, float], str]]:
-    """Each group's account, and of whom it is, where there are several."""
+    """Each group's account, and of whom it is, where there are several or where it is a difference."""
     names = {group["key"]: group["name"] for group in graph["groups"]}
+    told = len(names) > 1 or graph["scope"] == "error"
     for key, parts in graph["account"][layer].items():
-        yield parts, f" for “{names[key]}”" if len(names) > 1 else ""
+        yield parts, f" for “{names[key]}”" if told else ""
 
 
 def _amount(value: float) -> str:

@@ -30,7 +30,7 @@ def check_config_sources(config: Config) -> None:
         return
     root = _images(config)
     for key, sample, wanted in (
-        ("graph.image", config.graph.image, config.graph.scope is Scope["image"]),
+        ("graph.image", config.graph.image, config.graph.scope in (Scope["image"], Scope["error"])),
         (
             "attribute.baseline_image",
             config.attribute.baseline_image,

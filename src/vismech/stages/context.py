@@ -60,6 +60,7 @@ class Context(Work):
         """The part of a graph's keys that says which class each folder is, where its images are chosen by that."""
         graph = self.config.graph
         labelled = graph.images is Images.labelled and graph.scope in (Scope["class"], Scope["pair"])
+        labelled |= graph.scope is Scope["error"]
         return self.class_labels.inputs if labelled else {}
 
 

@@ -64,12 +64,14 @@ class Group(NamedTuple):
     """Images that are averaged together.
 
     Attributes:
-        key: the class index as text, ``all`` for the whole dataset, ``image`` for a single one.
+        key: the class index as text, ``all`` for the whole dataset, ``image`` for a single one, ``error`` for errors.
         index: the class, or None where each image stands for its own predicted class.
+        against: of errors the images' true class.
     """
 
     key: str
     index: int | None
+    against: int | None = None
 
 
 class Explained(NamedTuple):
@@ -79,7 +81,8 @@ class Explained(NamedTuple):
         groups: what is averaged.
         rows: rows of the logits artifact [n].
         group: index into ``groups`` per image [n].
-        classes: the class whose logit is explained, per image [n].
+        classes: the class whose logit is explained, per image [n]; of errors the class answered and the true one
+            [n, 2], whose difference is explained.
     """
 
     groups: list[Group]
@@ -105,11 +108,13 @@ def check_scope(graph: GraphConfig) -> None:
         raise UserError("graph.scope=image needs graph.image=SAMPLE_ID, the image's path below data.root")
     if graph.scope in (Scope["image"], Scope["dataset"]):
         return
-    wanted = 1 if graph.scope is Scope["class"] else 2
-    if len(set(graph.classes)) != wanted:
+    wanted = (
+        ["LABELLED", "ANSWERED"] if graph.scope is Scope["error"] else ["INDEX"] * (2 - (graph.scope is Scope["class"]))
+    )
+    if len(set(graph.classes)) != len(wanted):
         raise UserError(
-            f"graph.scope={graph.scope.value} explains {wanted} class{'es' if wanted > 1 else ''}, "
-            f"but graph.classes={graph.classes}: give graph.classes=[{','.join(['INDEX'] * wanted)}]"
+            f"graph.scope={graph.scope.value} explains {len(wanted)} class{'es' if len(wanted) > 1 else ''}, "
+            f"but graph.classes={graph.classes}: give graph.classes=[{','.join(wanted)}]"
         )
 
 
@@ -140,11 +145,19 @@ def explained(
         every = sorted(row for one in each for row in spread(one, each_most))
         rows = np.array(spread(every, most))
         return Explained([Group("all", None)], rows, np.zeros(len(rows), dtype=int), predicted[rows])
+    if graph.scope is Scope["error"]:
+        for index in graph.classes:
+            _check_class(index, np.asarray(logits).shape[1])
+        check_listed(graph, ids)
+        rows = np.array(spread(_errors(graph, ids, labels, predicted, names), each_most))
+        true, answered = graph.classes
+        group = Group("error", answered, true)
+        return Explained([group], rows, np.zeros(len(rows), dtype=int), np.tile([answered, true], (len(rows), 1)))
     standing = predicted if graph.images is Images.predicted else labels
     rows, groups = [], []
     for position, index in enumerate(graph.classes):
         _check_class(index, np.asarray(logits).shape[1])
-        members = spread(_members(graph, standing, index, names), each_most)
+        members = spread(_members(standing, index, names, graph.images), each_most)
         rows += members
         groups += [position] * len(members)
     order = np.argsort(rows, kind="stable")
@@ -159,7 +172,7 @@ def check_listed(graph: GraphConfig | ExplainedSettings, ids: list[str]) -> None
     Raises:
         UserError: the image, and those of the same name elsewhere.
     """
-    if graph.scope is not Scope["image"] or graph.image is None or graph.image in ids:
+    if graph.scope not in (Scope["image"], Scope["error"]) or graph.image is None or graph.image in ids:
         return
     name = graph.image.rpartition("/")[2]
     near = [sample for sample in ids if sample.rpartition("/")[2] == name][:3]
@@ -176,15 +189,16 @@ def check_classes(ctx: Context) -> None:
         UserError: the class.
     """
     graph = ctx.config.graph
-    if graph.scope not in (Scope["class"], Scope["pair"]):
+    if graph.scope not in (Scope["class"], Scope["pair"], Scope["error"]):
         return
     for index in graph.classes:
         _check_class(index, ctx.outputs)
-    if graph.images is Images.labelled:
-        ctx.class_labels.require("graph.images=labelled")
+    error = graph.scope is Scope["error"]
+    if error or graph.images is Images.labelled:
+        ctx.class_labels.require("graph.scope=error" if error else "graph.images=labelled")
         labels = ctx.class_labels.classes(np.array([sample.label for sample in ctx.data.samples]))
-        for index in graph.classes:
-            _members(graph, labels, index, ctx.class_names)
+        for index in graph.classes[:1] if error else graph.classes:
+            _members(labels, index, ctx.class_names, Images.labelled)
 
 
 def _check_class(index: int, outputs: int) -> None:
@@ -194,19 +208,50 @@ def _check_class(index: int, outputs: int) -> None:
         )
 
 
-def _members(
-    graph: GraphConfig | ExplainedSettings, standing: np.ndarray, index: int, names: Mapping[int, str]
+def _errors(
+    graph: ExplainedSettings, ids: list[str], labels: np.ndarray, predicted: np.ndarray, names: Mapping[int, str]
 ) -> list[int]:
+    """Rows of the images of the first class that are answered as the second, or the one that is asked for."""
+    true, answered = graph.classes
+    wrong = (labels == true) & (predicted == answered)
+    if graph.image is not None:
+        row = ids.index(graph.image)
+        if not wrong[row]:
+            label = "unknown" if labels[row] == UNKNOWN else _told(labels[row], names)
+            raise UserError(
+                f"graph.image={graph.image} is labelled {label} and answered {_told(predicted[row], names)}, not "
+                f"{_told(true, names)} answered {_told(answered, names)}: give graph.classes as it is, or another image"
+            )
+        return [row]
+    if wrong.any():
+        return np.flatnonzero(wrong).tolist()
+    known = (labels != UNKNOWN) & (labels != predicted)
+    confused = Counter(zip(labels[known].tolist(), predicted[known].tolist(), strict=True)).most_common(5)
+    common = ", ".join(
+        f"{_told(one, names)} answered {_told(other, names)} ({count})" for (one, other), count in confused
+    )
+    raise UserError(
+        f"none of the {int((labels == true).sum())} images of class {_told(true, names)} is answered as "
+        f"{_told(answered, names)}; the most common confusions are {common or 'none'}: choose graph.classes among them "
+        "or add images"
+    )
+
+
+def _told(index: int, names: Mapping[int, str]) -> str:
+    return f"{index} {names.get(int(index), '')}".rstrip()
+
+
+def _members(standing: np.ndarray, index: int, names: Mapping[int, str], images: Images) -> list[int]:
     """Rows of the images that stand for a class; ``standing`` is each image's class, −1 where it is unknown."""
     members = np.flatnonzero(standing == index).tolist()
     if not members:
         common = ", ".join(
-            f"{value} {names.get(int(value), '')} ({count})".replace("  ", " ")
+            f"{_told(value, names)} ({count})"
             for value, count in Counter(standing[standing != UNKNOWN].tolist()).most_common(5)
         )
-        verb = "predicted" if graph.images is Images.predicted else "labelled"
+        verb = "predicted" if images is Images.predicted else "labelled"
         raise UserError(
-            f"none of the {len(standing)} images is {verb} as class {index} {names.get(index, '')}".rstrip()
+            f"none of the {len(standing)} images is {verb} as class {_told(index, names)}"
             + f"; most are {common}: choose graph.classes among them or add images"
         )
     return members

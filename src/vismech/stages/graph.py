@@ -102,6 +102,7 @@ def compute(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> None:
                 "key": group.key,
                 "index": group.index,
                 "images": int((who.group == index).sum()),
+                **({} if group.against is None else {"against": group.against}),
             }
             for index, group in enumerate(who.groups)
         ]
@@ -117,20 +118,30 @@ def compute(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> None:
 def read(work: Work, spec: Spec[Any]) -> dict[str, Any]:
     """The graph of ``spec`` with the names that classes have in this run: they are in no key."""
     graph = work.store.open(spec).json("graph.json")
-    names = {
-        group["key"]: "all images" if group["index"] is None else work.class_name(group["index"])
-        for group in graph["groups"]
-    }
-    return named(graph, names)
+    found = named(graph, {group["key"]: _name(work, group) for group in graph["groups"]})
+    for group in found["groups"]:
+        if "against" in group:
+            group |= {"answered": work.class_name(group["index"]), "labelled": work.class_name(group["against"])}
+    return found
+
+
+def _name(work: Work, group: Mapping[str, Any]) -> str:
+    """A group's class; of a difference both classes, as what is read: answered − labelled."""
+    if group["index"] is None:
+        return "all images"
+    name = work.class_name(group["index"])
+    return f"{name} − {work.class_name(group['against'])}" if "against" in group else name
 
 
 def _class_values(logits: Artifact, output: Output, who: Explained) -> np.ndarray:
-    """What the network itself says of each explained image's class [n]: its logit, or its probability."""
+    """What the network itself says of each explained image's class [n], or of the difference of its two classes: by
+    logit, or by probability."""
     found = np.asarray(logits.array("logits.npy"))[who.rows].astype(np.float64)
     if output is Output.probability:
         found = np.exp(found - found.max(1, keepdims=True))
         found /= found.sum(1, keepdims=True)
-    return np.take_along_axis(found, who.classes[:, None].astype(np.int64), 1)[:, 0]
+    own = np.take_along_axis(found, who.classes.reshape(len(found), -1).astype(np.int64), 1)
+    return own[:, 0] - own[:, 1:].sum(1)
 
 
 def _values(own: np.ndarray, to_class: Artifact, who: Explained) -> ClassValues:

@@ -233,7 +233,7 @@ def _notes(
     elif any(group["images"] < 10 for group in groups) and kept.scope is not Scope["image"]:
         few = ", ".join(f"{group['name']} {group['images']}" for group in groups)
         notes.append(f"Few images stand behind this graph ({few}): its weights are means over so many.")
-    if kept.images is Images.predicted:
+    if kept.images is Images.predicted and kept.scope is not Scope["error"]:
         for group in groups:
             shown = photographs[group["key"]]
             if wrong := sum(bool(one.mistaken) for one in shown):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from vismech.attribution.aggregation import group_means, select_concepts
-from vismech.config.choices import Baseline, Stage
+from vismech.config.choices import Baseline, Rule, Stage
 from vismech.config.schema import Config
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS
@@ -79,6 +79,14 @@ def _settings(ctx: Context, lower: str, upper: str, **kept: int) -> TraceSetting
 def class_job(ctx: Context, lower: str, logits: Spec[Any], dictionary: Spec[Any]) -> Job:
     """From a layer's concepts straight to the class logit: the importance of each concept for the class."""
     return _job(ctx, _settings(ctx, lower, LOGITS), logits=logits, dictionary=dictionary)
+
+
+def gradient_job(ctx: Context, lower: str, logits: Spec[Any], dictionary: Spec[Any]) -> Job:
+    """As :func:`class_job`, with one node at the end of the path, where edges are u × gradient."""
+    settings = _settings(ctx, lower, LOGITS)
+    nodes: dict[str, Any] = {"rule": Rule.riemann_right, "steps": 1, "check_images": 0}
+    nodes |= dict.fromkeys(("path", "phi", "weight", "tolerance", "max_steps", "automatic"), UNUSED)
+    return _job(ctx, replace(settings, path=replace(settings.path, **nodes)), logits=logits, dictionary=dictionary)
 
 
 def concept_job(
