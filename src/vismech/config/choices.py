@@ -208,6 +208,8 @@ class Evaluation(StrEnum):
     planted = "planted"
     stability = "stability"
     circuit = "circuit"
+    audit = "audit"
+    shortcut = "shortcut"
     repair = "repair"
 
 
@@ -232,6 +234,17 @@ class CircuitOrder(StrEnum):
     magnitude = "magnitude"
     effect = "effect"
     random = "random"
+
+
+class EditOrder(StrEnum):
+    """How the concepts of a shortcut are found: by the attribute on labelled images, by what they do for the class
+    without any, at random, or by hand."""
+
+    attribute = "attribute"
+    gig = "gig"
+    effect = "effect"
+    random = "random"
+    given = "given"
 
 
 class EditValue(StrEnum):

@@ -14,6 +14,7 @@ from vismech.config.choices import (
     CircuitErrors,
     CircuitOrder,
     Code,
+    EditOrder,
     EditValue,
     Evaluation,
     Half,
@@ -237,8 +238,9 @@ class EvaluateConfig:
     deleted in the order of their effect on it), planted (edges of networks whose edges are known; alone and with
     until=evaluate it needs neither model nor data), stability (what comes back in the variants of `against`), circuit
     (what the class keeps when only the strongest concepts of every layer are left as they are, and when only these are
-    edited), repair (graph.scope=error: errors that become right, and right answers that become wrong, as concepts are
-    removed)."""
+    edited), audit (what each class loses with its concepts removed, and who else uses them), shortcut (what a model
+    does without the concepts of something that it should not use), repair (graph.scope=error: errors that become
+    right, and right answers that become wrong, as concepts are removed)."""
     own: list[str] = field(default_factory=list)
     """Measures of your own: each package.module:NAME, a vismech.measures.base.Kind."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -305,6 +307,35 @@ class EvaluateConfig:
 
 
 @dataclass
+class EditConfig:
+    """Concepts that are edited: evaluate.kinds=shortcut and audit."""
+
+    attribute: str | None = None
+    """shortcut: the column of data.groups; null: its only one."""
+    present: str = "1"
+    """shortcut: its value where an image has the attribute."""
+    target: int | None = None
+    """shortcut: the class that goes together with the attribute where it should not."""
+    orders: list[EditOrder] = field(
+        default_factory=lambda: [EditOrder.attribute, EditOrder.gig, EditOrder.effect, EditOrder.random]
+    )
+    """shortcut: attribute (concepts that differ most between images with and without it, in the choosing half), gig and
+    effect (what does most for the class, attributed or measured, without the attribute), random, given."""
+    counts: list[int] = field(default_factory=lambda: [1, 2, 3, 5, 10, 20, 50])
+    """shortcut: so many concepts of an order are edited together."""
+    values: list[EditValue] = field(default_factory=lambda: [EditValue.zero, EditValue.mean])
+    """shortcut: what their codes become, zero or mean; each is tried."""
+    concepts: list[str] = field(default_factory=list)
+    """shortcut: concepts of your own choice, layer/number: another order, given."""
+    twin: str | None = None
+    """shortcut: weights of the same architecture that were trained without the correlation, for SCR; null: without."""
+    candidates: int = 10
+    """audit: so many concepts of each layer and class are edited, those that do most for it."""
+    threshold: float = 0.01
+    """audit: a class effect above this counts, and one below its negative as a conflict."""
+
+
+@dataclass
 class ReportConfig:
     """The page."""
 
@@ -361,6 +392,7 @@ class Config:
     attribute: AttributeConfig = field(default_factory=AttributeConfig)
     graph: GraphConfig = field(default_factory=GraphConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    edit: EditConfig = field(default_factory=EditConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -52,9 +52,14 @@ def measured_effects(
 
 
 def answers_without(
-    read: Read, layer: Layer, coded: Coded, concepts: Int[Tensor, "b n q"], rows: int
+    read: Read,
+    layer: Layer,
+    coded: Coded,
+    concepts: Int[Tensor, "b n q"],
+    rows: int,
+    into: Float[Tensor, "n k"] | None = None,
 ) -> Float[Tensor, "b n t"]:
-    """What is read of every image with one set of its concepts after the other removed, residuals kept.
+    """What is read of every image with one set of its concepts after the other edited, residuals kept.
 
     Args:
         read: F and g.
@@ -62,14 +67,18 @@ def answers_without(
         coded: its clean activations.
         concepts: N sets for each image, −1 where a set has fewer than Q; a concept at most once in a set.
         rows: of a forward pass.
+        into: for each set what its concepts' codes become; None: zero.
     """
     image = torch.arange(len(concepts), device=concepts.device).repeat_interleave(concepts.shape[1])
+    number = torch.arange(concepts.shape[1], device=concepts.device).repeat(len(concepts))
     position = torch.arange(coded.codes.shape[1], device=concepts.device)[:, None]
     found = []
-    for own, some in zip(image.split(rows), concepts.flatten(0, 1).split(rows), strict=True):
+    for own, which, some in zip(*(part.split(rows) for part in (image, number, concepts.flatten(0, 1))), strict=True):
         chosen = some.clamp(min=0)
-        removed = coded.codes[own[:, None, None], position, chosen[:, None]] * (some >= 0)[:, None]
-        vectors = coded.vectors[own] - removed @ layer.dictionary.atoms[chosen]
+        removed = coded.codes[own[:, None, None], position, chosen[:, None]]
+        if into is not None:
+            removed = removed - into[which[:, None], chosen][:, None]
+        vectors = coded.vectors[own] - (removed * (some >= 0)[:, None]) @ layer.dictionary.atoms[chosen]
         found.append(_padded(read, layer.layout.activation(vectors, coded.clean[own]), own))
     return torch.cat(found).unflatten(0, concepts.shape[:2])
 

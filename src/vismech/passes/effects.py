@@ -116,7 +116,9 @@ class EffectsLoop(ImageLoop):
         resampled = [name for name, one in self.edited.items() if one.edit.value is EditValue.resample]
         others = {}
         if resampled:
-            donors = donor_images(self, list(dict.fromkeys(rows)), self.seed, images, self.classes)
+            donors = donor_images(
+                self, list(dict.fromkeys(rows)), self.seed, images, self.classes if self.classes.ndim == 1 else None
+            )
             others = self.network.activations(donors, resampled)
         return {name: self._measure(name, clean[name], others.get(name), rows) for name in names}
 

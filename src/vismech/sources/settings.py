@@ -63,6 +63,10 @@ class DataConfig:
     rank, if there are as many folders as classes. Of other folders the class, and so accuracy, is unknown."""
     class_map: dict[str, Any] = field(default_factory=dict)
     """imagefolder: folder → class of the model, its index or name, or null for none; before labels."""
+    groups: str | None = None
+    """What is known of images beside their class: a CSV file whose first column is the sample id and whose others are
+    attributes (left, top, right and bottom: a box around the object, as shares), or level:N, the N-th folder of the
+    id; null: nothing."""
     fingerprint: Fingerprint = Fingerprint.listing
     """What identifies the data in keys."""
     unreadable: Unreadable = Unreadable.fail

@@ -86,6 +86,21 @@ def job(ctx: Context, to_class: Mapping[str, Spec[Any]], pairs: Mapping[tuple[st
     return Job(Stage.effects, specs, compute)
 
 
+def every_concept(ctx: Context, plan: Plan, edit: EditValue) -> dict[str, Spec[EffectSettings]]:
+    """Layer → the effects on the class of all its concepts that have an edge to it."""
+    found = {}
+    for layer in ctx.layers:
+        trace = plan.to_class[layer]
+        parents = {"importance": trace}
+        if edit is EditValue.mean:
+            parents["vectors"] = trace.parents["dictionary"].parents["vectors"]
+        every = dictionary_stage.size(ctx, layer) + 1  # and a mean concept
+        seed = ctx.config.seed if edit is EditValue.resample else UNUSED
+        settings = EffectSettings(layer, LOGITS, edit, every, 0, seed)
+        found[layer] = Spec(Stage.effects.value, VERSION, f"{layer}->{LOGITS}", settings, parents)
+    return found
+
+
 def compute(work: Work, specs: Mapping[str, Spec[EffectSettings]]) -> None:
     """Fill ``specs`` in one pass; a pass that was killed is continued."""
     first: Spec[TraceSettings] = next(iter(specs.values())).parents["importance"]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vismech.config.choices import CircuitErrors, CircuitOrder, EditValue, Evaluation, Stage
+from vismech.config.choices import CircuitErrors, CircuitOrder, EditValue, Evaluation, Scope, Stage
 from vismech.draws import generator_of
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
@@ -27,7 +27,6 @@ from vismech.measures.circuit.scores import (
     smallest,
 )
 from vismech.measures.transfer.scores import check_groups, split
-from vismech.network.layers import LOGITS
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import effects as effects_stage
@@ -38,7 +37,7 @@ from vismech.stages.trace import TraceSettings, read_explained
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Rows
-from vismech.store.settings import UNUSED, Settings
+from vismech.store.settings import Settings
 
 VERSION = 1
 DICTIONARY = ["dictionary", "code", "center", "mean_rule", "budget"]
@@ -74,12 +73,14 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     """
     evaluate, graph = ctx.config.evaluate, ctx.config.graph
     check_groups(evaluate.groups)
+    if graph.scope is Scope["error"]:
+        raise UserError("evaluate.kinds=circuit keeps a class's own value: give another graph.scope than error")
     if not evaluate.circuit_orders:
         raise UserError("evaluate.circuit_orders=[]: give one or more of " + ", ".join(CircuitOrder))
     if evaluate.edit not in effects_stage.EDITS:
         known = ", ".join(each.value for each in effects_stage.EDITS)
         raise UserError(f"evaluate.edit={evaluate.edit.value} must be one of {known}")
-    rankings = rank_specs(ctx, plan, evaluate.edit)
+    rankings = effects_stage.every_concept(ctx, plan, evaluate.edit)
     settings = CircuitSettings(
         Evaluation.circuit,
         tuple(ctx.layers),
@@ -94,21 +95,6 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     spec = Spec(Stage.evaluate.value, VERSION, "circuit", settings, parents)
     ranking = Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute)
     return [ranking, Job(Stage.evaluate, {"circuit": spec}, compute)]
-
-
-def rank_specs(ctx: Context, plan: Plan, edit: EditValue) -> dict[str, Spec[EffectSettings]]:
-    """Layer → the effects of all its concepts on the class."""
-    found = {}
-    for layer in ctx.layers:
-        trace = plan.to_class[layer]
-        parents = {"importance": trace}
-        if edit is EditValue.mean:
-            parents["vectors"] = trace.parents["dictionary"].parents["vectors"]
-        every = dictionary_stage.size(ctx, layer) + 1
-        seed = ctx.config.seed if edit is EditValue.resample else UNUSED
-        settings = EffectSettings(layer, LOGITS, edit, every, 0, seed)
-        found[layer] = Spec(Stage.effects.value, effects_stage.VERSION, f"{layer}->{LOGITS}", settings, parents)
-    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> None:

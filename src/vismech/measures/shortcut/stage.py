@@ -1,0 +1,449 @@
+"""Shortcut removal: concepts chosen by several orders are edited, and what the model then answers is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vismech.config.choices import EditOrder, EditValue, Evaluation, Half, Scope, Stage
+from vismech.config.schema import EvaluateConfig
+from vismech.draws import generator_of
+from vismech.errors import UserError
+from vismech.intervene.coded import Layer
+from vismech.measures.base import TRACED, Kind
+from vismech.measures.images import MeasuredSettings, answers_job, measured_indices, measured_of, measured_parents
+from vismech.measures.shortcut.loop import EditedLoop, StrengthLoop, answer_columns, strength_columns
+from vismech.measures.shortcut.scores import Answers, by_attribute, chosen, confusion, removal
+from vismech.passes.start import run_loop
+from vismech.sources.data import half_of
+from vismech.sources.groups import Groups, read_groups
+from vismech.stages import dictionary as dictionary_stage
+from vismech.stages import effects as effects_stage
+from vismech.stages.context import Context, Job, Plan
+from vismech.stages.dictionary import CodingSettings
+from vismech.stages.effects import mean_of_vectors
+from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import TraceSettings, importance, read_explained
+from vismech.stages.work import Work, compact, read_images, some_kept, write_images
+from vismech.store.artifacts import Spec, write_json
+from vismech.store.rows import Rows
+from vismech.store.settings import FLAT, Settings
+
+VERSION = 1
+DICTIONARY = ["dictionary", "code", "center", "mean_rule", "budget"]
+KEYS = ["layer", *DICTIONARY, "k", "order", "edit", "count", "half"]
+VALUES = (EditValue.zero, EditValue.mean)
+CHOSEN = "chosen"
+SHOWN = 20
+"""Classes of which a confusion is told, at most."""
+
+
+@dataclass(frozen=True)
+class StrengthSettings(Settings):
+    """Of which images each concept's mean code is taken."""
+
+    measure: str
+    layer: str
+    coding: CodingSettings = field(metadata=FLAT)
+    measured: MeasuredSettings = field(metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class ShortcutSettings(Settings):
+    """Which concepts are edited and how; the configuration's group ``edit`` documents the fields.
+
+    Attributes:
+        given: concepts named by hand, of this layer.
+    """
+
+    measure: Evaluation
+    layer: str
+    measured: MeasuredSettings = field(metadata=FLAT)
+    groups: Groups
+    attribute: str
+    present: str
+    target: int
+    orders: tuple[EditOrder, ...]
+    counts: tuple[int, ...]
+    values: tuple[EditValue, ...]
+    given: tuple[int, ...]
+    seed: int
+
+
+def jobs(ctx: Context, plan: Plan) -> list[Job]:
+    """What ranks concepts, and the edits.
+
+    Raises:
+        UserError: attributes, classes, counts or concepts that cannot be used.
+    """
+    edit, graph = ctx.config.edit, ctx.config.graph
+    target = _target(ctx)
+    if ctx.config.data.groups is None:
+        raise UserError("evaluate.kinds=shortcut needs data.groups: a CSV of sample id and attributes, or level:N")
+    ids = [sample.id for sample in ctx.measured.samples]
+    groups = read_groups(ctx.config.data.groups, ids)
+    attribute = _attribute(edit.attribute, edit.present, groups)
+    if graph.scope is not Scope["class"] or list(graph.classes) != [target]:
+        raise UserError(
+            f"evaluate.kinds=shortcut ranks concepts by what they do for edit.target={target}: give graph=class and "
+            f"graph.classes=[{target}]"
+        )
+    if not edit.counts or min(edit.counts) < 1 or not edit.values or {*edit.values} - {*VALUES}:
+        raise UserError(
+            f"edit.counts={edit.counts}, edit.values={[each.value for each in edit.values]}: give counts of at least 1 "
+            "and values of zero and mean"
+        )
+    given = _given(ctx, edit.concepts)
+    by_hand = [EditOrder.given] if any(given.values()) else []
+    orders = tuple(dict.fromkeys([*edit.orders, *by_hand]))
+    ctx.measured_labels.require("evaluate.kinds=shortcut")
+    rankings = effects_stage.every_concept(ctx, plan, EditValue.zero)
+    measured, parents = measured_of(ctx), measured_parents(plan)
+    strengths, specs = {}, {}
+    twin = None
+    if edit.twin is not None:
+        other, job = _twin(ctx, edit.twin)
+        (twin,) = job.specs.values()
+        plan.jobs.append(replace(job, compute=lambda _, given: job.compute(other, given)))
+    for layer in ctx.layers:
+        dictionary = plan.dictionaries[layer]
+        strengths[layer] = Spec(
+            Stage.evaluate.value,
+            VERSION,
+            f"strength {layer}",
+            StrengthSettings("strength", layer, dictionary_stage.coding_of(ctx.config), measured),
+            {"dictionary": dictionary, **parents},
+        )
+        settings = ShortcutSettings(
+            Evaluation.shortcut,
+            layer,
+            measured,
+            groups,
+            attribute,
+            edit.present,
+            target,
+            orders,
+            tuple(edit.counts),
+            tuple(edit.values),
+            given[layer],
+            ctx.config.seed,
+        )
+        found = {"strength": strengths[layer], "ranking": rankings[layer], "vectors": plan.vectors[layer], **parents}
+        found |= {} if twin is None else {"twin": twin}
+        specs[layer] = Spec(Stage.evaluate.value, VERSION, layer, settings, found)
+    return [
+        Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute),
+        Job(Stage.evaluate, {spec.unit: spec for spec in strengths.values()}, _compute_strengths),
+        Job(Stage.evaluate, specs, compute),
+    ]
+
+
+def _target(ctx: Context) -> int:
+    target = ctx.config.edit.target
+    if target is None or not 0 <= target < ctx.outputs:
+        raise UserError(f"edit.target={target}: give the class that goes with the attribute, 0 to {ctx.outputs - 1}")
+    return target
+
+
+def _attribute(wanted: str | None, present: str, groups: Groups) -> str:
+    names = groups.attributes
+    if wanted is None and len(names) != 1:
+        raise UserError(f"edit.attribute=null, but data.groups has {', '.join(names)}: choose one of them")
+    name = wanted or names[0]
+    if name not in names:
+        raise UserError(f"edit.attribute={name} is none of data.groups' attributes: {', '.join(names)}")
+    values = {*groups.columns[name]}
+    if present not in values or len(values) < 2:
+        raise UserError(
+            f"edit.present={present}: images with and without it are needed, but data.groups' {name} is "
+            f"{', '.join(sorted(values)[:5])}"
+        )
+    return name
+
+
+def _given(ctx: Context, named: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Layer → the concepts that are named by hand."""
+    found: dict[str, list[int]] = {layer: [] for layer in ctx.layers}
+    for name in named:
+        layer, _, concept = name.rpartition("/")
+        if layer not in found or not concept.isdigit():
+            raise UserError(f"edit.concepts: {name!r} is no concept of {', '.join(ctx.layers)}: write layer/number")
+        size = dictionary_stage.size(ctx, layer)
+        if int(concept) >= size:
+            raise UserError(f"edit.concepts: {name}: {layer} has {size} concepts: give {layer}/0 to {layer}/{size - 1}")
+        found[layer].append(int(concept))
+    return {layer: tuple(dict.fromkeys(concepts)) for layer, concepts in found.items()}
+
+
+def _twin(ctx: Context, checkpoint: str) -> tuple[Context, Job]:
+    """The answers of the same architecture with other weights to the same measured images."""
+    config = replace(ctx.config, until=Stage.extract)
+    config.model = replace(ctx.config.model, checkpoint=checkpoint)
+    config.evaluate = replace(EvaluateConfig(kinds=[]), root=ctx.config.evaluate.root)
+    other, _ = ctx.planned(config)
+    return other, answers_job(other)
+
+
+def _opened(work: Work, specs: Mapping[str, Spec[Any]]) -> dict[str, Layer]:
+    found = {}
+    for spec in specs.values():
+        strength, layer = spec.parents.get("strength", spec), spec.settings.layer
+        dictionary = dictionary_stage.read(work, strength.parents["dictionary"], strength.settings.coding)
+        found[layer] = Layer(work.layout(layer), dictionary)
+    return found
+
+
+def _compute_strengths(work: Work, specs: Mapping[str, Spec[StrengthSettings]]) -> None:
+    """``mean.npy`` and ``images.json`` of every layer, in one pass; one that was killed is continued."""
+    layers = _opened(work, specs)
+    columns = {
+        spec.settings.layer: strength_columns(layers[spec.settings.layer].dictionary.k) for spec in specs.values()
+    }
+    _pass(work, specs, StrengthLoop, "strengths", columns, layers=layers)
+
+
+def compute(work: Work, specs: Mapping[str, Spec[ShortcutSettings]]) -> None:
+    """``before.npy``, ``after.npy``, ``images.json`` and ``edits.json`` of every layer; a killed pass is continued."""
+    layers, sets, into, columns = _opened(work, specs), {}, {}, {}
+    for spec in specs.values():
+        name, wanted = spec.settings.layer, spec.settings
+        ordered = _orders(work, spec, layers[name].dictionary.k)
+        means = mean_of_vectors(work, spec.parents["vectors"], layers[name]).float()
+        each = [
+            (ordered[order][:count], means if value is EditValue.mean else torch.zeros_like(means))
+            for order in wanted.orders
+            for count in wanted.counts
+            for value in wanted.values
+        ]
+        most = max(len(concepts) for concepts, _ in each)
+        padded = [np.pad(concepts, (0, most - len(concepts)), constant_values=-1) for concepts, _ in each]
+        sets[name], into[name] = torch.from_numpy(np.stack(padded)), torch.stack([codes for _, codes in each])
+        columns[name] = answer_columns(len(each))
+    _pass(work, specs, EditedLoop, "shortcut", columns, {"sets": sets}, layers=layers, sets=sets, into=into)
+
+
+def _pass(
+    work: Work,
+    specs: Mapping[str, Spec[Any]],
+    kind: Any,
+    title: str,
+    columns: Mapping[str, Any],
+    told: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    **given: Any,
+) -> None:
+    first = next(iter(specs.values()))
+    indices = measured_indices(work, first.settings.measured, first)
+    with ExitStack() as stack:
+        folders = {
+            spec.settings.layer: stack.enter_context(work.store.writer(spec, resume=True)) for spec in specs.values()
+        }
+        rows = {layer: Rows(folder, columns[layer], len(indices)) for layer, folder in folders.items()}
+        run_loop(kind(work.site, work.measured, indices, rows, title, **given))
+        for layer, folder in folders.items():
+            kept = rows[layer].finish()
+            some_kept(kept)
+            (folder / "images.json").write_bytes(compact(write_images(work, kept, indices, work.measured)))
+            for name, of in (told or {}).items():
+                write_json(folder / f"{name}.json", of[layer].tolist())
+
+
+def _orders(work: Work, spec: Spec[ShortcutSettings], concepts: int) -> dict[EditOrder, np.ndarray]:
+    """Order → concepts, the first to be edited first; what measured images tell is that of their choosing half."""
+    wanted, ranking = spec.settings, spec.parents["ranking"]
+    strength = work.store.open(spec.parents["strength"])
+    ids = read_images(strength).ids
+    has = _has(work, wanted, ids)
+    choosing = np.array([half_of(sample) is Half.choosing for sample in ids])
+    means = np.asarray(strength.array("mean.npy"))[choosing]
+    active = np.flatnonzero(means.any(0))
+    trace = work.store.open(ranking.parents["importance"])
+    traced: TraceSettings = ranking.parents["importance"].settings
+    who = read_explained(work, ranking.parents["importance"].parents["logits"], traced.explained)
+    artifact = work.store.open(ranking)
+    effect = np.zeros(concepts)
+    effect[artifact.json("effects.json")["concepts"]] = np.asarray(artifact.array("own.npy")).mean(0, dtype=np.float64)
+
+    def falling(values: np.ndarray) -> np.ndarray:
+        return np.argsort(-values, kind="stable")
+
+    found = {
+        EditOrder.attribute: falling(by_attribute(means, has[choosing])),
+        EditOrder.gig: falling(importance(trace, who)[0]),
+        EditOrder.effect: falling(effect),
+        EditOrder.random: generator_of(wanted.seed, "shortcut", wanted.layer).permutation(active),
+        EditOrder.given: np.array(wanted.given, dtype=np.int64),
+    }
+    return {order: found[order] for order in wanted.orders}
+
+
+def _has(work: Work, wanted: ShortcutSettings, ids: Sequence[str]) -> np.ndarray:
+    """Whether each image has the attribute."""
+    values = wanted.groups.columns[wanted.attribute]
+    return np.array([values[work.measured.place[sample]] == wanted.present for sample in ids])
+
+
+class _Read(NamedTuple):
+    """One layer's answers."""
+
+    base: dict[str, Any]
+    wanted: ShortcutSettings
+    images: Answers
+    ids: list[str]
+    after: np.ndarray
+    sets: list[list[int]]
+    names: list[tuple[EditOrder, int, EditValue]]
+    attributed: np.ndarray
+
+
+def _read(work: Work, plan: Plan) -> Iterator[_Read]:
+    for spec in plan.evaluations[Evaluation.shortcut].values():
+        if not isinstance(spec.settings, ShortcutSettings):
+            continue
+        wanted, artifact = spec.settings, work.store.open(spec)
+        images = read_images(artifact)
+        clean = None
+        if "twin" in spec.parents:
+            answers = work.store.open(spec.parents["twin"])
+            told = dict(
+                zip(read_images(answers).ids, np.asarray(answers.array("logits.npy")).argmax(1).tolist(), strict=True)
+            )
+            clean = np.array([told[sample] for sample in images.ids])
+        answered = Answers(
+            work.measured_labels.classes(images.labels),
+            _has(work, wanted, images.ids),
+            wanted.target,
+            np.asarray(artifact.array("before.npy")),
+            clean,
+        )
+        names = [(order, count, value) for order in wanted.orders for count in wanted.counts for value in wanted.values]
+        k = plan.dictionaries[wanted.layer].inputs["k"]
+        strength = np.asarray(work.store.open(spec.parents["strength"]).array("mean.npy"))
+        sets, after = artifact.json("sets.json"), np.asarray(artifact.array("after.npy"))
+        difference = by_attribute(strength, answered.attribute)
+        base = {**plan.columns, "layer": wanted.layer, "k": k}
+        yield _Read(base, wanted, answered, images.ids, after, sets, names, difference)
+
+
+def _halves(ids: Sequence[str]) -> dict[Half, np.ndarray]:
+    each = np.array([half_of(sample) is Half.choosing for sample in ids])
+    return {Half.choosing: each, Half.confirming: ~each}
+
+
+def rows(work: Work, plan: Plan) -> pd.DataFrame:
+    """Every edit on both halves; and of each order the edit that the choosing half chooses, of one layer and (layer
+    ``chosen``) of all layers together, scored on the confirming half."""
+    found: list[dict[str, Any]] = []
+    best: dict[tuple[EditOrder, ...], tuple[float, _Read, int]] = {}
+    for one in _read(work, plan):
+        halves = _halves(one.ids)
+        for half, inside in halves.items():
+            part = one.images.take(inside)
+            base = {**one.base, "order": "none", "edit": "none", "count": 0, "half": half.value}
+            found += _rows(base, part, part.before)
+            for place, (order, count, value) in enumerate(one.names):
+                here = {**base, "order": order.value, "edit": value.value, "count": count}
+                found += _rows(here, part, one.after[inside][:, place])
+        found += list(_ranks(one))
+        part = one.images.take(halves[Half.choosing])
+        for order in one.wanted.orders:
+            places = [place for place, name in enumerate(one.names) if name[0] is order]
+            place = chosen(part, one.after[halves[Half.choosing]][:, places])
+            if place is None:
+                continue
+            edit = places[place]
+            found += _of_chosen({**one.base, "order": order.value}, one, edit)
+            right = (one.after[halves[Half.choosing]][:, edit] == part.labels)[part.contradicting].mean()
+            if (order,) not in best or right > best[(order,)][0]:
+                best[(order,)] = (float(right), one, edit)
+    for (order,), (_, one, edit) in best.items():
+        found += _of_chosen({**one.base, "layer": CHOSEN, "order": order.value}, one, edit)
+    return tidy(found, KEYS)
+
+
+def _of_chosen(base: dict[str, Any], one: _Read, edit: int) -> list[dict[str, Any]]:
+    """The chosen edit on the confirming half, with ``count`` −1 and its real size as a number."""
+    inside = _halves(one.ids)[Half.confirming]
+    _, count, value = one.names[edit]
+    here = {**base, "edit": value.value, "count": -1, "half": "confirming, chosen on the other"}
+    rows = _rows(here, one.images.take(inside), one.after[inside][:, edit])
+    tail = ("concepts_removed", count, 1, None, None, f"concepts of {one.wanted.layer}")
+    return [*rows, {**here, **dict(zip(TAIL, tail, strict=True))}]
+
+
+def _rows(base: dict[str, Any], images: Answers, after: np.ndarray) -> list[dict[str, Any]]:
+    told = removal(images, after)
+    sizes = {
+        "accuracy_contradicting": images.contradicting,
+        "scr": images.contradicting,
+        "collateral": ~images.attribute,
+    }
+    values = {"accuracy_contradicting": told.contradicting, "scr": told.scr, "collateral": told.collateral}
+    rows = [
+        (metric, value[0], int(sizes[metric].sum()), value[1], value[2], "share")
+        for metric, value in values.items()
+        if value is not None and sizes[metric].any()
+    ]
+    rows.append(("worst_group", told.worst_group, len(images.labels), None, None, "share"))
+    return [{**base, **dict(zip(TAIL, row, strict=True))} for row in rows]
+
+
+def _ranks(one: _Read) -> Iterator[dict[str, Any]]:
+    """Where the concept that differs most between images with and without the attribute stands in every other order."""
+    first = int(one.attributed.argmax())
+    total = one.attributed.sum()
+    for order in one.wanted.orders:
+        if order in (EditOrder.attribute, EditOrder.given):
+            continue
+        longest = max((sets for name, sets in zip(one.names, one.sets, strict=True) if name[0] is order), key=_length)
+        concepts = [concept for concept in longest if concept >= 0]
+        base = {**one.base, "order": order.value, "edit": "none", "count": 0, "half": "all"}
+        if first in concepts:
+            tail = ("rank_of_attribute", concepts.index(first) + 1, len(one.ids), None, None, "place")
+            yield {**base, **dict(zip(TAIL, tail, strict=True))}
+        for count in one.wanted.counts:
+            share = one.attributed[concepts[:count]].sum() / total if total else 0.0
+            tail = ("share_of_attribute", float(share), len(one.ids), None, None, "share")
+            yield {**base, "count": count, **dict(zip(TAIL, tail, strict=True))}
+
+
+def _length(concepts: Sequence[int]) -> int:
+    return sum(concept >= 0 for concept in concepts)
+
+
+def confusions(work: Work, plan: Plan) -> pd.DataFrame:
+    """Shares of each class's answers before and after each layer's chosen edit, on the confirming half."""
+    found = []
+    for one in _read(work, plan):
+        inside = _halves(one.ids)
+        part = one.images.take(inside[Half.choosing])
+        for order in one.wanted.orders:
+            places = [place for place, name in enumerate(one.names) if name[0] is order]
+            place = chosen(part, one.after[inside[Half.choosing]][:, places])
+            if place is None or len(np.unique(one.images.labels)) > SHOWN:
+                continue
+            confirming = inside[Half.confirming] & one.images.attribute
+            after = one.after[:, places[place]]
+            for when, answers in (("before", one.images.before), ("after", after)):
+                for label, answer, share in confusion(one.images.labels[confirming], answers[confirming], work.outputs):
+                    names = {"true": work.class_name(label), "answer": work.class_name(answer)}
+                    found.append({**one.base, "order": order.value, "when": when, **names, "share": share})
+    return pd.DataFrame(found)
+
+
+def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
+    """``shortcut.png``: what each order recovers and what it costs; ``confusion.csv`` and its picture."""
+    from vismech.measures.shortcut.figure import removal_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    confusions(work, plan).to_csv(folder / "confusion.csv", index=False)
+    return [removal_figure(rows(work, plan), folder / "shortcut.png"), folder / "confusion.csv"]
+
+
+KIND = Kind(jobs, "shortcut", "shortcut/{layer}/{order}/{edit}/{count}/{half}", rows, figures=figures, needs=TRACED)
