@@ -11,8 +11,8 @@ export OMP_NUM_THREADS ?= 2
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The shapes in signatures are checked at every call, which takes a third of the tests' time.
-MEASURES := attribution circuit insertion interlayer localization planted reconstruction repair saturation stability \
-	transfer
+MEASURES := attribution audit circuit insertion interlayer localization planted reconstruction repair saturation \
+	shortcut stability transfer
 MATHS := network receptive_field attribution dictionaries intervene measures.statistics measures.unit_scores \
 	$(MEASURES:%=measures.%.scores) measures.interlayer.orders $(addprefix measures.planted.,circuits models networks trial)
 COMMA := ,
