@@ -13,7 +13,7 @@ from integration.conftest import draw_pictures, tiny_config
 from rehearsal.budgets import within_budget
 from rehearsal.device import Counts, device
 from rehearsal.trainer import take_over
-from vismech.config.choices import Evaluation, Positions, Rule, Scope, Stage
+from vismech.config.choices import Evaluation, Images, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.measures.planted import stage as planted
 from vismech.measures.planted.networks import NETWORKS
@@ -90,7 +90,9 @@ def rehearse(title: str, config: Config, folder: Path, monkeypatch) -> None:
 
 
 def test_a_run(pictures, tmp_path, monkeypatch) -> None:
-    rehearse("run", small(pictures, tmp_path), tmp_path, monkeypatch)
+    config = small(pictures, tmp_path)
+    config.graph.measured = True
+    rehearse("run", config, tmp_path, monkeypatch)
 
 
 def test_a_run_whose_nodes_are_chosen(pictures, tmp_path, monkeypatch) -> None:
@@ -112,6 +114,8 @@ GROUPS = {
     "attributions": [Evaluation.saturation, Evaluation.attribution],
     "stability": [Evaluation.stability],
     "errors": [Evaluation.repair],
+    "circuits": [Evaluation.circuit],
+    "edits": [Evaluation.shortcut, Evaluation.audit],
 }
 LAYERS = {"dictionaries": ["layer2", "layer3"]}
 
@@ -123,9 +127,24 @@ def test_evaluations(group, pictures, tmp_path, monkeypatch) -> None:
     config.extract.layers = LAYERS.get(group, ["layer3"])
     if Evaluation.repair in GROUPS[group]:
         config.graph.scope, config.graph.classes = Scope["error"], [0, 1]
+    if Evaluation.circuit in GROUPS[group]:
+        config.graph.limit, config.evaluate.groups = None, {"all": [[0, 2]]}
+    if Evaluation.shortcut in GROUPS[group]:
+        edit(config, pictures, tmp_path)
+        monkeypatch.setattr("vismech.measures.audit.stage.LEAST_IMAGES", 1)
     if Evaluation.transfer in GROUPS[group]:
         config.evaluate.images, config.evaluate.groups = 4, {"all": [[0, 2]]}
     rehearse(group, config, tmp_path, monkeypatch)
+
+
+def edit(config: Config, pictures: Path, folder: Path) -> None:
+    """Concepts of the first class are edited; every second picture is said to have something."""
+    ids = sorted(str(path.relative_to(pictures)) for path in pictures.glob("*/*.png"))
+    rows = ["id,stamp", *(f"{sample},{place % 2}" for place, sample in enumerate(ids))]
+    (folder / "groups.csv").write_text("\n".join(rows))
+    config.data.groups, config.evaluate.images = str(folder / "groups.csv"), None
+    config.graph.scope, config.graph.classes, config.graph.images = Scope["class"], [0], Images.labelled
+    config.edit.target, config.edit.counts = 0, [1, 2]
 
 
 def test_planted_circuits(pictures, tmp_path, monkeypatch) -> None:

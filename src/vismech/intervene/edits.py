@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.config.choices import EditValue
@@ -47,6 +47,10 @@ class Edit:
                 f"an edit towards the mean has {len(self.means)} means for {len(self.concepts)} concepts: give one each"
             )
 
+    def index(self, like: Tensor) -> Int[Tensor, " q"]:
+        """The concepts as an index of tensors on the device of ``like``."""
+        return torch.tensor(self.concepts, dtype=torch.long, device=like.device)
+
     def changes(
         self, codes: Float[Tensor, "b p k"], donors: Float[Tensor, "b p k"] | None = None
     ) -> Float[Tensor, "b p q"]:
@@ -56,7 +60,8 @@ class Edit:
             codes: U.
             donors: codes of the images that each is resampled from, for ``value=resample``.
         """
-        own = codes[..., list(self.concepts)]
+        place = self.index(codes)
+        own = codes[..., place]
         match self.value:
             case EditValue.zero:
                 return -own
@@ -67,7 +72,7 @@ class Edit:
             case EditValue.resample:
                 if donors is None:
                     raise UserError("an edit that resamples codes needs the codes of other images")
-                return donors[..., list(self.concepts)] - own
+                return donors[..., place] - own
 
     def check(self, layer: Layer, name: str) -> None:
         """Refuse concepts that the layer does not have.
@@ -106,7 +111,7 @@ def edited(
 ) -> Float[Tensor, "b p c"]:
     """The PFVs ``X + Σ_q (a_q − u_q) v_q`` of vectors X whose codes are known, edits of different concepts."""
     for edit in edits:
-        vectors = vectors + edit.changes(codes, donors) @ atoms[list(edit.concepts)]
+        vectors = vectors + edit.changes(codes, donors) @ atoms[edit.index(atoms)]
     return vectors
 
 

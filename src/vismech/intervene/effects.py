@@ -40,7 +40,7 @@ def measured_effects(
         donors: codes of the images that each is resampled from.
     """
     own = torch.arange(len(coded.clean), device=coded.codes.device)
-    changes, atoms = edit.changes(coded.codes, donors), layer.dictionary.atoms[list(edit.concepts)]
+    changes, atoms = edit.changes(coded.codes, donors), layer.dictionary.atoms[edit.index(coded.codes)]
     value = torch.cat([_padded(read, coded.clean[some], some) for some in own.split(rows)])
     effects = value.new_zeros(len(own), value.shape[1], len(atoms))
     moved = changes.any(1).nonzero()  # image-major
@@ -98,9 +98,9 @@ def achieved(
     ``Σ_p (u'_q − u_q)(a_q − u_q) / Σ_p (a_q − u_q)²``, u' the code of X'. An encoder may read an edited activation
     otherwise than it was edited: another concept takes over what the removed one told.
     """
-    changes, atoms = edit.changes(coded.codes, donors), layer.dictionary.atoms[list(edit.concepts)]
+    changes, atoms = edit.changes(coded.codes, donors), layer.dictionary.atoms[edit.index(coded.codes)]
     arrived = changes.new_zeros(changes.shape[0], changes.shape[2])
-    concepts = torch.tensor(edit.concepts, device=changes.device)
+    concepts = edit.index(changes)
     if layer.pointwise:  # only positions that change
         image, position, concept = changes.nonzero().unbind(1)
         for some in torch.arange(len(image), device=image.device).split(rows * coded.vectors.shape[1]):

@@ -150,7 +150,7 @@ class EffectsLoop(ImageLoop):
             "own": effects[:, 0],
             "gradient": slopes,
             "own_gradient": slope[:, 0],
-            "size": coded.codes[..., list(edit.concepts)].abs().sum(1),
+            "size": coded.codes[..., edit.index(coded.codes)].abs().sum(1),
             "achieved": share,
         }
 
@@ -158,4 +158,4 @@ class EffectsLoop(ImageLoop):
         """u × gradient of the edited concepts [B, T, Q]."""
         source: Any = ConceptSource(layer.dictionary.atoms, coded.codes, coded.vectors, Along.activation)
         found = attribute(segment, layer.layout, source, coded.clean, targets, AT_END)
-        return found.edges[PathWeight.ig].units[..., list(edit.concepts)]
+        return found.edges[PathWeight.ig].units[..., edit.index(coded.codes)]

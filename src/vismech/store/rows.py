@@ -108,7 +108,7 @@ class Rows:
             assert block.shape == (len(indices), *column.shape), (name, block.shape, column.shape)
             size = block[0].nbytes
             for first, last in _stretches(indices):
-                data = block[first:last].data.cast("B")
+                data = block[first:last].data.cast("B") if size else b""
                 offset, written = self._offsets[name] + indices[first] * size, 0
                 while written < len(data):
                     written += os.pwrite(self._file(name), data[written:], offset + written)

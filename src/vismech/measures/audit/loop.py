@@ -65,7 +65,7 @@ class AuditLoop(LayersLoop):
         for name, layer in self.there.items():
             coded = layer.code(found[name])
             effects = self._effects(name, layer, coded, labels)
-            active = coded.codes[..., list(self.edits[name].concepts)].any(1)
+            active = coded.codes[..., self.edits[name].index(coded.codes)].any(1)
             columns[name] = {
                 **dict(zip(("probability", "logit", "right"), effects.unbind(1), strict=True)),
                 "active": active,
@@ -84,7 +84,7 @@ class AuditLoop(LayersLoop):
         return measured_effects(read, layer, coded, self.edits[name], self.portions.paths)
 
     def _inside(self, name: str, layer: Layer, coded: Coded, images: Tensor, rows: list[int]) -> Float[Tensor, "b q"]:
-        concepts = list(self.edits[name].concepts)
+        concepts = self.edits[name].index(coded.codes)
         found = coded.codes.new_full((len(images), len(concepts)), NOT_LOOKED)
         if self.boxes is None:
             return found

@@ -249,8 +249,11 @@ def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
     """``audit.png``: for every class its first concepts by lost logit, layer by layer."""
     from vismech.measures.audit.figure import audit_figure
 
+    table = rows(work, plan)
+    if not len(table):  # no concept has an effect on any class
+        return []
     folder.mkdir(parents=True, exist_ok=True)
-    return [audit_figure(rows(work, plan), folder / "audit.png")]
+    return [audit_figure(table, folder / "audit.png")]
 
 
 KIND = Kind(jobs, "audit", "audit/{layer}/{class}/{concept}", rows, figures=figures, needs=TRACED)

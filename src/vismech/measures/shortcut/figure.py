@@ -30,7 +30,7 @@ def removal_figure(table: pd.DataFrame, path: Path, edit: EditValue = EditValue.
     """Accuracy on images whose attribute contradicts their class (full), and what other images lose (dashed), a panel
     for each layer, on the confirming half."""
     chosen = pd.DataFrame(table[(table.half == "confirming") & (table.edit == edit.value)])
-    before = pd.DataFrame(table[(table.half == "confirming") & (table.order == "none")]).set_index(["layer", "metric"])
+    before = pd.DataFrame(table[(table.half == "confirming") & (table.order == "none")])
     layers = list(dict.fromkeys(chosen.layer))
     orders = [order for order in COLOURS if order in set(chosen.order)]
     with drawn((max(8.6, 3.4 * len(layers)), 4.2), path) as figure:
@@ -41,8 +41,9 @@ def removal_figure(table: pd.DataFrame, path: Path, edit: EditValue = EditValue.
                 for metric, line in (("accuracy_contradicting", "solid"), ("collateral", "dashed")):
                     numbers = part[part.metric == metric]
                     axes.plot(numbers["count"], numbers["value"], color=COLOURS[order], linestyle=line, linewidth=1.8)
-            axes.axhline(before.loc[(layer, "accuracy_contradicting"), "value"], color=EDGE, linewidth=1.2, zorder=0)
-            axes.axhline(0, color=EDGE, linewidth=1, zorder=0)
+            own = before[(before.layer == layer) & (before.metric == "accuracy_contradicting")].value
+            for height in (0, *own):
+                axes.axhline(height, color=EDGE, linewidth=1.2, zorder=0)
             axes.set_xscale("log")
             ticks = sorted(set(chosen["count"]))
             axes.set_xticks(ticks, [str(count) for count in ticks])

@@ -112,14 +112,14 @@ def _ends(means: Float[np.ndarray, " d"]) -> tuple[float, float, float]:
 
 
 def chosen(images: Answers, edits: Int[np.ndarray, "n e"]) -> int | None:
-    """The edit of largest accuracy on contradicting images that damages no more than :data:`MOST_DAMAGE`; the first of
-    equals; None where every edit damages more."""
+    """Of the edits that damage no more than :data:`MOST_DAMAGE` the one of most accuracy, on contradicting images
+    and on those without s added up; the first of equals; None where every edit damages more."""
     here, without = images.contradicting, ~images.attribute
     right = edits == images.labels[:, None]
     gained = right[here].mean(0)
     lost = (images.before == images.labels)[without].mean() - right[without].mean(0)
     allowed = np.flatnonzero(lost <= MOST_DAMAGE)
-    return int(allowed[gained[allowed].argmax()]) if len(allowed) else None
+    return int(allowed[(gained - lost)[allowed].argmax()]) if len(allowed) else None
 
 
 def by_attribute(codes: Float[np.ndarray, "n k"], attribute: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
