@@ -17,7 +17,7 @@ import vismech
 from vismech.moved import MOVED
 
 ROOT = Path(vismech.__file__).parent
-MATHS = ["network", "receptive_field", "dictionaries", "attribution"]
+MATHS = ["network", "receptive_field", "dictionaries", "attribution", "intervene"]
 MATHS_OF_MEASURES = ("scores", "statistics", "unit_scores", "circuits", "networks", "models", "trial", "orders")
 FORBIDDEN = ("hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb", "vismech.stages", "vismech.passes.loop")
 COMMANDS = {f"vismech.commands.{name}" for name in ("main", "compare", "concept", "edit", "store")}

@@ -121,7 +121,7 @@ def test_graph_tables_and_page_tell_the_same(measured) -> None:
     page = (base / "run/report/index.html").read_text()
     assert "what it claims was tested" in page and "Tested by editing the lower concept in" in page
     wrong = sum(link["contradicted"] for link in drawn)
-    assert f"{wrong} of {len(drawn)} links" in page
+    assert f"{wrong} of {len(drawn)} links, with " in page
     table = pd.read_csv(base / "run/tables/effects.csv")
     assert {"gig", "u_x_gradient", "magnitude", "none"} == set(table.order)
     assert {"rank_correlation", "pearson", "sign_agreement", "slope", "achieved"} <= set(table.metric)

@@ -271,14 +271,14 @@ def _legend(axes: Axes, graph: Mapping[str, Any], drawing: Layout) -> None:
         axes.plot([x, x + 34], [y, y], solid_capstyle="butt", **_stroke(strength))
         x += 40
     _text(axes, x + 4, y, "weak to strong, relative to the strongest link into the same layer", 12, INK, va="center")
-    x += 440
+    x += 415
     axes.plot([x, x + 40], [y, y], dash_capstyle="butt", **_stroke(-0.6))
     _text(axes, x + 48, y, "negative", 12, INK, va="center")
     x += 130
     if any(link.get("contradicted") for link in graph["links"]):
         axes.plot([x, x + 40], [y, y], dash_capstyle="butt", **_stroke(0.6, contradicted=True))
-        _text(axes, x + 48, y, "contradicted when tested", 12, INK, va="center")
-        x += 240
+        _text(axes, x + 48, y, "contradicted", 12, INK, va="center")
+        x += 150
     if not 1 < len(graph["groups"]) <= len(GROUP_COLOURS):
         return
     if any(node.get("shared") for node in graph["nodes"]):

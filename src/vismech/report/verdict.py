@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vismech.attribution.account import TRUSTED, misleads, shares
@@ -15,7 +15,7 @@ REMEDY = (
 
 
 CONTRADICTED = 0.1
-"""More contradicted links than this share are a warning."""
+"""Contradicted links with more than this share of the weight are a warning."""
 
 
 class Fact(NamedTuple):
@@ -129,12 +129,27 @@ def _tested(graph: Mapping[str, Any]) -> Fact | None:
     tested = [link for link in graph["links"] if link.get("effects")]
     if not tested:
         return None
-    wrong = sum(link["contradicted"] for link in tested)
+    wrong = [link for link in tested if link["contradicted"]]
+    share = _weight_share(wrong, tested)
     images = sum(group["images"] for group in graph["groups"])
     behind = "one photograph" if images == 1 else f"{images:,} photographs"
-    said = "moves its target" if wrong == 1 else "move their targets"
-    text = f"Tested by editing the lower concept in {behind}: {wrong} of {len(tested)} links {said} the other way."
-    return Fact(text, wrong > CONTRADICTED * len(tested))
+    said = "moves its target" if len(wrong) == 1 else "move their targets"
+    text = (
+        f"Tested by editing the lower concept in {behind}: {len(wrong)} of {len(tested)} links, with {percent(share)} "
+        f"of the weight, {said} the other way."
+    )
+    return Fact(text, share > CONTRADICTED)
+
+
+def _weight_share(some: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]]) -> float:
+    """Of the size of all weights into a layer that of ``some`` links; the mean over layers, each with its own unit."""
+    whole: dict[str, float] = {}
+    part: dict[str, float] = {}
+    for links, into in ((every, whole), (some, part)):
+        for link in links:
+            into[link["upper"]] = into.get(link["upper"], 0.0) + abs(link["weight"])
+    shares = [part.get(upper, 0.0) / size for upper, size in whole.items() if size > 0]
+    return sum(shares) / len(shares) if shares else 0.0
 
 
 def _accounts(graph: Mapping[str, Any], layer: str) -> Iterator[tuple[Mapping[str, float], str]]:

@@ -1,0 +1,107 @@
+"""Expected and found, the shipped table and its figure: ``python experiments/shortcut/analysis.py RUN [RUN …]``.
+
+Prints, for every planted network and dictionary, what the edit that the choosing half chooses does on the confirming
+half, and where the stamp's concept stands in the orders that know nothing of the stamp; writes ``shortcut.csv`` and
+``shortcut.png`` into ``--out``. Where the runs planted different classes, accuracies are also pooled over networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+from summary import compare
+
+HERE = Path(__file__).parent
+ORDERS = {"attribute": "#1f8f86", "gig": "#0b57a4", "effect": "#7d4aa5", "random": "#8a8f98"}
+
+
+def read(run: Path) -> pd.DataFrame:
+    """A run's table with the folder of its planted network."""
+    config = yaml.safe_load((run / ".hydra/config.yaml").read_text())
+    return pd.read_csv(run / "tables/shortcut.csv").assign(network=Path(config["model"]["checkpoint"]).parent.name)
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print what is chosen, layer by layer, and the places of the stamp's concept."""
+    told = table[table.half.str.contains("chosen")]
+    for dictionary, part in told.groupby("dictionary", sort=False):
+        rows = part[part.metric.isin(["scr", "collateral", "concepts_removed"])]
+        cells = [
+            f"{row.value:.3f}" + ("" if pd.isna(row.ci_low) else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]")
+            for row in rows.itertuples()
+        ]
+        wide = rows.assign(cell=cells).pivot(index=["network", "layer", "order"], columns="metric", values="cell")
+        print(f"\n{dictionary}: chosen on one half, scored on the other\n{wide.to_string()}")
+        means = rows[rows.metric != "concepts_removed"].groupby(["layer", "order", "metric"], sort=False).value.mean()
+        print(f"means over networks\n{means.unstack().round(3).to_string()}")
+        ranks = table[(table.metric == "rank_of_attribute") & (table.dictionary == dictionary)]
+        places = ranks.pivot(index=["network", "layer"], columns="order", values="value")
+        print(f"place of the stamp's concept\n{places.to_string()}")
+
+
+def figure(table: pd.DataFrame, path: Path) -> None:
+    """SCR over the number of removed concepts on the confirming half, the mean over networks; a panel for each
+    dictionary and layer."""
+    chosen = table[(table.half == "confirming") & (table.edit == "zero") & table.metric.isin(["scr", "collateral"])]
+    means = chosen.groupby(["dictionary", "layer", "order", "metric", "count"], sort=False).value.mean().reset_index()
+    dictionaries, layers = list(dict.fromkeys(means.dictionary)), sorted(set(means.layer))
+    plt.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans"})
+    size = (2.9 * len(layers) + 0.6, 2.1 * len(dictionaries) + 0.8)
+    grid = plt.subplots(len(dictionaries), len(layers), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    drawn, panels = grid
+    for dictionary, row in zip(dictionaries, panels, strict=True):
+        for layer, panel in zip(layers, row, strict=True):
+            here = means[(means.dictionary == dictionary) & (means.layer == layer)]
+            for order, colour in ORDERS.items():
+                for metric, line in (("scr", "solid"), ("collateral", "dashed")):
+                    part = here[(here.order == order) & (here.metric == metric)]
+                    panel.plot(part["count"], part.value, color=colour, ls=line, lw=1.6, label=order)
+            panel.set_xscale("log")
+            panel.set_ylim(-0.4, 1.3)
+            for height in (0, 1):
+                panel.axhline(height, color="#c9d0d9", lw=0.8)
+            panel.set_title(f"{dictionary}, {layer}" if len(here) else "", fontsize=9)
+            panel.set_axis_on() if len(here) else panel.set_axis_off()
+            for side in ("top", "right"):
+                panel.spines[side].set_visible(False)
+    drawn.supxlabel("concepts removed", fontsize=9)
+    drawn.supylabel("SCR (full) and accuracy lost on unstamped images (dashed)", fontsize=9)
+    handles, labels = panels[0, -1].get_legend_handles_labels()
+    distinct = dict(zip(labels, handles, strict=True))
+    drawn.legend([*distinct.values()], [*distinct], loc="outside upper center", ncols=4, frameon=False)
+    drawn.savefig(path, dpi=200)
+    plt.close(drawn)
+
+
+def main() -> None:
+    """Exit status 1 when an expected bound does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path(), help="where to write the table and the figure")
+    options = parser.parse_args()
+    table = pd.concat([read(run) for run in options.runs], ignore_index=True)
+    table = table[["network", *table.columns.drop("network")]]
+    options.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out / "shortcut.csv", index=False, float_format="%.6g")
+    show(table)
+    figure(table, options.out / "shortcut.png")
+    fine = True
+    for run in options.runs:
+        if set(pd.read_csv(run / "tables/shortcut.csv").dictionary) == {"bisecting"}:
+            print(f"\n{run.name}")
+            fine &= compare(run, HERE / "expected.json")
+    sys.exit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()
