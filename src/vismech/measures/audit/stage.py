@@ -24,7 +24,7 @@ from vismech.measures.audit.scores import (
     group_entropy,
     used_by,
 )
-from vismech.measures.base import TRACED, Kind
+from vismech.measures.base import TRACED, Kind, measured_rows
 from vismech.measures.images import MeasuredSettings, measured_indices, measured_of, measured_parents
 from vismech.network.cut import ExportedNetwork
 from vismech.passes.start import run_loop
@@ -249,7 +249,7 @@ def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
     """``audit.png``: for every class its first concepts by lost logit, layer by layer."""
     from vismech.measures.audit.figure import audit_figure
 
-    table = rows(work, plan)
+    table = measured_rows(work, plan, Evaluation.audit)
     if not len(table):  # no concept has an effect on any class
         return []
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ Legend: N images, E edits.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -102,8 +103,12 @@ def _resampled(values: np.ndarray, draws: int, seed: int) -> Float[np.ndarray, "
     """The mean, and the means of resamples: the same images for the same number of values and seed."""
     if not len(values):
         return np.full(1 + draws, np.nan)
-    weights = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), draws)
-    return np.concatenate([[values.mean()], weights @ values.astype(np.float64) / len(values)])
+    return np.concatenate([[values.mean()], _weights(len(values), draws, seed) @ values.astype(np.float64)])
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(count: int, draws: int, seed: int) -> Float[np.ndarray, "d n"]:
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws) / count
 
 
 def _ends(means: Float[np.ndarray, " d"]) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from vismech.config.schema import EvaluateConfig
 from vismech.draws import generator_of
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
-from vismech.measures.base import TRACED, Kind
+from vismech.measures.base import TRACED, Kind, measured_rows
 from vismech.measures.images import MeasuredSettings, answers_job, measured_indices, measured_of, measured_parents
 from vismech.measures.shortcut.loop import EditedLoop, StrengthLoop, answer_columns, strength_columns
 from vismech.measures.shortcut.scores import Answers, by_attribute, chosen, confusion, removal
@@ -443,7 +443,10 @@ def figures(work: Work, plan: Plan, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     confusions(work, plan).to_csv(folder / "confusion.csv", index=False)
-    return [removal_figure(rows(work, plan), folder / "shortcut.png"), folder / "confusion.csv"]
+    return [
+        removal_figure(measured_rows(work, plan, Evaluation.shortcut), folder / "shortcut.png"),
+        folder / "confusion.csv",
+    ]
 
 
 KIND = Kind(jobs, "shortcut", "shortcut/{layer}/{order}/{edit}/{count}/{half}", rows, figures=figures, needs=TRACED)
