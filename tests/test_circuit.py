@@ -27,7 +27,14 @@ from vismech.measures.planted.models import plant
 from vismech.measures.planted.networks import NETWORKS
 from vismech.measures.planted.scores import score
 from vismech.measures.planted.trial import cut, image_edges, true_dictionary
-from vismech.measures.shortcut.scores import Answers, by_attribute, chosen, confusion, removal, worst_before
+from vismech.measures.shortcut.scores import (
+    Answers,
+    by_attribute,
+    chosen,
+    confusion,
+    removal,
+    told_apart,
+)
 
 # Circuits
 
@@ -115,7 +122,7 @@ def answers() -> Answers:
 def test_shortcut_removal_by_hand(answers) -> None:
     nothing = removal(answers, answers.before)
     assert nothing.scr is not None and nothing.scr[0] == 0 and nothing.contradicting[0] == pytest.approx(0.4)
-    assert nothing.collateral[0] == 0 and nothing.worst_group == pytest.approx(0.4) == worst_before(answers)
+    assert nothing.collateral[0] == 0 and nothing.worst_group == pytest.approx(0.4)
     whole = removal(answers, answers.clean)
     assert whole.scr is not None and whole.scr[0] == pytest.approx(1)
     better = removal(answers, answers.labels)
@@ -145,6 +152,7 @@ def test_concepts_by_the_attribute_and_confusions(answers) -> None:
     codes = np.zeros((20, 3))
     codes[10:, 1], codes[:10, 2] = -2, 0.5
     assert by_attribute(codes, answers.attribute).tolist() == [0, 2, 0.5]
+    assert told_apart(codes, answers.attribute).tolist() == [0.5, 1, 1]
     told = list(confusion(answers.labels[10:], answers.before[10:], 2))
     assert told == [(1, 0, 0.6), (1, 1, 0.4)]
 

@@ -44,9 +44,13 @@ def show(table: pd.DataFrame) -> None:
         print(f"\n{dictionary}: chosen on one half, scored on the other\n{wide.to_string()}")
         means = rows[rows.metric != "concepts_removed"].groupby(["layer", "order", "metric"], sort=False).value.mean()
         print(f"means over networks\n{means.unstack().round(3).to_string()}")
-        ranks = table[(table.metric == "rank_of_attribute") & (table.dictionary == dictionary)]
-        places = ranks.pivot(index=["network", "layer"], columns="order", values="value")
-        print(f"place of the stamp's concept\n{places.to_string()}")
+        for metric, said in (
+            ("rank_of_attribute", "place of the concept that differs most by the stamp"),
+            ("auc_of_first", "how well the first concept tells stamped images (area under the ROC curve)"),
+        ):
+            ranks = table[(table.metric == metric) & (table.dictionary == dictionary)]
+            places = ranks.pivot(index=["network", "layer"], columns="order", values="value")
+            print(f"{said}\n{places.round(2).to_string()}")
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:

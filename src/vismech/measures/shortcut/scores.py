@@ -89,11 +89,6 @@ def removal(images: Answers, after: Int[np.ndarray, " n"], draws: int = 1000, se
     return Removal(_ends(means["after"]), scr, _ends(_resampled(lost, draws, seed + 1)), worst)
 
 
-def worst_before(images: Answers) -> float:
-    """The lowest accuracy of a class with or without s, of the model as it is."""
-    return removal(images, images.before, draws=1).worst_group
-
-
 def _recovered(after: np.ndarray, before: np.ndarray, clean: np.ndarray) -> Float[np.ndarray, " d"]:
     whole = clean - before
     return np.divide(after - before, whole, out=np.zeros_like(whole), where=np.abs(whole) >= LEAST)
@@ -130,6 +125,17 @@ def chosen(images: Answers, edits: Int[np.ndarray, "n e"]) -> int | None:
 def by_attribute(codes: Float[np.ndarray, "n k"], attribute: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
     """``|Δ|`` of each concept's mean code between images with and without s."""
     return np.abs(codes[attribute].mean(0, dtype=np.float64) - codes[~attribute].mean(0, dtype=np.float64))
+
+
+def told_apart(codes: Float[np.ndarray, "n k"], attribute: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
+    """How well each concept's mean code tells images with s from those without: the area under the ROC curve, above one
+    half whatever its direction."""
+    from scipy.stats import rankdata  # slow to import, and a plan needs it not
+
+    has = int(attribute.sum())
+    ranks = rankdata(codes, axis=0)[attribute].sum(0)
+    area = (ranks - has * (has + 1) / 2) / (has * (len(codes) - has))
+    return np.maximum(area, 1 - area)
 
 
 def confusion(labels: Int[np.ndarray, " n"], answers: Int[np.ndarray, " n"], classes: int) -> Iterator[tuple]:

@@ -20,7 +20,14 @@ from vismech.intervene.coded import Layer
 from vismech.measures.base import TRACED, Kind, measured_rows
 from vismech.measures.images import MeasuredSettings, answers_job, measured_indices, measured_of, measured_parents
 from vismech.measures.shortcut.loop import EditedLoop, StrengthLoop, answer_columns, strength_columns
-from vismech.measures.shortcut.scores import Answers, by_attribute, chosen, confusion, removal
+from vismech.measures.shortcut.scores import (
+    Answers,
+    by_attribute,
+    chosen,
+    confusion,
+    removal,
+    told_apart,
+)
 from vismech.passes.start import run_loop
 from vismech.sources.data import half_of
 from vismech.sources.groups import Groups, read_groups
@@ -300,6 +307,7 @@ class _Read(NamedTuple):
     sets: list[list[int]]
     names: list[tuple[EditOrder, int, EditValue]]
     attributed: np.ndarray
+    told: np.ndarray
 
 
 def _read(work: Work, plan: Plan) -> Iterator[_Read]:
@@ -326,9 +334,9 @@ def _read(work: Work, plan: Plan) -> Iterator[_Read]:
         k = plan.dictionaries[wanted.layer].inputs["k"]
         strength = np.asarray(work.store.open(spec.parents["strength"]).array("mean.npy"))
         sets, after = artifact.json("sets.json"), np.asarray(artifact.array("after.npy"))
-        difference = by_attribute(strength, answered.attribute)
+        difference, told = by_attribute(strength, answered.attribute), told_apart(strength, answered.attribute)
         base = {**plan.columns, "layer": wanted.layer, "k": k}
-        yield _Read(base, wanted, answered, images.ids, after, sets, names, difference)
+        yield _Read(base, wanted, answered, images.ids, after, sets, names, difference, told)
 
 
 def _halves(ids: Sequence[str]) -> dict[Half, np.ndarray]:
@@ -395,7 +403,8 @@ def _rows(base: dict[str, Any], images: Answers, after: np.ndarray) -> list[dict
 
 
 def _ranks(one: _Read) -> Iterator[dict[str, Any]]:
-    """Where the concept that differs most between images with and without the attribute stands in every other order."""
+    """How well each order's first concept tells images with the attribute from those without, and where the concept
+    that differs most between them stands in the order."""
     first = int(one.attributed.argmax())
     total = one.attributed.sum()
     for order in one.wanted.orders:
@@ -404,6 +413,8 @@ def _ranks(one: _Read) -> Iterator[dict[str, Any]]:
         longest = max((sets for name, sets in zip(one.names, one.sets, strict=True) if name[0] is order), key=_length)
         concepts = [concept for concept in longest if concept >= 0]
         base = {**one.base, "order": order.value, "edit": "none", "count": 0, "half": "all"}
+        tail = ("auc_of_first", float(one.told[concepts[0]]), len(one.ids), None, None, "area under the ROC curve")
+        yield {**base, **dict(zip(TAIL, tail, strict=True))}
         if first in concepts:
             tail = ("rank_of_attribute", concepts.index(first) + 1, len(one.ids), None, None, "place")
             yield {**base, **dict(zip(TAIL, tail, strict=True))}
