@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vismech.config.choices import Baseline, Evaluation, Scope, SourceKind, Stage
+from vismech.config.choices import Baseline, Evaluation, Images, Scope, SourceKind, Stage
 from vismech.config.schema import Config
 from vismech.stages.context import Context
 from vismech.stages.pipeline import make_plan, open_context
 
-KINDS = [kind for kind in Evaluation if kind not in (Evaluation.planted, Evaluation.repair)]
+EDITS = [Evaluation.audit, Evaluation.shortcut]
+KINDS = [kind for kind in Evaluation if kind not in (Evaluation.planted, Evaluation.repair, *EDITS)]
 
 
 def computed_without(monkeypatch, config: Config) -> set[str]:
@@ -56,6 +57,20 @@ def test_errors(tiny, monkeypatch) -> None:
     tiny.evaluate.kinds, tiny.evaluate.images = [Evaluation.repair], 2
     done = computed_without(monkeypatch, tiny)
     assert sum(name.startswith("evaluate ") for name in done) == 3
+
+
+def test_edits(tiny, pictures, tmp_path, monkeypatch) -> None:
+    ids = sorted(str(path.relative_to(pictures)) for path in pictures.glob("*/*.png"))
+    rows = ["id,stamp", *(f"{sample},{place % 2}" for place, sample in enumerate(ids))]
+    (tmp_path / "groups.csv").write_text("\n".join(rows))
+    tiny.data.groups, tiny.evaluate.kinds, tiny.until = str(tmp_path / "groups.csv"), EDITS, Stage.evaluate
+    tiny.graph.scope, tiny.graph.classes, tiny.graph.images = Scope["class"], [0], Images.labelled
+    tiny.edit.target, tiny.edit.counts, tiny.graph.images_per_class = 0, [1], 2
+    monkeypatch.setattr("vismech.measures.audit.stage.LEAST_IMAGES", 1)
+    done = computed_without(monkeypatch, tiny)
+    assert (
+        sum(name.startswith("evaluate ") for name in done) == 3 * 3
+    )  # strengths and edits, and an audit, of each layer
 
 
 def test_planted_networks(tmp_path, monkeypatch) -> None:

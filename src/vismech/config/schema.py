@@ -14,7 +14,6 @@ from vismech.config.choices import (
     CircuitErrors,
     CircuitOrder,
     Code,
-    EditOrder,
     EditValue,
     Evaluation,
     Half,
@@ -36,6 +35,7 @@ from vismech.config.choices import (
     Stage,
     WandbMode,
 )
+from vismech.config.edit import EditConfig
 from vismech.config.runtime import RuntimeConfig
 from vismech.sources.settings import DataConfig, ModelConfig
 
@@ -304,35 +304,6 @@ class EvaluateConfig:
     against: list[str] = field(default_factory=lambda: ["seed=1"])
     """stability: variants of the run, each one or several key=value with spaces between, of seed, data, extract,
     dictionary, attribute and graph: "data.half=confirming", "dictionary.k_per_channel=4 seed=1"."""
-
-
-@dataclass
-class EditConfig:
-    """Concepts that are edited: evaluate.kinds=shortcut and audit."""
-
-    attribute: str | None = None
-    """shortcut: the column of data.groups; null: its only one."""
-    present: str = "1"
-    """shortcut: its value where an image has the attribute."""
-    target: int | None = None
-    """shortcut: the class that goes together with the attribute where it should not."""
-    orders: list[EditOrder] = field(
-        default_factory=lambda: [EditOrder.attribute, EditOrder.gig, EditOrder.effect, EditOrder.random]
-    )
-    """shortcut: attribute (concepts that differ most between images with and without it, in the choosing half), gig and
-    effect (what does most for the class, attributed or measured, without the attribute), random, given."""
-    counts: list[int] = field(default_factory=lambda: [1, 2, 3, 5, 10, 20, 50])
-    """shortcut: so many concepts of an order are edited together."""
-    values: list[EditValue] = field(default_factory=lambda: [EditValue.zero, EditValue.mean])
-    """shortcut: what their codes become, zero or mean; each is tried."""
-    concepts: list[str] = field(default_factory=list)
-    """shortcut: concepts of your own choice, layer/number: another order, given."""
-    twin: str | None = None
-    """shortcut: weights of the same architecture that were trained without the correlation, for SCR; null: without."""
-    candidates: int = 10
-    """audit: so many concepts of each layer and class are edited, those that do most for it."""
-    threshold: float = 0.01
-    """audit: a class effect above this counts, and one below its negative as a conflict."""
 
 
 @dataclass
