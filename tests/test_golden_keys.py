@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vismech.config.choices import DataSource
+from vismech.config.choices import DataSource, Evaluation
 from vismech.config.composition import choices
 from vismech.config.schema import Config, register
 from vismech.network.outline import Outline
@@ -53,6 +53,14 @@ def photographs(root: Path, source: DataSource) -> Path:
     return root / source.value
 
 
+def sizes(root: Path) -> Path:
+    """A table of attributes: whether a file has an even number of bytes."""
+    files = sorted(root.glob("*/*.jpg"))
+    rows = [f"{path.relative_to(root).as_posix()},{path.stat().st_size % 2}" for path in files]
+    (root.parent / "groups.csv").write_text("\n".join(["id,even", *rows]) + "\n")
+    return root.parent / "groups.csv"
+
+
 def outline(config: Config) -> Outline:
     known = json.loads((GOLDEN / "outlines.json").read_text())[config.model.name]
     shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
@@ -77,6 +85,8 @@ def keys(preset: str, root: Path) -> dict[str, str]:
     config = composed(preset)
     if config.data.source is not DataSource.samples:
         config.data.root = str(photographs(root, config.data.source))
+    if Evaluation.shortcut in config.evaluate.kinds:  # each photograph's size says what it has
+        config.data.groups = str(sizes(Path(config.data.root)))
     with outlined():
         ctx = open_context(config)
         found: dict[str, str] = {}
