@@ -233,6 +233,7 @@ def test_tokens_before_the_patches_stay_as_they_are(batch) -> None:
     assert (module(tiny.images(5)) - edited(tiny.images(5))).abs().max() < 1e-6
 
 
+@pytest.mark.slow  # a process that imports everything
 def test_an_exported_edit_is_read_by_whoever_imports_the_package(model, edit, batch, tmp_path) -> None:
     edited = edit.apply(model)
     torch.export.save(program_of(edited, batch), tmp_path / "edited.pt2")
@@ -262,6 +263,7 @@ def test_a_loaded_edit_answers_the_same_bytes(model, batch, tmp_path, kind) -> N
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "edit.safetensors").read_bytes()
 
 
+@pytest.mark.slow  # a process that imports everything
 def test_the_same_content_is_the_same_bytes_in_every_process(model, edit, tmp_path) -> None:
     """What is hashed with a seed of its own, such as a set, would show."""
     edit.save(tmp_path / "here.safetensors")

@@ -14,7 +14,7 @@ import torch
 
 from integration.conftest import tiny_config
 from vismech import open_run
-from vismech.config.choices import EditValue, Scope
+from vismech.config.choices import EditValue, Scope, Stage
 from vismech.errors import UserError
 from vismech.passes.resources import model_of
 from vismech.stages.run import run
@@ -132,7 +132,7 @@ def test_other_batches_give_the_same_effects(measured, tmp_path) -> None:
     config, base = measured
     other = copy.deepcopy(config)
     other.runtime.batch_size, other.runtime.path_batch_size = 5, 8
-    other.store.root = str(tmp_path / "store")
+    other.store.root, other.until = str(tmp_path / "store"), Stage.graph
     run(other, tmp_path / "run")
     for unit in ("layer1->layer2", "layer3->logits"):
         mine, theirs = arrays(tmp_path, unit)[0], arrays(base, unit)[0]
@@ -144,9 +144,9 @@ def test_other_batches_give_the_same_effects(measured, tmp_path) -> None:
 def test_the_other_edits_are_other_artifacts_of_the_same_traces(edit, measured, tmp_path) -> None:
     config, base = measured
     other = copy.deepcopy(config)
-    other.graph.edit = edit
+    other.graph.edit, other.until = edit, Stage.graph
     again = run(other, tmp_path / "run")
-    assert {row["stage"] for row in again.plan if not row["hit"]} == {"effects", "graph", "cards", "report"}
+    assert {row["stage"] for row in again.plan if not row["hit"]} == {"effects", "graph"}
     effects = pd.read_csv(tmp_path / "run/tables/links.csv").effect
     assert not np.allclose(effects, pd.read_csv(base / "run/tables/links.csv").effect)
 
@@ -155,7 +155,7 @@ def test_a_pair_has_effects_for_each_class(pictures, tmp_path) -> None:
     config = settings(pictures, tmp_path)
     config.graph.scope, config.graph.classes = Scope["pair"], [0, 2]
     config.graph.images = type(config.graph.images).labelled
-    config.report.page = False
+    config.until = Stage.graph
     run(config, tmp_path / "run")
     graph = json.loads((tmp_path / "run/graph.json").read_text())
     both = [link for link in graph["links"] if link["upper"] == "layer3" and "effects" in link]
