@@ -144,7 +144,7 @@ def test_other_batches_give_the_same_effects(measured, tmp_path) -> None:
 def test_the_other_edits_are_other_artifacts_of_the_same_traces(edit, measured, tmp_path) -> None:
     config, base = measured
     other = copy.deepcopy(config)
-    other.graph.edit, other.until = edit, Stage.graph
+    other.graph.edit, other.until, other.describe.cards = edit, Stage.graph, 0
     again = run(other, tmp_path / "run")
     assert {row["stage"] for row in again.plan if not row["hit"]} == {"effects", "graph"}
     effects = pd.read_csv(tmp_path / "run/tables/links.csv").effect
