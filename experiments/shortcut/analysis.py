@@ -2,7 +2,7 @@
 
 Prints, for every planted network and dictionary, what the edit that the choosing half chooses does on the confirming
 half, and where the stamp's concept stands in the orders that know nothing of the stamp; writes ``shortcut.csv`` and
-``shortcut.png`` into ``--out``. Where the runs planted different classes, accuracies are also pooled over networks.
+``shortcut.png`` into ``--out``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def figure(table: pd.DataFrame, path: Path) -> None:
         for layer, panel in zip(layers, row, strict=True):
             here = means[(means.dictionary == dictionary) & (means.layer == layer)]
             for order, colour in ORDERS.items():
-                for metric, line in (("scr", "solid"), ("collateral", "dashed")):
+                for metric, line in (("collateral", "dashed"), ("scr", "solid")):
                     part = here[(here.order == order) & (here.metric == metric)]
                     panel.plot(part["count"], part.value, color=colour, ls=line, lw=1.6, label=order)
             panel.set_xscale("log")
@@ -79,9 +79,9 @@ def figure(table: pd.DataFrame, path: Path) -> None:
             for side in ("top", "right"):
                 panel.spines[side].set_visible(False)
     drawn.supxlabel("concepts removed", fontsize=9)
-    drawn.supylabel("SCR (full) and accuracy lost on unstamped images (dashed)", fontsize=9)
+    drawn.supylabel("SCR; dashed: accuracy lost", fontsize=9)
     handles, labels = panels[0, -1].get_legend_handles_labels()
-    distinct = dict(zip(labels, handles, strict=True))
+    distinct = dict(zip(reversed(labels), reversed(handles), strict=True))
     drawn.legend([*distinct.values()], [*distinct], loc="outside upper center", ncols=4, frameon=False)
     drawn.savefig(path, dpi=200)
     plt.close(drawn)
