@@ -23,6 +23,7 @@ from vismech.attribution.account import is_absence
 from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
+from vismech.report.bar import truth_bars
 from vismech.report.crops import draw_crop, position_crop
 from vismech.report.figures import ALARM, graph_figure
 from vismech.report.page import ReportData, heading, render_page
@@ -437,6 +438,24 @@ def test_the_truth_stands_first_on_page_and_figure_and_is_red_where_little_is_ca
         assert (REMEDY in words) is misleading
         figure = graph_figure(report.graph, report.cards, tmp_path / str(drawn), report.images).svg.read_text()
         assert (ALARM in figure) is misleading
+
+
+def test_a_bar_of_truth_is_the_account_on_one_scale():
+    graph = sample_graph(drawn=14.0)
+    for bar, parts in zip(truth_bars(graph), graph["account"]["blocks.6"].values(), strict=True):
+        scale = sum(piece.width for piece in bar.pieces) / sum(abs(piece.value) for piece in bar.pieces)
+        assert {piece.part: piece.value for piece in bar.pieces} == {
+            part: value for part, value in parts.items() if part != "value" and value != 0
+        }
+        for piece in bar.pieces:
+            assert piece.width == pytest.approx(scale * abs(piece.value), abs=2e-3)
+            assert piece.left >= bar.zero - 2e-3 if piece.value > 0 else piece.left + piece.width <= bar.zero + 2e-3
+        assert bar.end - bar.zero == pytest.approx(scale * parts["value"], abs=5e-3)
+        assert "concepts not drawn −3.1" in bar.spoken and "error" not in bar.spoken
+    graph["account"]["blocks.6"] = {
+        key: dict.fromkeys(parts, 0.0) for key, parts in graph["account"]["blocks.6"].items()
+    }
+    assert truth_bars(graph) == truth_bars({"account": {}}) == []
 
 
 def test_a_concept_that_acts_by_its_absence_is_drawn_and_worded_so(small, page, tmp_path):

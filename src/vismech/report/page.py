@@ -19,6 +19,7 @@ from vismech.attribution.account import is_absence
 from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
+from vismech.report.bar import truth_bars
 from vismech.report.layout import MEAN
 from vismech.report.patches import NEAR, Card, Patch, is_far
 from vismech.report.text import (
@@ -32,7 +33,7 @@ from vismech.report.text import (
     shorten,
     tabulate,
 )
-from vismech.report.verdict import subject, verdict
+from vismech.report.verdict import amount, subject, verdict
 
 CLASSES_SHOWN = 3
 EDITED = {
@@ -82,7 +83,7 @@ def render_page(report: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=percent, source=_source, shorten=shorten)
+    environment.filters.update(number=number, amount=amount, percent=percent, source=_source, shorten=shorten)
     environment.tests["far"] = is_far
     drawing = plan.layout(graph)
     sprites = _Sprites()
@@ -95,6 +96,7 @@ def render_page(report: ReportData) -> str:
         heading=heading(graph),
         lead=" ".join(filter(None, (lead(graph), subject(graph, report.probability)))),
         verdict=verdict(graph, report.probability),
+        truth=truth_bars(graph, report.probability),
         edited=EDITED.get(graph.get("edit", "")),
         account=tabulate(_account(graph), ACCOUNT),
         scope=graph["scope"],
