@@ -160,8 +160,8 @@ def test_a_click_pins_the_card_and_escape_closes_it(page):
 
 
 def test_the_keyboard_walks_the_graph(page):
-    page.execute_script("document.getElementById('count').focus()")
-    # From the slider: the scrolling box, the first class, then down to a concept.
+    page.execute_script("document.getElementById('load').focus()")
+    # From the last control: the scrolling box, the first class, then down to a concept.
     ActionChains(page).send_keys(Keys.TAB, Keys.TAB).perform()
     eventually(page, True)
     assert title(page) == "spoonbill"
