@@ -42,6 +42,16 @@ def address(graph: dict, tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a page of 7 layers of 40 concepts and 2,000 links."""
+    graph = sample_graph(layers=[f"layer{i}" for i in range(LAYERS)], per_layer=PER_LAYER)
+    graph["links"] = graph["links"][:: len(graph["links"]) // LINKS][:LINKS]
+    path = tmp_path_factory.mktemp("large") / "index.html"
+    path.write_text(render_page(sample_report(graph, patches=5)), encoding="utf-8")
+    return path.as_uri()
+
+
 @pytest.fixture
 def page(browser: Chrome, address: str) -> Iterator[Chrome]:
     """The page freshly opened without names; whatever a test does, it must leave no message in the console."""
@@ -187,6 +197,10 @@ def test_names_are_text_kept_saved_and_loaded(page, graph, address, tmp_path):
     type_in(page, ".naming input", HOSTILE)
     tile = "return document.querySelectorAll('.node.concept')[2].querySelector('.name').firstChild.data"
     assert page.execute_script(tile).startswith("<img") and page.execute_script(tile).endswith("…")
+    assert page.execute_script(
+        "const n = document.querySelectorAll('.node.concept')[2];"
+        "const [a, b] = ['.name', '.plate'].map(s => n.querySelector(s).getBoundingClientRect()); return a.left >= b.left && a.right <= b.right && a.width > b.width / 2"
+    )
     assert card(page).find_element(By.CSS_SELECTOR, ".given").text == HOSTILE
     assert len(page.find_elements(By.CSS_SELECTOR, "img[src=x]")) == 0
     press(page, Keys.ESCAPE)
@@ -257,3 +271,40 @@ def test_an_address_that_this_graph_does_not_have_is_left_aside(page, graph, add
     assert len(page.execute_script(DRAWN)) == len(graph["nodes"])
     assert page.find_element(By.ID, "search").get_attribute("value") == "<img src=x>"
     assert not card(page).is_displayed() and not page.find_element(By.ID, "pins").is_displayed()
+
+
+def test_a_large_graph_stays_quick(browser, large):
+    """Hover below 50 ms, sliders below 100 ms: script, style and layout the middle of five."""
+    resize(browser, 1400)
+    browser.get(large)
+    assert browser.execute_script("return document.querySelectorAll('#links .link').length") == LINKS
+    # From the event to the frame after it, so that painting counts too; and the script, style and layout alone.
+    times = browser.execute_async_script("""
+        const done = arguments[0];
+        const tiles = [...document.querySelectorAll('.node.concept')];
+        const frame = () => new Promise((next) => requestAnimationFrame(() => setTimeout(next)));
+        const timed = async (act) => {
+          const found = [];
+          for (let turn = 0; turn < 5; turn++) {
+            await frame();
+            const begin = performance.now();
+            act(turn);
+            document.getElementById('graph').getBoundingClientRect();
+            const work = performance.now() - begin;
+            await frame();
+            found.push([work, performance.now() - begin]);
+          }
+          return [0, 1].map((i) => found.map((times) => times[i]).sort((a, b) => a - b)[2]);
+        };
+        const slide = (id) => (turn) => {
+          const slider = document.getElementById(id);
+          slider.value = id === 'count' ? 200 + 400 * turn : 5 + 9 * turn;
+          slider.dispatchEvent(new Event('input', {bubbles: true}));
+        };
+        const hover = (turn) => tiles[50 + 31 * turn].dispatchEvent(new PointerEvent('pointerenter'));
+        const mode = (turn) => document.querySelectorAll('[name=mode]')[(turn + 1) % 3].click();
+        (async () => done({hover: await timed(hover), links: await timed(slide('count')),
+          concepts: await timed(slide('least')), weights: await timed(mode)}))();""")
+    for name, (work, painted) in times.items():
+        sys.stdout.write(f"{name}: {work:.1f} ms, painted after {painted:.1f} ms\n")
+    assert times["hover"][0] < 50 and times["links"][0] < 100 and times["concepts"][0] < 100

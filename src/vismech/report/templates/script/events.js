@@ -1,6 +1,9 @@
 // Pointer and keyboard on the graph and its controls; then the page is drawn as its address says.
 const TYPED = "input:is([type=text], [type=search]), textarea";
 
+// Whether the focus comes back to a node whose card was closed, which opens none.
+let returning = false;
+
 // The next drawn node in the direction of an arrow key: along the row, or the nearest of the next row.
 function step(index, key) {
   if (key === "ArrowLeft" || key === "ArrowRight") {
@@ -30,7 +33,7 @@ nodes.forEach((node, index) => {
   });
   node.addEventListener("pointerleave", leave);
   node.addEventListener("focus", () => {
-    if (node.matches(":focus-visible") && state.open === null) open(index, false);
+    if (node.matches(":focus-visible") && state.open === null && !returning) open(index, false);
   });
   node.addEventListener("blur", leave);
   node.addEventListener("click", () => {
@@ -66,7 +69,11 @@ document.addEventListener("keydown", (event) => {
     const node = nodes[chosen];
     const inside = card.contains(document.activeElement);
     shut();
-    if (inside) node.focus();
+    if (inside) {
+      returning = true;
+      node.focus();
+      returning = false;
+    }
   } else if (typing || event.ctrlKey || event.metaKey || event.altKey) {
     return;
   } else if (event.key === "/") {
@@ -82,7 +89,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   // The path, not the target: a button of the card is gone by now if it opened another node.
   const path = event.composedPath();
-  if (!card.hidden && ![card, graph, bar].some((part) => path.includes(part))) shut();
+  if (!card.hidden && ![card, graph, bar, controls].some((part) => path.includes(part))) shut();
 });
 graph.addEventListener("click", (event) => {
   if (!event.target.closest(".node")) shut();
@@ -117,7 +124,7 @@ window.addEventListener("storage", (event) => {
 });
 
 weigh();
-restore();
 tellNames();
+restore();
 if (state.open !== null) nodes[state.open].scrollIntoView({ block: "center", inline: "center" });
 if (chosen !== null) place();

@@ -57,7 +57,8 @@ const canvas = document.createElement("canvas").getContext("2d");
 const letters = new Intl.Segmenter();
 
 function fitted(name, text, room) {
-  canvas.font = getComputedStyle(text).font;
+  const { fontWeight, fontSize, fontFamily } = getComputedStyle(text);
+  canvas.font = `${fontWeight} ${fontSize} ${fontFamily}`;
   if (canvas.measureText(name).width <= room) return name;
   const parts = [...letters.segment(name)].map(({ segment }) => segment);
   while (parts.length && canvas.measureText(`${parts.join("")}…`).width > room) parts.pop();
