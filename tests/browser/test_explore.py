@@ -199,7 +199,8 @@ def test_names_are_text_kept_saved_and_loaded(page, graph, address, tmp_path):
     assert page.execute_script(tile).startswith("<img") and page.execute_script(tile).endswith("…")
     assert page.execute_script(
         "const n = document.querySelectorAll('.node.concept')[2];"
-        "const [a, b] = ['.name', '.plate'].map(s => n.querySelector(s).getBoundingClientRect()); return a.left >= b.left && a.right <= b.right && a.width > b.width / 2"
+        "const [a, b] = ['.name', '.plate'].map(s => n.querySelector(s).getBoundingClientRect());"
+        "return a.left >= b.left && a.right <= b.right && a.width > b.width / 2"
     )
     assert card(page).find_element(By.CSS_SELECTOR, ".given").text == HOSTILE
     assert len(page.find_elements(By.CSS_SELECTOR, "img[src=x]")) == 0
