@@ -24,8 +24,6 @@ COUNTS = [1200, 30, None, 5]
 SHARES = [0.00412, 0.5, 0.02, None]
 INTERVALS = {"ci_low": [0.5, -1.0, None], "ci_high": [1.5, 0.0, None]}
 MINE = pd.DataFrame({"what": ["x", "y", "z"], "value": [1.0, -0.5, 2.0], **INTERVALS})
-    {"what": ["x", "y", "z"], "value": [1.0, -0.5, 2.0], "ci_low": [0.5, -1.0, None], "ci_high": [1.5, 0.0, None]}
-)
 
 
 @pytest.fixture(scope="module")
