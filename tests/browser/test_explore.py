@@ -187,6 +187,7 @@ def test_pins_and_the_strongest_paths_between_them(page, graph):
     assert set(page.execute_script(DRAWN)) == {index[low["id"]], index["class/130"]}
     for _ in range(2):
         page.find_element(By.CSS_SELECTOR, ".unpin").click()
+        assert page.switch_to.active_element.tag_name in ("button", "input")
     assert not page.find_element(By.ID, "pins").is_displayed()
     assert len(page.execute_script(DRAWN)) == len(graph["nodes"])
 
@@ -272,6 +273,36 @@ def test_an_address_that_this_graph_does_not_have_is_left_aside(page, graph, add
     assert len(page.execute_script(DRAWN)) == len(graph["nodes"])
     assert page.find_element(By.ID, "search").get_attribute("value") == "<img src=x>"
     assert not card(page).is_displayed() and not page.find_element(By.ID, "pins").is_displayed()
+
+
+@pytest.mark.parametrize(
+    ("scope", "layers", "groups", "links", "concepts"),
+    [
+        ("class", ("one",), [("1", HOSTILE)], True, True),
+        ("dataset", ("one", "two"), [("all", "all")], False, True),
+        ("pair", ("one",), [("1", "a"), ("2", "b")], False, False),
+        ("class", ("one", "two"), [(str(i), f"class {i}") for i in range(40)], True, True),
+    ],
+)
+def test_graphs_of_few_things_work_too(browser, tmp_path, scope, layers, groups, links, concepts):
+    graph = sample_graph(scope=scope, layers=layers, per_layer=2, groups=groups)
+    graph["links"] = graph["links"] if links else []
+    if not concepts:
+        graph["nodes"] = [node for node in graph["nodes"] if node["kind"] == "class"]
+    path = tmp_path / "index.html"
+    path.write_text(render_page(sample_report(graph, patches=1)), encoding="utf-8")
+    resize(browser, 1400)
+    browser.get(f"{path.as_uri()}#search=c&pin={graph['nodes'][0]['id'].replace('/', '%2F')}&only=1")
+    assert len(browser.execute_script(DRAWN)) == 1
+    press(browser, "/")
+    browser.find_element(By.ID, "search").send_keys(Keys.ESCAPE)
+    node = browser.find_element(By.CSS_SELECTOR, ".node.class")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", node)
+    ActionChains(browser).click(node).perform()
+    eventually(browser, True)
+    press(browser, "p", Keys.ESCAPE)
+    assert len(browser.execute_script(DRAWN)) == len(graph["nodes"])
+    assert browser.get_log("browser") == []
 
 
 def test_a_large_graph_stays_quick(browser, large):

@@ -68,6 +68,7 @@ function list(columns, title, end, other) {
 
 function open(index, keep) {
   clearTimeout(leaving);
+  if (!keep && !drawn.has(index)) return;
   const before = state.open;
   state.open = keep ? index : null;
   const known = chosen === index && !card.hidden;

@@ -13,7 +13,11 @@ function pin(index) {
 
 function tellPins() {
   const pinned = new Set(state.pins);
-  nodes.forEach((node, index) => node.classList.toggle("pinned", pinned.has(index)));
+  nodes.forEach((node, index) => {
+    node.classList.toggle("pinned", pinned.has(index));
+    if (pinned.has(index)) node.setAttribute("aria-description", "pinned");
+    else node.removeAttribute("aria-description");
+  });
   bar.hidden = !pinned.size;
   bar.querySelector("[name=only]").checked = state.only;
   bar.querySelector("[name=paths]").checked = state.paths;
@@ -31,8 +35,16 @@ function chip(index) {
   shown.addEventListener("click", () => go(index));
   const off = item.appendChild(make("button", "unpin", "×"));
   off.ariaLabel = `Unpin ${full(index)}`;
-  off.addEventListener("click", () => pin(index));
+  off.addEventListener("click", () => {
+    pin(index);
+    stay();
+  });
   return item;
+}
+
+// Keeps the focus of whoever works by keyboard when the button in focus is gone.
+function stay() {
+  (bar.querySelector(".unpin") ?? box).focus({ preventScroll: true });
 }
 
 function tellPaths() {
@@ -65,4 +77,5 @@ document.getElementById("unpin-all").addEventListener("click", () => {
   show();
   tellPins();
   commit();
+  stay();
 });
