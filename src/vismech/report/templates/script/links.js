@@ -28,7 +28,12 @@ function weigh() {
     path.classList.toggle("negative", strength(index) < 0);
     entitle(index, weight[state.mode]);
   });
-  document.getElementById("links").append(...order.toReversed().map((index) => paths.get(index)));
+  // Outside the document while they move, which is ten times as quick.
+  const layer = document.getElementById("links");
+  const next = layer.nextSibling;
+  layer.remove();
+  layer.append(...order.toReversed().map((index) => paths.get(index)));
+  graph.insertBefore(layer, next);
 }
 
 function entitle(index, weight) {
