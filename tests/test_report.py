@@ -23,10 +23,12 @@ from vismech.attribution.account import is_absence
 from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
+from vismech.report.bar import truth_bars
 from vismech.report.crops import draw_crop, position_crop
 from vismech.report.figures import ALARM, graph_figure
 from vismech.report.page import ReportData, heading, render_page
 from vismech.report.patches import encode_png
+from vismech.report.script import graph_hash
 from vismech.report.text import COMPLETENESS, TRACED, number, percent, shorten, tabulate, wide
 from vismech.report.verdict import REMEDY, verdict
 
@@ -265,6 +267,25 @@ def test_the_script_gets_every_weight_in_every_mode(small, page):
         assert shown["weight"]["130"] == pytest.approx(link["weights"]["130"], rel=1e-4)
 
 
+def test_names_of_ones_own_belong_to_a_graphs_layers_and_nodes():
+    graph, other = sample_graph(per_layer=2), sample_graph(per_layer=2, drawn=1.0)
+    assert graph_hash(graph) == graph_hash(other)  # other numbers, the same concepts
+    assert graph_hash(graph) == graph_hash({**graph, "nodes": graph["nodes"][::-1]})
+    assert len({graph_hash(graph), graph_hash(sample_graph(per_layer=2, seed=1)), graph_hash(sample_graph())}) == 3
+    assert graph_hash({**graph, "layers": graph["layers"][::-1]}) != graph_hash(graph)
+
+
+def test_a_concepts_size_is_its_share_of_the_largest_of_its_layer(small, page):
+    data = {node["id"]: node for node in embedded(page)["nodes"]}
+    for layer in small.graph["layers"]:
+        concepts = [n for n in small.graph["nodes"] if n["layer"] == layer and n["kind"] == "concept"]
+        for mode, keys in (("mean", ("129", "130")), ("130", ("130",))):
+            size = {n["id"]: sum(abs(n["importance"][key]) for key in keys) for n in concepts}
+            for name, value in size.items():
+                assert data[name]["size"][mode] == pytest.approx(value / max(size.values()), abs=1e-4)
+    assert all(data[n["id"]]["size"] == {} for n in small.graph["nodes"] if n["kind"] != "concept")
+
+
 def test_each_picture_is_stored_once(small, page):
     stored = [attributes["href"] for tag, attributes in page.tags if tag == "image"]
     assert len(stored) == len(set(stored)) == 5 * 33 + 2
@@ -437,6 +458,45 @@ def test_the_truth_stands_first_on_page_and_figure_and_is_red_where_little_is_ca
         assert (REMEDY in words) is misleading
         figure = graph_figure(report.graph, report.cards, tmp_path / str(drawn), report.images).svg.read_text()
         assert (ALARM in figure) is misleading
+
+
+def test_a_bar_of_truth_is_the_account_on_one_scale():
+    graph = sample_graph(drawn=14.0)
+    for bar, parts in zip(truth_bars(graph), graph["account"]["blocks.6"].values(), strict=True):
+        scale = sum(piece.width for piece in bar.pieces) / sum(abs(piece.value) for piece in bar.pieces)
+        assert {piece.part: piece.value for piece in bar.pieces} == {
+            part: value for part, value in parts.items() if part != "value" and value != 0
+        }
+        for piece in bar.pieces:
+            assert piece.width == pytest.approx(scale * abs(piece.value), abs=2e-3)
+            assert piece.left >= bar.zero - 2e-3 if piece.value > 0 else piece.left + piece.width <= bar.zero + 2e-3
+        assert bar.end - bar.zero == pytest.approx(scale * parts["value"], abs=5e-3)
+        assert "concepts not drawn −3.1" in bar.spoken and "error" not in bar.spoken
+    graph["account"]["blocks.6"] = {
+        key: dict.fromkeys(parts, 0.0) for key, parts in graph["account"]["blocks.6"].items()
+    }
+    assert truth_bars(graph) == truth_bars({"account": {}}) == []
+
+
+INKS = ("ink", "faint", "alarm", "strong-negative", "pin", "strong")
+SHAPES = ("edge-strong", "focus", "part-drawn", "part-other", "part-offset", "part-error", "part-lost", "part-rest")
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_and_shapes_stand_out_in_light_and_dark():
+    """WCAG AA: 4.5 for text, 3 for shapes that say something."""
+    style = (Path(sys.modules["vismech.report"].__file__).parent / "templates" / "page.css").read_text()
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in style.split("@media screen")[:2])
+    for colours in (light, light | dark):
+        for names, least in ((INKS, 4.5), (SHAPES, 3.0)):
+            for name, ground in itertools.product(names, ("plate", "ground")):
+                low, high = sorted((luminance(colours[name]), luminance(colours[ground])))
+                assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
 
 
 def test_a_concept_that_acts_by_its_absence_is_drawn_and_worded_so(small, page, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,45 +9,24 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from browse import NEEDS_BROWSER, VISIBLE, card, choose, concept, eventually, resize, slide, title
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
 from report_sample import sample_graph, sample_report
 from vismech.report.layout import default_links
 from vismech.report.page import render_page
 
-selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not on the path"),
-]
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1400,1000"
-)
-VISIBLE = "return [...document.querySelectorAll('#links .link')].filter(p => p.getClientRects().length).length"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(str(CHROMEDRIVER)))
-    yield driver
-    driver.quit()
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
 def graph() -> dict:
-    return sample_graph(per_layer=16, specials=("offset", "error"))
+    found = sample_graph(per_layer=16, specials=("offset", "error"))
+    parts = {"value": 11.5, "drawn": 14.0, "other": -2.2, "offset": 1.1, "error": 0.6, "lost": -2.4, "rest": 0.4}
+    found["account"][found["layers"][-1]]["129"] = parts
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -65,33 +43,6 @@ def page(browser: Chrome, address: str) -> Iterator[Chrome]:
     browser.get(address)
     yield browser
     assert browser.get_log("browser") == []
-
-
-def resize(browser: Chrome, width: int) -> None:
-    metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def concept(page: Chrome, index: int) -> WebElement:
-    node = page.find_elements(By.CSS_SELECTOR, ".node.concept")[index]
-    page.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", node)
-    return node
-
-
-def card(page: Chrome) -> WebElement:
-    return page.find_element(By.ID, "card")
-
-
-def title(page: Chrome) -> str:
-    return " ".join(card(page).find_element(By.TAG_NAME, "h4").text.split())
-
-
-def eventually(page: Chrome, shown: bool) -> None:
-    WebDriverWait(page, 10).until(lambda _: card(page).is_displayed() == shown)
-
-
-def choose(page: Chrome, mode: str) -> None:
-    page.execute_script("document.querySelector(`input[value='${arguments[0]}']`).click()", mode)
 
 
 @pytest.mark.parametrize("width", [400, 1000, 1400])
@@ -122,6 +73,33 @@ def test_the_text_of_a_tile_stays_inside_it(page):
           }).map(part => part.textContent);
         });""")
     assert spill == []
+
+
+def test_a_bar_says_where_each_classs_value_comes_from(page, graph):
+    """Widths are the parts of the account, negative ones hatched and left of zero, the mark at the network's value."""
+    accounts = graph["account"][graph["layers"][-1]]
+    bars = page.find_elements(By.CSS_SELECTOR, ".stack[role='img']")
+    assert len(bars) == len(accounts)
+    for width in (1400, 400):
+        resize(page, width)
+        scales = []
+        for bar, parts in zip(bars, accounts.values(), strict=True):
+            zero = bar.find_element(By.CLASS_NAME, "zero").rect["x"]
+            for part in set(parts) - {"value"}:
+                drawn = bar.find_elements(By.CSS_SELECTOR, f".part.{part}")
+                assert len(drawn) == (parts[part] != 0)
+                for piece in drawn:
+                    box = piece.rect
+                    scales.append((box["width"], abs(parts[part])))
+                    assert (box["x"] >= zero - 1) if parts[part] > 0 else (box["x"] + box["width"] <= zero + 1)
+                    hatched = "gradient" in piece.value_of_css_property("background-image")
+                    assert hatched == (parts[part] < 0)
+            own = bar.find_element(By.CSS_SELECTOR, ".own").rect
+            scales.append((own["x"] + own["width"] / 2 - zero, parts["value"]))
+            assert all(words in bar.get_attribute("aria-label") for words in ("drawn concepts", "lost by rebuilding"))
+        scale = max(pixels for pixels, _ in scales) / max(size for _, size in scales)
+        assert all(abs(pixels - scale * size) <= 2 for pixels, size in scales)
+        assert min(bar.rect["width"] for bar in bars) > 0.7 * min(width, 700)
 
 
 def test_hovering_opens_a_card_and_leaving_closes_it(page, graph):
@@ -182,8 +160,8 @@ def test_a_click_pins_the_card_and_escape_closes_it(page):
 
 
 def test_the_keyboard_walks_the_graph(page):
-    page.execute_script("document.getElementById('count').focus()")
-    # From the slider: the scrolling box, the first class, then down to a concept.
+    page.execute_script("document.getElementById('load').focus()")
+    # From the last control: the scrolling box, the first class, then down to a concept.
     ActionChains(page).send_keys(Keys.TAB, Keys.TAB).perform()
     eventually(page, True)
     assert title(page) == "spoonbill"
@@ -208,13 +186,8 @@ def test_the_card_leads_from_node_to_node(page):
 
 def test_the_slider_changes_how_many_links_are_drawn(page, graph):
     assert page.execute_script(VISIBLE) == default_links(graph)
-    slider = page.find_element(By.ID, "count")
     for count in (1, 7, len(graph["links"])):
-        page.execute_script(
-            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))",
-            slider,
-            count,
-        )
+        slide(page, "count", count)
         assert page.execute_script(VISIBLE) == count
         assert page.find_element(By.ID, "shown").text == str(count)
 

@@ -8,7 +8,6 @@ slider.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +18,10 @@ from vismech.attribution.account import is_absence
 from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
+from vismech.report.bar import truth_bars
 from vismech.report.layout import MEAN
 from vismech.report.patches import NEAR, Card, Patch, is_far
+from vismech.report.script import safe_json, script_data
 from vismech.report.text import (
     ACCOUNT,
     COMPLETENESS,
@@ -32,7 +33,7 @@ from vismech.report.text import (
     shorten,
     tabulate,
 )
-from vismech.report.verdict import subject, verdict
+from vismech.report.verdict import amount, subject, verdict
 
 CLASSES_SHOWN = 3
 EDITED = {
@@ -82,7 +83,7 @@ def render_page(report: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=percent, source=_source, shorten=shorten)
+    environment.filters.update(number=number, amount=amount, percent=percent, source=_source, shorten=shorten)
     environment.tests["far"] = is_far
     drawing = plan.layout(graph)
     sprites = _Sprites()
@@ -95,6 +96,7 @@ def render_page(report: ReportData) -> str:
         heading=heading(graph),
         lead=" ".join(filter(None, (lead(graph), subject(graph, report.probability)))),
         verdict=verdict(graph, report.probability),
+        truth=truth_bars(graph, report.probability),
         edited=EDITED.get(graph.get("edit", "")),
         account=tabulate(_account(graph), ACCOUNT),
         scope=graph["scope"],
@@ -112,7 +114,7 @@ def render_page(report: ReportData) -> str:
         links=_links(graph, drawing, nodes),
         shown=plan.default_links(graph),
         sprites=sprites.sources,
-        data=_json(_data(graph, nodes)),
+        data=safe_json(script_data(graph, nodes)),
         completeness=tabulate(report.completeness, COMPLETENESS),
         reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
         insertion=tabulate(report.insertion, INSERTION) if len(report.insertion) else None,
@@ -295,43 +297,6 @@ def _links(graph: Mapping[str, Any], drawing: plan.Layout, nodes: Sequence[Mappi
     return views[::-1]
 
 
-def _data(graph: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the script needs: per node a name and a picture, per link its ends, and weight and strength per mode."""
-    index = {node["id"]: node["index"] for node in nodes}
-    strengths = {mode: plan.strengths(graph, mode) for mode in plan.modes(graph)}
-    return {
-        "nodes": [
-            {
-                "label": node["label"],
-                "short": plan.short(node) if node["kind"] == "concept" else node["label"],
-                "layer": "" if node["kind"] == "class" else node["layer"],
-                "picture": node["pictures"][0][0] if node["pictures"] else node["photograph"],
-            }
-            for node in nodes
-        ],
-        "links": [
-            {
-                "source": index[link["source"]],
-                "target": index[link["target"]],
-                "weight": {mode: float(f"{plan.weight(link, mode):.5g}") for mode in strengths},
-                "strength": {mode: round(values[i], 4) for mode, values in strengths.items()},
-                **_tested(link, list(strengths)),
-            }
-            for i, link in enumerate(graph["links"])
-        ],
-    }
-
-
-def _tested(link: Mapping[str, Any], modes: Sequence[str]) -> dict[str, Any]:
-    """A link's measured effect in each mode, and whether it contradicts the sign; nothing where none was measured."""
-    if not link.get("effects"):
-        return {}
-    values = {key: float(f"{effect['value']:.5g}") for key, effect in link["effects"].items()}
-    mean = float(f"{sum(values.values()) / len(values):.5g}")
-    effect = {mode: values.get(mode, mean) for mode in modes if mode in values or mode == MEAN}
-    return {"effect": effect, "contradicted": link["contradicted"]}
-
-
 def _measured(node: Mapping[str, Any], names: Mapping[str, str], edited: str | None) -> list[str]:
     """What a concept adds to each group's class, as measured by its edit."""
     told = []
@@ -340,9 +305,3 @@ def _measured(node: Mapping[str, Any], names: Mapping[str, str], edited: str | N
         interval = "" if None in ends else f", 95 % interval [{number(ends[0], 2)}, {number(ends[1], 2)}]"
         told.append(f"Tested: {edited}, it takes {number(effect['value'], 2)} from {names[key]}{interval}.")
     return told
-
-
-def _json(value: Any) -> str:
-    """JSON that cannot end its script element or open another: <, > and & are written as escapes."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

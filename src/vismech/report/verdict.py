@@ -75,8 +75,8 @@ def _carried(graph: Mapping[str, Any], probability: bool) -> Fact:
     for parts, name in _accounts(graph, last):
         share = shares(parts).drawn
         warns |= misleads(share)
-        amount = f"{_amount(parts['drawn'])} of {_amount(parts['value'])} {unit}"
-        told.append(f"{amount} ({_share(share)}){name}")
+        carried = f"{amount(parts['drawn'])} of {amount(parts['value'])} {unit}"
+        told.append(f"{carried} ({_share(share)}){name}")
     return Fact(f"The drawn concepts of {last} carry {' and '.join(told)}.", warns)
 
 
@@ -100,8 +100,8 @@ def _rebuilt(graph: Mapping[str, Any]) -> Fact | None:
     if worst is None:
         return None
     return Fact(
-        f"With {worst.layer} replaced by what its concepts rebuild, the network keeps {_amount(worst.kept)} of "
-        f"{_amount(worst.value)} ({_share(worst.share)}){worst.name}.",
+        f"With {worst.layer} replaced by what its concepts rebuild, the network keeps {amount(worst.kept)} of "
+        f"{amount(worst.value)} ({_share(worst.share)}){worst.name}.",
         misleads(worst.share),
     )
 
@@ -160,7 +160,7 @@ def _accounts(graph: Mapping[str, Any], layer: str) -> Iterator[tuple[Mapping[st
         yield parts, f" for “{names[key]}”" if told else ""
 
 
-def _amount(value: float) -> str:
+def amount(value: float) -> str:
     """Logits to a tenth, and what is less to two digits."""
     return (
         f"{value:.1f}".replace("-", "−")

@@ -30,7 +30,7 @@ from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
 from vismech.store.settings import UNUSED, Settings, used
 
-VERSION = 1
+VERSION = 2
 PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
 PAGE, FIGURE = "report/index.html", "figures/graph"
 RECONSTRUCTION = "reconstruction"
