@@ -10,7 +10,7 @@ import pytest
 from vismech.config.choices import DataSource, Labels
 from vismech.errors import UserError
 from vismech.sources.data import CIFAR10, ImageData, Sample, imagenet_names
-from vismech.sources.labels import class_labels
+from vismech.sources.labels import class_index, class_labels
 
 IMAGENET = dict(enumerate(imagenet_names()))
 
@@ -117,3 +117,48 @@ def test_class_names_are_those_of_the_folders_that_stand_for_them() -> None:
     assert joined.class_names == {2: "x"} and joined.unknown == ["b"]
     with pytest.raises(UserError, match=r"the folders \(b\) has the name of .* data.class_map=.*data.labels=rank"):
         class_labels(own("b"), {}, 3).require("evaluate.correct_only=true")
+
+
+@pytest.mark.parametrize(
+    ("given", "index"),
+    [
+        (129, 129),
+        ("spoonbill", 129),
+        ("SpoonBill", 129),
+        ("great white shark", 2),
+        ("great_white_shark", 2),
+        ("Cardigan", 264),
+        ("cardigan", 474),
+        ("n02006656", 129),
+        ("129", 129),
+        ("-1", -1),
+        (-1, -1),
+    ],
+)
+def test_a_class_is_told_by_its_index_or_its_name(given, index) -> None:
+    assert class_index("graph.classes", given, IMAGENET) == index
+
+
+def test_digits_that_are_a_classs_name_are_its_name() -> None:
+    assert class_index("graph.classes", "1", {0: "1", 1: "2"}) == 0
+    assert class_index("graph.classes", "7", {}) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "sentence"),
+    [
+        ("spoonbil", IMAGENET, "graph.classes: 'spoonbil' is not a class of this model; nearest: spoonbill"),
+        ("xyz", {0: "cat", 1: "dog"}, "graph.classes: 'xyz' is not a class of this model; it has cat, dog"),
+        ("CARDIGAN", IMAGENET, r"'CARDIGAN' may be class 264 \(Cardigan\) or 474 \(cardigan\): give the index"),
+        ("crane", {3: "crane", 5: "crane"}, r"'crane' may be class 3 \(crane\) or 5 \(crane\): give the index"),
+        (
+            "cat",
+            {},
+            r"'cat' is a name, but classes of this model have none: give an index, or model.classes=\[NAME, …\]",
+        ),
+    ],
+)
+def test_names_of_no_one_class_are_refused(given, names, sentence) -> None:
+    with pytest.raises(UserError, match=sentence) as error:
+        class_index("graph.classes", given, names)
+    assert "\n" not in str(error.value)

@@ -150,6 +150,38 @@ def _named(folder: str, value: Any, classes: Mapping[int, str], outputs: int, fo
     return index
 
 
+def class_index(key: str, given: int | str, classes: Mapping[int, str]) -> int:
+    """The class that somebody means by an index or a name: the name as written, else without case and underscores.
+
+    Args:
+        key: what it was given for, for the message.
+        given: index or name; digits that are no class's name are an index.
+        classes: the model's class → its name.
+
+    Raises:
+        UserError: a name that no class has, with the nearest, or that several have.
+    """
+    if isinstance(given, int):
+        return given
+    index = _Finder(classes)(given)
+    if index is not None:
+        return index
+    if several := [one for one, name in classes.items() if _plain(name) == _plain(given)]:
+        told = " or ".join(f"{one} ({classes[one]})" for one in several)
+        raise UserError(f"{key}: {given!r} may be class {told}: give the index")
+    if re.fullmatch(r"-?\d+", given):
+        return int(given)
+    if not classes:
+        raise UserError(
+            f"{key}: {given!r} is a name, but classes of this model have none: give an index, or "
+            "model.classes=[NAME, …]"
+        )
+    plain = {_plain(name): name for name in classes.values()}
+    near = [plain[one] for one in difflib.get_close_matches(_plain(given), list(plain), n=3)]
+    what = f"nearest: {', '.join(near)}" if near else f"it has {_some([*classes.values()])}"
+    raise UserError(f"{key}: {given!r} is not a class of this model; {what}")
+
+
 class _Finder:
     """Name → class of the model: as written, then without case and underscores, then as ImageNet's wnid.
 
