@@ -56,6 +56,7 @@ def _group(doc: FieldDoc) -> str:
 
 def _key(doc: FieldDoc) -> str:
     kind, default, text = (escape(part, quote=False) for part in (doc.type, doc.default or "''", doc.text))
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return f'<dt id="{doc.key}"><code>{doc.key}</code> ({kind}, <code>{default}</code>)</dt><dd>{text}</dd>'
 
 
