@@ -45,6 +45,16 @@ def test_every_key_and_choice_in_a_command_exists() -> None:
     assert seen >= 20
 
 
+def test_what_is_put_into_an_empty_dictionary_has_a_plus() -> None:
+    """Hydra refuses ``data.class_map={…}`` of folders that it does not know, and takes ``+data.class_map={…}``."""
+    keys = [doc.key for doc in documentation() if doc.type.startswith("dict")]
+    texts = {**PAGES, "README.md": (REPOSITORY / "README.md").read_text(encoding="utf-8")}
+    for page, text in texts.items():
+        for command in commands(text):
+            for key in keys:
+                assert not re.search(rf"(?<!\+){re.escape(key)}[.=]", command), f"{page}: {command}"
+
+
 def test_every_file_that_a_page_names_is_there() -> None:
     for page, text in PAGES.items():
         for name in re.findall(r"`((?:[\w-]+/)+[\w.-]*\w)`", text):

@@ -79,7 +79,7 @@ def test_a_table_may_name_folders_of_the_other_images() -> None:
 
 def test_ranks_count_where_the_user_says_so_and_the_counts_agree() -> None:
     assert classes(own("b", "c", "d"), {}, 3, labels=Labels.rank) == [0, 1, 2]
-    with pytest.raises(UserError, match=r"has 2 folders, but the model has 3 classes: give data.class_map"):
+    with pytest.raises(UserError, match=r"has 2 folders, but the model has 3 classes: give \+data.class_map"):
         classes(own("b", "c"), {}, 3, labels=Labels.rank)
 
 
@@ -115,7 +115,7 @@ def test_what_is_in_a_key_is_what_changed() -> None:
 def test_class_names_are_those_of_the_folders_that_stand_for_them() -> None:
     joined = class_labels(own("b", "x"), {}, 3, class_map={"x": 2})
     assert joined.class_names == {2: "x"} and joined.unknown == ["b"]
-    with pytest.raises(UserError, match=r"the folders \(b\) has the name of .* data.class_map=.*data.labels=rank"):
+    with pytest.raises(UserError, match=r"the folders \(b\) has the name of .* \+data.class_map=.*data.labels=rank"):
         class_labels(own("b"), {}, 3).require("evaluate.correct_only=true")
 
 

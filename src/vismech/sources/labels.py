@@ -71,7 +71,7 @@ class ClassLabels:
 
 
 REMEDY = (
-    "give data.class_map={FOLDER: CLASS, …} with the classes' indices or names, model.classes=[NAME, …], or "
+    "give +data.class_map={FOLDER: CLASS, …} with the classes' indices or names, model.classes=[NAME, …], or "
     "data.labels=rank if the folders are the model's classes in alphabetical order"
 )
 
@@ -110,7 +110,7 @@ def class_labels(
     if labels is Labels.rank and len(data.classes) != outputs:
         raise UserError(
             f"data.labels=rank: {data.root} has {len(data.classes)} folders, but the model has {outputs} classes: "
-            "give data.class_map={FOLDER: CLASS, …} instead"
+            "give +data.class_map={FOLDER: CLASS, …} instead"
         )
     find = _Finder(classes)
     known: dict[int, int] = {}
