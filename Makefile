@@ -1,5 +1,6 @@
 # make run    set up and run the quickstart on real photographs
 # make test   set up and run the tests
+# make docs   build the documentation
 # make check  format, lint, types and tests: what CI runs
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,13 +20,17 @@ COMMA := ,
 EMPTY :=
 SHAPES := --jaxtyping-packages=$(subst $(EMPTY) $(EMPTY),$(COMMA),$(MATHS:%=vismech.%)),beartype.beartype
 
-.PHONY: run test check format lint types slow coverage
+.PHONY: run test docs check format lint types slow coverage
 
 run: $(VENV)/.run
 	$(BIN)/vismech experiment=quickstart
 
 test: $(VENV)/.dev
 	$(PYTEST)
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo outputs/site/index.html
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -53,3 +58,7 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[cpu,samples,dev]"
 	touch $@ $(VENV)/.run
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@

@@ -111,6 +111,8 @@ def test_choices_and_values_meet() -> None:
     config = composed("experiment=quickstart", "data=imagenet", "data.root=/photos", "data.limit=200", "dictionary.k=8")
     assert (config.name, config.data.root, config.data.limit, config.dictionary.k) == ("quickstart", "/photos", 200, 8)
     assert config.data.source.value == "imagenet" and config.graph.classes == [129, 99]
+    assert composed("graph.classes=[great white shark,3]").graph.classes == ["great white shark", 3]
+    assert composed("edit.target=airplane").edit.target == "airplane"
     assert composed("extract.layers=[layer1.*,layer3]").extract.layers == ["layer1.*", "layer3"]
     assert composed("+model.kwargs.width=3", "+model.kwargs.deep.x=1").model.kwargs == {"width": 3, "deep": {"x": 1}}
     assert composed("runtime.devices=[0,1]").runtime.devices == [0, 1]
@@ -195,6 +197,9 @@ def test_the_surface_changes_only_on_purpose() -> None:
         ("data.classes=[cat]", "data.classes=cat does not fit: it must be list of int"),
         ("data.classes=3", "data.classes=3 must be a list of int: write data.classes=[3]"),
         ("extract.layers=layer1", "extract.layers=layer1 must be a list of str: write extract.layers=[layer1]"),
+        ("graph.classes=spoonbill", "graph.classes=spoonbill must be a list of int or str: write graph.classes=[spoon"),
+        ("graph.classes=[1.5]", "graph.classes=1.5 does not fit: it must be list of int or str"),
+        ("edit.target=[cat]", "edit.target=['cat'] does not fit: it must be int or str or null"),
         ("force=trace", "force=trace must be a list: write force=[trace]"),
         ("model.kwargs=3", "model.kwargs=3 does not fit: it must be dict"),
         # a value that is not among the choices

@@ -183,7 +183,9 @@ LOGITS = np.eye(3)[[0, 0, 1, 1, 1, 1, 2, 0]]
 def who(**fields):
     graph = GraphConfig(**fields)
     check_scope(graph)
-    return explained(ExplainedSettings.of(graph, len(IDS), {}), IDS, LABELS, LOGITS, {0: "cat", 1: "dog"})
+    return explained(
+        ExplainedSettings.of(graph, graph.classes, len(IDS), {}), IDS, LABELS, LOGITS, {0: "cat", 1: "dog"}
+    )
 
 
 def test_a_pair_takes_the_images_predicted_or_labelled_so() -> None:
@@ -217,7 +219,7 @@ def test_one_image() -> None:
     [
         ({"scope": Scope["pair"], "classes": [0]}, r"explains 2 classes, but graph.classes=\[0\]"),
         ({"scope": Scope["pair"], "classes": [0, 0]}, "explains 2 classes"),
-        ({"scope": Scope["class"], "classes": []}, r"explains 1 class, .* give graph.classes=\[INDEX\]"),
+        ({"scope": Scope["class"], "classes": []}, r"explains 1 class, .* give graph.classes=\[CLASS\]"),
         ({"scope": Scope["class"], "classes": [7]}, "7 is not a class of this model, which has 3"),
         ({"scope": Scope["class"], "classes": [-1]}, "-1 is not a class"),
         ({"scope": Scope["image"], "image": "x.png"}, "x.png is not a sample id"),
@@ -229,7 +231,7 @@ def test_what_cannot_be_explained_is_one_sentence(fields, sentence) -> None:
 
 
 def test_a_class_without_images_names_those_that_have_some() -> None:
-    graph = ExplainedSettings.of(GraphConfig(scope=Scope["class"], classes=[2]), 3, {})
+    graph = ExplainedSettings.of(GraphConfig(scope=Scope["class"]), [2], 3, {})
     with pytest.raises(
         UserError, match=r"none of the 3 images is predicted as class 2; most are 1 dog \(2\), 0 cat \(1\)"
     ):

@@ -10,7 +10,7 @@ import pytest
 from vismech.config.choices import DataSource, Labels
 from vismech.errors import UserError
 from vismech.sources.data import CIFAR10, ImageData, Sample, imagenet_names
-from vismech.sources.labels import class_labels
+from vismech.sources.labels import class_index, class_labels
 
 IMAGENET = dict(enumerate(imagenet_names()))
 
@@ -79,7 +79,7 @@ def test_a_table_may_name_folders_of_the_other_images() -> None:
 
 def test_ranks_count_where_the_user_says_so_and_the_counts_agree() -> None:
     assert classes(own("b", "c", "d"), {}, 3, labels=Labels.rank) == [0, 1, 2]
-    with pytest.raises(UserError, match=r"has 2 folders, but the model has 3 classes: give data.class_map"):
+    with pytest.raises(UserError, match=r"has 2 folders, but the model has 3 classes: give \+data.class_map"):
         classes(own("b", "c"), {}, 3, labels=Labels.rank)
 
 
@@ -115,5 +115,50 @@ def test_what_is_in_a_key_is_what_changed() -> None:
 def test_class_names_are_those_of_the_folders_that_stand_for_them() -> None:
     joined = class_labels(own("b", "x"), {}, 3, class_map={"x": 2})
     assert joined.class_names == {2: "x"} and joined.unknown == ["b"]
-    with pytest.raises(UserError, match=r"the folders \(b\) has the name of .* data.class_map=.*data.labels=rank"):
+    with pytest.raises(UserError, match=r"the folders \(b\) has the name of .* \+data.class_map=.*data.labels=rank"):
         class_labels(own("b"), {}, 3).require("evaluate.correct_only=true")
+
+
+@pytest.mark.parametrize(
+    ("given", "index"),
+    [
+        (129, 129),
+        ("spoonbill", 129),
+        ("SpoonBill", 129),
+        ("great white shark", 2),
+        ("great_white_shark", 2),
+        ("Cardigan", 264),
+        ("cardigan", 474),
+        ("n02006656", 129),
+        ("129", 129),
+        ("-1", -1),
+        (-1, -1),
+    ],
+)
+def test_a_class_is_told_by_its_index_or_its_name(given, index) -> None:
+    assert class_index("graph.classes", given, IMAGENET) == index
+
+
+def test_digits_that_are_a_classs_name_are_its_name() -> None:
+    assert class_index("graph.classes", "1", {0: "1", 1: "2"}) == 0
+    assert class_index("graph.classes", "7", {}) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "sentence"),
+    [
+        ("spoonbil", IMAGENET, "graph.classes: 'spoonbil' is not a class of this model; nearest: spoonbill"),
+        ("xyz", {0: "cat", 1: "dog"}, "graph.classes: 'xyz' is not a class of this model; it has cat, dog"),
+        ("CARDIGAN", IMAGENET, r"'CARDIGAN' may be class 264 \(Cardigan\) or 474 \(cardigan\): give the index"),
+        ("crane", {3: "crane", 5: "crane"}, r"'crane' may be class 3 \(crane\) or 5 \(crane\): give the index"),
+        (
+            "cat",
+            {},
+            r"'cat' is a name, but classes of this model have none: give an index, or model.classes=\[NAME, …\]",
+        ),
+    ],
+)
+def test_names_of_no_one_class_are_refused(given, names, sentence) -> None:
+    with pytest.raises(UserError, match=sentence) as error:
+        class_index("graph.classes", given, names)
+    assert "\n" not in str(error.value)

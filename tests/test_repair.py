@@ -77,7 +77,7 @@ NAMES = {0: "cat", 1: "dog"}
 def errors(*classes: int, **fields):
     graph = GraphConfig(scope=Scope["error"], classes=list(classes), **fields)
     check_scope(graph)
-    return explained(ExplainedSettings.of(graph, len(IDS), {}), IDS, LABELS, LOGITS_OF, NAMES)
+    return explained(ExplainedSettings.of(graph, graph.classes, len(IDS), {}), IDS, LABELS, LOGITS_OF, NAMES)
 
 
 def test_errors_are_images_of_one_class_that_are_answered_as_another() -> None:

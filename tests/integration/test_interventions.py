@@ -228,6 +228,7 @@ def test_what_is_chosen_is_chosen_on_one_half_and_scored_on_the_other(shortcut) 
         ({"concepts": ["layer3/99"]}, r"layer3 has 12 concepts"),
         ({"concepts": ["layer9/1"]}, r"no concept of layer2, layer3"),
         ({"target": None}, r"edit\.target=None"),
+        ({"target": "dot"}, r"edit\.target: 'dot' is not a class of this model; nearest: dots"),
         ({"present": "yes"}, r"images with and without it are needed"),
         ({"attribute": "colour"}, r"none of data\.groups' attributes: stamp"),
         ({"counts": [0]}, r"counts of at least 1"),

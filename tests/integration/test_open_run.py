@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +120,61 @@ def test_a_figure_of_somebody_elses_runs_no_script(alone) -> None:
     assert graph._repr_svg_() is None
 
 
+# Notebooks
+
+
+def test_the_page_is_shown_in_a_frame_that_reaches_nothing(run, alone, monkeypatch) -> None:
+    monkeypatch.chdir(run.folder.parent)
+    shown = run.show(height=300)
+    assert 'src="run/report/index.html"' in shown._repr_html_() and 'height="300"' in shown._repr_html_()
+    assert 'sandbox="allow-scripts"' in shown._repr_html_() and "report/index.html" in repr(shown)
+    assert len(shown._repr_html_()) < 300
+    whole = run.show(embed=True)._repr_html_()
+    (content,) = re.findall(r'srcdoc="([^"]*)"', whole)
+    assert unescape(content) == (run.folder / "report/index.html").read_text()
+    shutil.rmtree(alone / "report")
+    with pytest.raises(UserError, match=r"is not there: the run drew no page; run the same command with report=page"):
+        vismech.open_run(alone).show()
+
+
+def test_a_layer_of_the_graph_is_a_table_of_its_concepts(run) -> None:
+    html = run.graph.show(layer="layer2")._repr_html_()
+    nodes = run.graph.nodes.query("kind == 'concept' and layer == 'layer2'")
+    assert html.count("<tr>") == 1 + len(nodes) > 2
+    links = run.graph.links
+    for _, node in nodes.iterrows():
+        into = links[links.target == node["id"]]
+        strongest = into.loc[into.weight.abs().idxmax()]
+        assert re.search(rf"<tr><td>{node['concept']:.0f}</td>.*?<td>{re.escape(strongest['source'])} \(", html)
+    assert "importance" in repr(run.graph.show(layer="layer2"))
+    with pytest.raises(UserError, match="the graph has no layer 'layer9'; nearest: layer"):
+        run.graph.show(layer="layer9")
+
+
+def test_what_is_shown_is_small(run, pictures, alone) -> None:
+    image = next(pictures.rglob("*.png"))
+    for shown in (run.graph.show(width=300), run.concept("layer2", 3).show(width=300)):
+        with Image.open(io.BytesIO(embedded(shown._repr_html_(), "jpeg"))) as picture:
+            assert picture.width == 300
+    html = run.concept("layer2", 3).show()._repr_html_()
+    assert "Classes" in html and html.count("<div>") == html.count("</div>") == 1
+    assert run.concept("layer2", 3).show(image, image)._repr_html_().count("<img ") == 2
+    shutil.rmtree(alone / "figures")
+    assert "drew no figure" in vismech.open_run(alone).graph.show()._repr_html_()
+
+
+def test_names_in_a_table_are_no_html(alone) -> None:
+    graph = json.loads((alone / "graph.json").read_text())
+    graph["groups"][0]["name"] = "<img src=x>"
+    (alone / "graph.json").write_text(json.dumps(graph))
+    html = vismech.open_run(alone).graph.show(layer="layer1")._repr_html_()
+    assert "&lt;img src=x&gt;" in html and "<img" not in html
+
+
 def test_numbers_need_neither_store_nor_model_nor_torch(alone) -> None:
     code = f"import sys, vismech; run = vismech.open_run({str(alone)!r})\n"
     code += "run.tables['extraction'], run.metrics['images'], run.graph.nodes, run.graph._repr_html_()\n"
+    code += "run.graph.show('layer1'), run.show()\n"
     code += "print({'torch', 'lightning', 'omegaconf', 'faiss', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -163,9 +163,27 @@ def test_only_what_reads_classes_has_another_key(own) -> None:
     assert keys(own) == by_rank
 
 
+@pytest.mark.parametrize("names", [["waves", "STRIPES"], [0, "stripes"], ["Waves", 2]])
+def test_names_of_classes_have_the_keys_of_their_indices(own, names) -> None:
+    def keys() -> list[str]:
+        return [spec.key for spec in make_plan(open_context(own)).specs()]
+
+    own.until, own.graph.scope, own.graph.classes = None, Scope["pair"], [0, 2]
+    by_index = keys()
+    own.graph.classes = names
+    assert keys() == by_index
+    own.model.classes, own.data.class_map = None, {"waves": 0, "stripes": 2}  # then folders give classes their names
+    if "Waves" not in names:
+        by_name = keys()
+        own.graph.classes = [0, 2]
+        assert by_name == keys()
+
+
 @pytest.mark.parametrize(
     ("scope", "classes", "sentence"),
     [
+        ("class", ["wave"], "graph.classes: 'wave' is not a class of this model; nearest: Waves"),
+        ("pair", ["waves", 0], "graph.scope=pair explains 2 classes, but graph.classes=['waves', 0]"),
         ("class", [3], "graph.classes: 3 is not a class of this model, which has 3: give 0 to 2"),
         ("pair", [0, -1], "graph.classes: -1 is not a class of this model"),
         ("image", [], "graph.image=dots/00.png is not a sample id of this data; nearest: stripes/00.png, waves/00.png"),

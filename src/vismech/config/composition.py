@@ -45,7 +45,9 @@ def composition_error(error: BaseException) -> str | None:
         return None
     # Hydra wraps OmegaConf's error, which knows the key, in one that only says which argument it came from.
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
-    key = re.sub(r"\[\d+\]$", "", getattr(cause, "full_key", None) or "")
+    key = re.sub(r"\[\d+\]$", "", str(getattr(cause, "full_key", None) or ""))
+    if (not key or key.isdecimal()) and (argument := re.match(r"Error merging override \+*([^=]+)=", str(error))):
+        key = argument[1]  # an item of a list of several types does not know what it is an item of
     doc = next((doc for doc in documentation() if doc.key == key), None)
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: write key=value, and quote a value with any of {{}}[](),:= or spaces"

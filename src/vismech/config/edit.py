@@ -15,8 +15,8 @@ class EditConfig:
     """shortcut: the column of data.groups; null: its only one."""
     present: str = "1"
     """shortcut: its value where an image has the attribute."""
-    target: int | None = None
-    """shortcut: the class that goes together with the attribute where it should not."""
+    target: int | str | None = None
+    """shortcut: the class that goes together with the attribute where it should not, its index or name."""
     orders: list[EditOrder] = field(
         default_factory=lambda: [EditOrder.attribute, EditOrder.gig, EditOrder.effect, EditOrder.random]
     )

@@ -199,9 +199,9 @@ class GraphConfig:
     scope: Scope = Scope.dataset
     """class, pair (with shared concepts), dataset, image, or error: why images of the first class are answered as the
     second, by the difference of the two."""
-    classes: list[int] = field(default_factory=list)
-    """Class indices: one for scope=class, two for scope=pair, for scope=error what images are and what they are taken
-    for."""
+    classes: list[int | str] = field(default_factory=list)
+    """Classes of the model, indices or names (without case): one for scope=class, two for scope=pair, for scope=error
+    what images are and what they are taken for."""
     image: str | None = None
     """Sample id for scope=image; for scope=error one such image instead of all."""
     images: Images = Images.predicted

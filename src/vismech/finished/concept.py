@@ -15,6 +15,7 @@ from PIL import Image
 from vismech.dictionaries.description import TreePlace
 from vismech.finished.localization import panels_of, read
 from vismech.finished.opened import Opened
+from vismech.finished.shown import Shown, picture
 from vismech.report.text import number
 from vismech.stages.describe import Description, Place
 from vismech.stages.gallery import LISTED, Gallery, facts
@@ -101,12 +102,27 @@ class Concept:
         with self._opened.reading():
             return panels_of(self._opened, self.layer, self.number, kind, loaded)
 
+    def show(self, *images: str | Path | Image.Image, width: int = 800) -> Shown:
+        """For a notebook its facts and its card, or of ``images`` where it is in them; at most so many pixels wide.
+
+        Raises:
+            UserError: as of :meth:`picture` and :meth:`localize`.
+        """
+        words = f"concept {self.number} of {self.layer}"
+        if images:
+            return Shown("".join(picture(each, words, width) for each in self.localize(images)), f"<{words}>")
+        return Shown(self._facts() + picture(self._card, f"The card of {words}", width) + "</div>", f"<{words}>")
+
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self._card.save(buffer, format="PNG")
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:
+        data = base64.b64encode(self._repr_png_()).decode()
+        return self._facts() + CARD.format(alt=f"The card of concept {self.number} of {escape(self.layer)}", data=data)
+
+    def _facts(self) -> str:
         classes = "; ".join(f"{name} {count}" for name, count in self.classes[:LISTED])
         told = {
             "Holds": f"{number(100 * self.share, 3)} % of the vectors ({self.members:,})",
@@ -115,6 +131,4 @@ class Concept:
             "Classes": classes + ("; …" if len(self.classes) > LISTED else ""),
         }
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in told.items())
-        layer, data = escape(self.layer), base64.b64encode(self._repr_png_()).decode()
-        alt = f"The card of concept {self.number} of {layer}"
-        return HEAD.format(number=self.number, layer=layer, rows=rows) + CARD.format(alt=alt, data=data)
+        return HEAD.format(number=self.number, layer=escape(self.layer), rows=rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vismech.errors import UserError
+from vismech.finished.shown import Shown, layer_table, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +111,26 @@ class Graph(Mapping[str, Any]):
     def layers(self) -> list[str]:
         """The layers, input to output."""
         return self["layers"]
+
+    def show(self, layer: str | None = None, width: int = 1000) -> Shown:
+        """The run's figure for a notebook, or of one layer a table of its concepts and their strongest links.
+
+        Args:
+            layer: the layer; None: the figure.
+            width: pixels of the figure, at the most; the whole of it is what ``run.graph`` itself shows.
+
+        Raises:
+            UserError: the graph has no such layer.
+        """
+        if layer is not None:
+            return layer_table(self._content, layer)
+        figure = self._figure("png")
+        if figure is None:
+            return Shown(self._repr_html_(), repr(self))
+        from PIL import Image
+
+        with Image.open(io.BytesIO(figure)) as image:
+            return Shown(picture(image, f"The graph: {self._words}", width), repr(self))
 
     @property
     def _words(self) -> str:

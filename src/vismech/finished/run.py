@@ -18,6 +18,7 @@ from vismech.config.schema import Config
 from vismech.errors import UserError
 from vismech.finished.configuration import DONE, check_folder, config_of
 from vismech.finished.files import Graph, Tables, read_json
+from vismech.finished.shown import Shown, page
 
 if TYPE_CHECKING:
     from vismech.dictionaries import Dictionary
@@ -76,6 +77,18 @@ class Run:
         """
         lacking = "the run made no graph; run the same command without until"
         return Graph(read_json(self.folder / "graph.json", lacking), self.folder / "figures")
+
+    def show(self, height: int = 800, embed: bool = False) -> Shown:
+        """The run's page for a notebook.
+
+        Args:
+            height: of the frame in pixels.
+            embed: keep the page in the notebook, some megabytes, instead of its place on this machine.
+
+        Raises:
+            UserError: the run has no page.
+        """
+        return page(self.folder / "report" / "index.html", height, embed)
 
     @cached_property
     def config(self) -> Config:

@@ -71,7 +71,7 @@ class ClassLabels:
 
 
 REMEDY = (
-    "give data.class_map={FOLDER: CLASS, …} with the classes' indices or names, model.classes=[NAME, …], or "
+    "give +data.class_map={FOLDER: CLASS, …} with the classes' indices or names, model.classes=[NAME, …], or "
     "data.labels=rank if the folders are the model's classes in alphabetical order"
 )
 
@@ -110,7 +110,7 @@ def class_labels(
     if labels is Labels.rank and len(data.classes) != outputs:
         raise UserError(
             f"data.labels=rank: {data.root} has {len(data.classes)} folders, but the model has {outputs} classes: "
-            "give data.class_map={FOLDER: CLASS, …} instead"
+            "give +data.class_map={FOLDER: CLASS, …} instead"
         )
     find = _Finder(classes)
     known: dict[int, int] = {}
@@ -148,6 +148,38 @@ def _named(folder: str, value: Any, classes: Mapping[int, str], outputs: int, fo
         what = f"nearest: {', '.join(near)}" if near else "give its index"
         raise UserError(f"data.class_map: {folder} is given {value!r}, which is no one class of the model; {what}")
     return index
+
+
+def class_index(key: str, given: int | str, classes: Mapping[int, str]) -> int:
+    """The class that somebody means by an index or a name: the name as written, else without case and underscores.
+
+    Args:
+        key: what it was given for, for the message.
+        given: index or name; digits that are no class's name are an index.
+        classes: the model's class → its name.
+
+    Raises:
+        UserError: a name that no class has, with the nearest, or that several have.
+    """
+    if isinstance(given, int):
+        return given
+    index = _Finder(classes)(given)
+    if index is not None:
+        return index
+    if several := [one for one, name in classes.items() if _plain(name) == _plain(given)]:
+        told = " or ".join(f"{one} ({classes[one]})" for one in several)
+        raise UserError(f"{key}: {given!r} may be class {told}: give the index")
+    if re.fullmatch(r"-?\d+", given):
+        return int(given)
+    if not classes:
+        raise UserError(
+            f"{key}: {given!r} is a name, but classes of this model have none: give an index, or "
+            "model.classes=[NAME, …]"
+        )
+    plain = {_plain(name): name for name in classes.values()}
+    near = [plain[one] for one in difflib.get_close_matches(_plain(given), list(plain), n=3)]
+    what = f"nearest: {', '.join(near)}" if near else f"it has {_some([*classes.values()])}"
+    raise UserError(f"{key}: {given!r} is not a class of this model; {what}")
 
 
 class _Finder:

@@ -11,6 +11,7 @@ from vismech.config.choices import DataSource, Images, Scope, Stage
 from vismech.config.schema import Config
 from vismech.passes.site import Site
 from vismech.sources.data import ImageData
+from vismech.sources.labels import class_index
 from vismech.sources.own import Own
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, Store
@@ -54,6 +55,17 @@ class Context(Work):
         if self.config.evaluate.root is None:
             return {}
         return {"data": self.measured.fingerprint(self.config.data.fingerprint)}
+
+    @cached_property
+    def explained_classes(self) -> list[int]:
+        """The indices of the classes that the graph explains.
+
+        Raises:
+            UserError: a name that is no one class of the model.
+        """
+        given = self.config.graph.classes
+        names = self.class_names if any(isinstance(each, str) for each in given) else {}
+        return [class_index("graph.classes", each, names) for each in given]
 
     @property
     def explained_inputs(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,8 +40,10 @@ class ExplainedSettings(Settings):
     joined: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
 
     @classmethod
-    def of(cls, graph: GraphConfig, images: int, joined: Mapping[str, Any]) -> ExplainedSettings:
-        """What the configuration's group explains of so many ``images``."""
+    def of(
+        cls, graph: GraphConfig, classes: Sequence[int], images: int, joined: Mapping[str, Any]
+    ) -> ExplainedSettings:
+        """What the configuration's group, whose ``classes`` are these, explains of so many ``images``."""
         most = graph.images_per_class
         caps: dict[str, Any] = {"images_per_class": most}
         if graph.scope is Scope["dataset"]:
@@ -50,7 +52,7 @@ class ExplainedSettings(Settings):
                 caps["images_per_class"] = graph.limit
             elif most < images or graph.limit is not None:
                 caps |= {"capped": "each predicted class", "limit": graph.limit}
-        return cls(graph.scope, tuple(graph.classes), graph.image, graph.images, **caps, joined=joined)
+        return cls(graph.scope, tuple(classes), graph.image, graph.images, **caps, joined=joined)
 
     @property
     def caps(self) -> tuple[int | None, int | None]:
@@ -106,12 +108,17 @@ def check_scope(graph: GraphConfig) -> None:
     """
     if graph.scope is Scope["image"] and graph.image is None:
         raise UserError("graph.scope=image needs graph.image=SAMPLE_ID, the image's path below data.root")
+    _check_count(graph, graph.classes)
+
+
+def _check_count(graph: GraphConfig, classes: Sequence[int | str]) -> None:
+    """Refuse another number of different classes than the scope has; the same class may have been given twice."""
     if graph.scope in (Scope["image"], Scope["dataset"]):
         return
     wanted = (
-        ["LABELLED", "ANSWERED"] if graph.scope is Scope["error"] else ["INDEX"] * (2 - (graph.scope is Scope["class"]))
+        ["LABELLED", "ANSWERED"] if graph.scope is Scope["error"] else ["CLASS"] * (2 - (graph.scope is Scope["class"]))
     )
-    if len(set(graph.classes)) != len(wanted):
+    if len(set(classes)) != len(wanted):
         raise UserError(
             f"graph.scope={graph.scope.value} explains {len(wanted)} class{'es' if len(wanted) > 1 else ''}, "
             f"but graph.classes={graph.classes}: give graph.classes=[{','.join(wanted)}]"
@@ -191,13 +198,15 @@ def check_classes(ctx: Context) -> None:
     graph = ctx.config.graph
     if graph.scope not in (Scope["class"], Scope["pair"], Scope["error"]):
         return
-    for index in graph.classes:
+    classes = ctx.explained_classes
+    _check_count(graph, classes)
+    for index in classes:
         _check_class(index, ctx.outputs)
     error = graph.scope is Scope["error"]
     if error or graph.images is Images.labelled:
         ctx.class_labels.require("graph.scope=error" if error else "graph.images=labelled")
         labels = ctx.class_labels.classes(np.array([sample.label for sample in ctx.data.samples]))
-        for index in graph.classes[:1] if error else graph.classes:
+        for index in classes[:1] if error else classes:
             _members(labels, index, ctx.class_names, Images.labelled)
 
 

@@ -64,7 +64,8 @@ def job(
         pairs: (lower, upper) → trace between adjacent layers.
         measured: "lower->upper" → measured effects of the lower layer's concepts, where there are any.
     """
-    graph = KeptSettings(**{one.name: getattr(ctx.config.graph, one.name) for one in fields(KeptSettings)})
+    given = {one.name: getattr(ctx.config.graph, one.name) for one in fields(KeptSettings)}
+    graph = KeptSettings(**{**given, "classes": ctx.explained_classes})
     parents = {"logits": logits, **{f"class {layer}": spec for layer, spec in to_class.items()}}
     parents |= {f"{lower}->{upper}": spec for (lower, upper), spec in pairs.items()}
     parents |= {f"effects {unit}": spec for unit, spec in measured.items()}

@@ -61,7 +61,7 @@ def path_of(config: Config, upper: str) -> PathSettings:
 
 def explained_of(ctx: Context) -> ExplainedSettings:
     """Which images are explained."""
-    return ExplainedSettings.of(ctx.config.graph, len(ctx.data), ctx.explained_inputs)
+    return ExplainedSettings.of(ctx.config.graph, ctx.explained_classes, len(ctx.data), ctx.explained_inputs)
 
 
 def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:

@@ -26,6 +26,7 @@ from vismech.measures.shortcut.settings import ShortcutSettings, StrengthSetting
 from vismech.passes.start import run_loop
 from vismech.sources.data import half_of
 from vismech.sources.groups import Groups, read_groups
+from vismech.sources.labels import class_index
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import effects as effects_stage
 from vismech.stages.context import Context, Job, Plan
@@ -52,7 +53,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     ids = [sample.id for sample in ctx.measured.samples]
     groups = read_groups(ctx.config.data.groups, ids)
     attribute = _attribute(edit.attribute, edit.present, groups)
-    if graph.scope is not Scope["class"] or list(graph.classes) != [target]:
+    if graph.scope is not Scope["class"] or ctx.explained_classes != [target]:
         raise UserError(
             f"evaluate.kinds=shortcut ranks concepts by what they do for edit.target={target}: give graph=class and "
             f"graph.classes=[{target}]"
@@ -108,9 +109,11 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
 
 
 def _target(ctx: Context) -> int:
-    target = ctx.config.edit.target
+    given = ctx.config.edit.target
+    names = ctx.class_names if isinstance(given, str) else {}
+    target = None if given is None else class_index("edit.target", given, names)
     if target is None or not 0 <= target < ctx.outputs:
-        raise UserError(f"edit.target={target}: give the class that goes with the attribute, 0 to {ctx.outputs - 1}")
+        raise UserError(f"edit.target={given}: give the class that goes with the attribute, 0 to {ctx.outputs - 1}")
     return target
 
 
