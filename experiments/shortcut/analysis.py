@@ -22,6 +22,7 @@ from matplotlib import pyplot as plt
 from summary import compare
 
 HERE = Path(__file__).parent
+WIDE = 3
 ORDERS = {"attribute": "#1f8f86", "gig": "#0b57a4", "effect": "#7d4aa5", "random": "#8a8f98"}
 
 
@@ -58,30 +59,32 @@ def figure(table: pd.DataFrame, path: Path) -> None:
     dictionary and layer."""
     chosen = table[(table.half == "confirming") & (table.edit == "zero") & table.metric.isin(["scr", "collateral"])]
     means = chosen.groupby(["dictionary", "layer", "order", "metric", "count"], sort=False).value.mean().reset_index()
-    dictionaries, layers = list(dict.fromkeys(means.dictionary)), sorted(set(means.layer))
+    pairs = list(dict.fromkeys(zip(means.dictionary, means.layer, strict=True)))
     plt.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans"})
-    size = (2.9 * len(layers) + 0.6, 2.1 * len(dictionaries) + 0.8)
-    grid = plt.subplots(len(dictionaries), len(layers), figsize=size, squeeze=False, layout="constrained", sharey=True)
-    drawn, panels = grid
-    for dictionary, row in zip(dictionaries, panels, strict=True):
-        for layer, panel in zip(layers, row, strict=True):
-            here = means[(means.dictionary == dictionary) & (means.layer == layer)]
-            for order, colour in ORDERS.items():
-                for metric, line in (("collateral", "dashed"), ("scr", "solid")):
-                    part = here[(here.order == order) & (here.metric == metric)]
-                    panel.plot(part["count"], part.value, color=colour, ls=line, lw=1.6, label=order)
-            panel.set_xscale("log")
-            panel.set_ylim(-0.4, 1.3)
-            for height in (0, 1):
-                panel.axhline(height, color="#c9d0d9", lw=0.8)
-            panel.set_title(f"{dictionary}, {layer}" if len(here) else "", fontsize=9)
-            panel.set_axis_on() if len(here) else panel.set_axis_off()
-            for side in ("top", "right"):
-                panel.spines[side].set_visible(False)
+    rows = -(-len(pairs) // WIDE)
+    size = (2.9 * WIDE + 0.6, 2.2 * rows + 0.8)
+    drawn, panels = plt.subplots(rows, WIDE, figsize=size, squeeze=False, layout="constrained", sharey=True)
+    for panel in panels.flat[len(pairs) :]:
+        panel.set_visible(False)
+    for (dictionary, layer), panel in zip(pairs, panels.flat, strict=False):
+        here = means[(means.dictionary == dictionary) & (means.layer == layer)]
+        for order, colour in ORDERS.items():
+            for metric, line in (("collateral", "dashed"), ("scr", "solid")):
+                part = here[(here.order == order) & (here.metric == metric)]
+                panel.plot(part["count"], part.value, color=colour, ls=line, lw=1.6, label=order)
+        panel.set_xscale("log")
+        panel.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+        panel.minorticks_off()
+        panel.set_ylim(-0.4, 1.3)
+        for height in (0, 1):
+            panel.axhline(height, color="#c9d0d9", lw=0.8)
+        panel.set_title(f"{dictionary}, {layer}", fontsize=9)
+        for side in ("top", "right"):
+            panel.spines[side].set_visible(False)
     drawn.supxlabel("concepts removed", fontsize=9)
     drawn.supylabel("SCR; dashed: accuracy lost", fontsize=9)
-    handles, labels = panels[0, -1].get_legend_handles_labels()
-    distinct = dict(zip(reversed(labels), reversed(handles), strict=True))
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    distinct = dict(zip(labels, handles, strict=True))
     drawn.legend([*distinct.values()], [*distinct], loc="outside upper center", ncols=4, frameon=False)
     drawn.savefig(path, dpi=200)
     plt.close(drawn)
@@ -96,7 +99,7 @@ def main() -> None:
     table = pd.concat([read(run) for run in options.runs], ignore_index=True)
     table = table[["network", *table.columns.drop("network")]]
     options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "shortcut.csv", index=False, float_format="%.6g")
+    table[table.half != "choosing"].to_csv(options.out / "shortcut.csv", index=False, float_format="%.4g")
     show(table)
     figure(table, options.out / "shortcut.png")
     fine = True
