@@ -166,7 +166,7 @@ def test_class_effects_are_means_over_images_that_have_the_concept() -> None:
     active[:40, 0], active[40:60, 0], active[40:, 1] = True, True, True
     probability = np.where(active, 0.5, 0.0)
     probability[40:, 1] = -0.2
-    found = class_effects(labels, probability, 2 * probability, probability > 0, active)
+    found = class_effects(labels, probability, 2 * probability, (probability > 0).astype(float), active)
     assert found.classes.tolist() == [0, 3]
     assert found.effect[0, 0] == pytest.approx(0.5) and found.effect[1, 1] == pytest.approx(-0.2)
     assert np.isnan(found.effect[0, 1]) and np.isnan(found.effect[1, 0])  # none, and 20 images only

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from browse import NEEDS_BROWSER, VISIBLE, card, choose, concept, eventually, resize, slide, title
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from browser.browse import NEEDS_BROWSER, VISIBLE, card, choose, concept, eventually, resize, slide, title
 from report_sample import sample_graph, sample_report
 from vismech.report.layout import default_links
 from vismech.report.page import render_page

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from browse import NEEDS_BROWSER, resize
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from browser.browse import NEEDS_BROWSER, resize
 from report_sample import sample_graph, sample_report
 from vismech.report.page import Section, render_page
 

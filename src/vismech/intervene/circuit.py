@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from vismech.attribution.gig import Segment
@@ -25,10 +25,10 @@ def circuit_forward(
     segments: Sequence[Segment],
     layers: Sequence[Layer],
     first: Tensor | Coded,
-    kept: Sequence[Bool[Tensor, "r k"]],
-    values: Sequence[Float[Tensor, "*r k"]],
+    kept: Sequence[Tensor],
+    values: Sequence[Tensor],
     errors: CircuitErrors = CircuitErrors.keep,
-    clean: Sequence[Float[Tensor, "r p c"]] | None = None,
+    clean: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """What the last segment answers [R, …].
 
@@ -36,10 +36,10 @@ def circuit_forward(
         segments: from each layer to the next, the last one to the output.
         layers: each layer's layout and concepts.
         first: the first layer's activation [R, …], or its code where that is known already.
-        kept: concepts inside of the circuit, for each row and layer.
-        values: a_q of those outside: a number for each concept, or codes of another image [R, P, K].
+        kept: concepts inside of the circuit, for each layer [R, K].
+        values: a_q of those outside, for each layer: a number for each concept [K], or another image's codes [R, P, K].
         errors: which residual goes on.
-        clean: the clean residuals of each layer, for ``errors=node``.
+        clean: the clean residuals of each layer [R, P, C], for ``errors=node``.
     """
     coded = first if isinstance(first, Coded) else layers[0].code(first)
     answer = coded.clean

@@ -72,7 +72,7 @@ def class_effects(
     return ClassEffects(classes, *(np.stack(part) for part in zip(*found, strict=True)))
 
 
-def counts_as_effect(effect: Float[np.ndarray, "y q"]) -> Bool[np.ndarray, "y q"]:
+def counts_as_effect(effect: Float[np.ndarray, "*y q"]) -> Bool[np.ndarray, "*y q"]:
     """Whether D exists and is more than rounding."""
     return np.abs(np.nan_to_num(effect)) > LEAST_EFFECT
 

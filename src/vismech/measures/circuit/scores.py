@@ -24,9 +24,9 @@ def counts(concepts: int) -> Int[np.ndarray, " s"]:
 
 
 def faithfulness(
-    values: Float[np.ndarray, "*d s"], empty: Float[np.ndarray, "*d"], clean: Float[np.ndarray, "*d"]
+    values: Float[np.ndarray, "*d s"], empty: Float[np.ndarray, "*e"], clean: Float[np.ndarray, "*e"]
 ) -> Float[np.ndarray, "*d s"]:
-    """f from means over images; NaN where removing everything changes nothing."""
+    """f from means over images, both ends the same for every circuit; NaN where removing everything changes nothing."""
     whole = (clean - empty)[..., None]
     return np.divide(values - empty[..., None], whole, out=np.full(np.shape(values), np.nan), where=whole != 0)
 
@@ -46,7 +46,7 @@ def areas(found: Float[np.ndarray, "*d s"]) -> dict[str, np.ndarray]:
 
 
 def _area(values: Float[np.ndarray, "*d s"], at: Float[np.ndarray, " s"]) -> np.ndarray:
-    return ((values[..., 1:] + values[..., :-1]) / 2 * np.diff(at)).sum(-1)
+    return np.asarray(((values[..., 1:] + values[..., :-1]) / 2 * np.diff(at)).sum(-1))
 
 
 def smallest(found: Float[np.ndarray, " s"]) -> int | None:
