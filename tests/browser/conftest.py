@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    from browse import start
+    from browser.browse import start
 
     driver = start(tmp_path_factory.mktemp("profile"))
     yield driver
