@@ -36,7 +36,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(PYTEST) $(SHAPES)
+	$(PYTEST) $(SHAPES) -m "not slow"
 
 slow: $(VENV)/.dev
 	$(PYTEST) $(SHAPES) -m "slow or not slow or gpu"

@@ -11,6 +11,8 @@ from tiny import images, outputs, same
 from vismech.errors import UserError
 from vismech.network.cut import LOGITS, ExportedNetwork, open_network
 
+pytestmark = pytest.mark.thorough
+
 
 def vision_transformer(layers: int) -> nn.Module:
     """ViT-B/16 for images of 64 pixels, with so many of its twelve blocks."""

@@ -20,6 +20,8 @@ from vismech.network.capture import operation
 from vismech.network.cut import LOGITS, PIXELS, ExportedNetwork, HookedNetwork, Network, open_network
 from vismech.network.pfv import layout_of
 
+pytestmark = pytest.mark.thorough
+
 SHAPE = (8, 6, 4)
 
 

@@ -12,6 +12,8 @@ from vismech.network.cut import Network, open_network
 from vismech.receptive_field import SharingRatios, sharing_ratios
 from vismech.sources.models import open_model
 
+pytestmark = pytest.mark.thorough
+
 slow = pytest.mark.slow
 
 

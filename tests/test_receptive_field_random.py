@@ -15,6 +15,8 @@ from vismech.errors import UserError
 from vismech.network.cut import open_network
 from vismech.receptive_field import sharing_ratios
 
+pytestmark = pytest.mark.thorough
+
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Tanh)
 LIFTING = (nn.Sigmoid, nn.Softplus)  # 0 does not stay 0
 

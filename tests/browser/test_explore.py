@@ -20,7 +20,7 @@ from browser.browse import NEEDS_BROWSER, VISIBLE, card, choose, concept, eventu
 from report_sample import sample_graph, sample_report
 from vismech.report.page import render_page
 
-pytestmark = NEEDS_BROWSER
+pytestmark = [*NEEDS_BROWSER, pytest.mark.thorough]
 HOSTILE = "<img src=x onerror=alert(1)> \"q\" & 'r' 🦩 שלום"
 FRAGMENT = "return location.hash.slice(1)"
 DRAWN = (

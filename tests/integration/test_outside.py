@@ -16,6 +16,8 @@ from vismech.config.composition import choices
 from vismech.errors import UserError
 from vismech.finished.configuration import config_of
 
+pytestmark = pytest.mark.thorough
+
 OUTSIDE = Path(__file__).parents[1] / "outside"
 GROUPS = ("model", "data", "dictionary", "attribute", "evaluate", "report")
 

@@ -28,6 +28,8 @@ from vismech.passes.batches import PaddedBatches
 from vismech.stages.pipeline import open_context
 from vismech.stages.run import run
 
+pytestmark = pytest.mark.thorough
+
 OTHERS: dict[str, dict[str, Any]] = {
     "mean": {"baseline": Baseline.mean},
     "blank": {"baseline": Baseline.blank},

@@ -10,6 +10,8 @@ from vismech.config.schema import Config
 from vismech.stages.context import Context
 from vismech.stages.pipeline import make_plan, open_context
 
+pytestmark = pytest.mark.thorough
+
 EDITS = [Evaluation.audit, Evaluation.shortcut]
 KINDS = [kind for kind in Evaluation if kind not in (Evaluation.planted, Evaluation.repair, *EDITS)]
 

@@ -22,7 +22,8 @@ from vismech.stages.run import run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*FAISS has no GPU support.*"),
-    pytest.mark.filterwarnings("ignore:.*no accelerator is found.*"),  # pinned memory
+    pytest.mark.filterwarnings("ignore:.*no accelerator is found.*"),  # pinned memory,
+    pytest.mark.thorough,
 ]
 
 
