@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -33,6 +35,25 @@ def compare(run: Path, expected: Path) -> bool:
         shown = "missing" if value is None else f"{value:.4g}"
         print(f"{'ok  ' if holds else 'FAIL'}  {name:<80} {shown:>10}  [{low:g}, {high:g}]")
     return fine
+
+
+def options(description: str) -> argparse.Namespace:
+    """``RUN [RUN …] --out FOLDER`` as typed; the folder is made."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path(), help="where to write the table and the figure")
+    found = parser.parse_args()
+    found.out.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def finish(runs: Iterable[Path], expected: Path) -> None:
+    """Compare every run; exit status 1 when an expected bound does not hold."""
+    fine = True
+    for run in runs:
+        print(f"\n{run.name}")
+        fine &= compare(run, expected)
+    sys.exit(0 if fine else 1)
 
 
 def strongest(run: Path, count: int = 5) -> None:

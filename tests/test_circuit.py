@@ -144,7 +144,8 @@ def test_the_edit_is_the_best_of_those_that_do_no_damage(answers) -> None:
     harmful = answers.labels.copy()
     harmful[:2] = [1, 0]
     edits = np.stack([answers.before, answers.clean, harmful, answers.clean], 1)
-    assert chosen(answers, edits) == 1
+    choice = chosen(answers, edits)
+    assert choice is not None and choice.place == 1 and choice.gain == pytest.approx(0.5)
     assert chosen(answers, edits[:, 2:3]) is None
 
 

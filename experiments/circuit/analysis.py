@@ -6,7 +6,6 @@ tables, with the run's name) and ``circuit.png`` (faithfulness over the number o
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-from summary import compare, name_of
+from summary import finish, name_of, options
 
 HERE = Path(__file__).parent
 ORDERS = ("gig", "u_x_gradient", "effect", "random")
@@ -79,23 +78,15 @@ def figure(curves: pd.DataFrame, path: Path, order: str = "gig") -> None:
 
 def main() -> None:
     """Exit status 1 when an expected bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to write the table and the figure")
-    options = parser.parse_args()
-    table = pd.concat([read(run, "circuit") for run in options.runs], ignore_index=True)
-    curves = pd.concat([read(run, "curves") for run in options.runs], ignore_index=True)
-    options.out.mkdir(parents=True, exist_ok=True)
+    given = options(__doc__)
+    table = pd.concat([read(run, "circuit") for run in given.runs], ignore_index=True)
+    curves = pd.concat([read(run, "curves") for run in given.runs], ignore_index=True)
     table[["network", *table.columns.drop("network")]].to_csv(
-        options.out / "circuit.csv", index=False, float_format="%.6g"
+        given.out / "circuit.csv", index=False, float_format="%.6g"
     )
     show(table)
-    figure(curves, options.out / "circuit.png")
-    fine = True
-    for run in options.runs:
-        print(f"\n{run.name}")
-        fine &= compare(run, HERE / "expected.json")
-    sys.exit(0 if fine else 1)
+    figure(curves, given.out / "circuit.png")
+    finish(given.runs, HERE / "expected.json")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ with network, path and edit) and ``effects.png`` (rank correlation within images
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-from summary import compare, name_of
+from summary import finish, name_of, options
 
 HERE = Path(__file__).parent
 ORDERS = {"gig": "#0b57a4", "u_x_gradient": "#d1660c", "magnitude": "#8a8f98"}
@@ -86,21 +85,13 @@ def figure(table: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     """Exit status 1 when an expected bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to write the table and the figure")
-    options = parser.parse_args()
-    table = pd.concat([read(run) for run in options.runs], ignore_index=True)
+    given = options(__doc__)
+    table = pd.concat([read(run) for run in given.runs], ignore_index=True)
     table = table[["network", "along", *table.columns.drop(["network", "along"])]]
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "effects.csv", index=False, float_format="%.6g")
+    table.to_csv(given.out / "effects.csv", index=False, float_format="%.6g")
     show(table)
-    figure(table, options.out / "effects.png")
-    fine = True
-    for run in options.runs:
-        print(f"\n{run.name}")
-        fine &= compare(run, HERE / "expected.json")
-    sys.exit(0 if fine else 1)
+    figure(table, given.out / "effects.png")
+    finish(given.runs, HERE / "expected.json")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Prints repair and damage of every layer and order, pooled over the runs' errors,
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-from summary import compare
+from summary import finish, options
 
 
 class Selection(NamedTuple):
@@ -108,23 +107,15 @@ def figure(rates: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     """Exit status 1 when an expected bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to write the table and the figure")
-    options = parser.parse_args()
-    tables = [pd.read_csv(run / "tables/repair.csv").assign(error=error_of(run)) for run in options.runs]
+    given = options(__doc__)
+    tables = [pd.read_csv(run / "tables/repair.csv").assign(error=error_of(run)) for run in given.runs]
     table = pd.concat(tables, ignore_index=True)
     table = table[["error", *table.columns.drop("error")]]
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "repair.csv", index=False, float_format="%.6g")
+    table.to_csv(given.out / "repair.csv", index=False, float_format="%.6g")
     rates = pooled(table)
     show(table, rates)
-    figure(rates, options.out / "errors.png")
-    fine = True
-    for run in options.runs:
-        print(f"\n{error_of(run)}")
-        fine &= compare(run, HERE / "expected.json")
-    sys.exit(0 if fine else 1)
+    figure(rates, given.out / "errors.png")
+    finish(given.runs, HERE / "expected.json")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ half, and where the stamp's concept stands in the orders that know nothing of th
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-from summary import compare
+from summary import finish, options
 
 HERE = Path(__file__).parent
 WIDE = 3
@@ -92,22 +91,16 @@ def figure(table: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     """Exit status 1 when an expected bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to write the table and the figure")
-    options = parser.parse_args()
-    table = pd.concat([read(run) for run in options.runs], ignore_index=True)
+    given = options(__doc__)
+    table = pd.concat([read(run) for run in given.runs], ignore_index=True)
     table = table[["network", *table.columns.drop("network")]]
-    options.out.mkdir(parents=True, exist_ok=True)
-    table[table.half != "choosing"].to_csv(options.out / "shortcut.csv", index=False, float_format="%.4g")
+    table[table.half != "choosing"].to_csv(given.out / "shortcut.csv", index=False, float_format="%.4g")
     show(table)
-    figure(table, options.out / "shortcut.png")
-    fine = True
-    for run in options.runs:
-        if set(pd.read_csv(run / "tables/shortcut.csv").dictionary) == {"bisecting"}:
-            print(f"\n{run.name}")
-            fine &= compare(run, HERE / "expected.json")
-    sys.exit(0 if fine else 1)
+    figure(table, given.out / "shortcut.png")
+    finish(
+        (run for run in given.runs if set(pd.read_csv(run / "tables/shortcut.csv").dictionary) == {"bisecting"}),
+        HERE / "expected.json",
+    )
 
 
 if __name__ == "__main__":

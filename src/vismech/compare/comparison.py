@@ -26,7 +26,7 @@ LOWER = frozenset(["gap_median", "gap_p95", "step_change"]).union(*(one.LOWER fo
 NEUTRAL = frozenset(
     [
         *("share_median", "steps_mean", "steps_max", "nodes", "links"),
-        *("absent_targets", "still_targets", "uncrossed_targets"),
+        *("absent_targets", "still_targets", "uncrossed_targets", "slope", "achieved"),
     ]
 ).union(*(one.NEUTRAL for one in MEASURES))
 """Metrics that describe and do not rank: sizes, what was left out, controls, chance levels."""

@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import torch
-
 from vismech.config.choices import EditValue
-from vismech.dictionaries import Dictionary
 from vismech.edit.edited import LayerEdit
 from vismech.edit.saved import ModelEdit
 from vismech.edit.told import tell
 from vismech.finished.opened import Opened
 from vismech.intervene.coded import Layer
-from vismech.intervene.edits import Edit, mean_codes
-from vismech.passes.progress import track
-
-# Vectors that are coded at once.
-CHUNK = 4096
+from vismech.intervene.edits import Edit
+from vismech.stages.effects import mean_of_vectors
 
 
 def edit_of(
@@ -29,7 +22,7 @@ def edit_of(
 ) -> ModelEdit:
     """The edit that sets concepts to a value.
 
-    The mean is that of the codes of the run's extracted vectors: over its images, and over the positions that it drew.
+    The mean is that of measured effects and circuits: over extracted vectors of the run, evenly spread over its images.
 
     Args:
         opened: the run.
@@ -51,21 +44,10 @@ def edit_of(
             tell(layer.dictionary, name)  # before anything is coded
             chosen = tuple(sorted(concepts[name]))
             Edit(chosen).check(layer, name)
-            means = _means(opened, name, layer.dictionary, chosen) if value is EditValue.mean else ()
+            means: tuple[float, ...] = ()
+            if value is EditValue.mean:
+                found = mean_of_vectors(opened.ctx, opened.plan.vectors[name], layer)
+                means = tuple(found[list(chosen)].tolist())
             layers[name] = LayerEdit(layer, (Edit(chosen, value, scale, means),))
     identity = opened.ctx.outline.identity
     return ModelEdit(layers, identity["name"], identity["weights"])
-
-
-def _means(opened: Opened, name: str, dictionary: Dictionary, concepts: Sequence[int]) -> tuple[float, ...]:
-    ctx = opened.ctx
-    vectors = ctx.store.open(opened.plan.vectors[name]).array("vectors.npy")  # [B, P, C]
-    dictionary, images = dictionary.to(ctx.device), max(1, CHUNK // vectors.shape[1])
-    starts = range(0, len(vectors), images)
-    codes = [
-        dictionary.encode(torch.from_numpy(np.array(vectors[start : start + images])).to(ctx.device))[
-            ..., list(concepts)
-        ]
-        for start in track(starts, f"codes of {name}", len(starts))
-    ]
-    return tuple(mean_codes(codes).tolist())

@@ -5,6 +5,7 @@ Legend: N images, T targets, Q sources, D resamples.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,12 @@ from jaxtyping import Bool, Float
 
 LEAST = 3
 """Sources of a target that a correlation is taken over, at least."""
+
+
+@functools.lru_cache(maxsize=8)
+def resamples(count: int, draws: int, seed: int) -> Float[np.ndarray, "d n"]:
+    """Weights of the cases in each resample (Efron 1979): the mean of a resample is its row times the cases."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws) / count
 
 
 class Agreement(NamedTuple):
@@ -55,8 +62,7 @@ def agreements(
     edges, effects = (np.where(present[..., None], part, 0).astype(np.float64) for part in (edges, effects))
     active = present[..., None] & ((edges != 0) | (effects != 0))
     rows = np.array([_within(*one) for one in zip(edges, effects, active, strict=True)])
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(len(edges), np.full(len(edges), 1 / len(edges)), draws) / len(edges)
+    weights = resamples(len(edges), draws, seed)
     for metric, column in zip(("rank_correlation", "pearson", "sign_agreement"), rows.T, strict=True):
         defined = np.isfinite(column)
         if defined.any():
@@ -137,8 +143,7 @@ def mean_effects(effects: Float[np.ndarray, "n *t q"], draws: int = 1000, seed: 
     mean = effects.mean(0)
     if len(effects) == 1:
         return MeanEffect(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    weights = np.random.default_rng(seed).multinomial(len(effects), np.full(len(effects), 1 / len(effects)), draws)
-    again = np.tensordot(weights / len(effects), effects, 1)
+    again = np.tensordot(resamples(len(effects), draws, seed), effects, 1)
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
     return MeanEffect(mean, low, high)
 

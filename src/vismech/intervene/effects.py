@@ -86,7 +86,7 @@ def answers_without(
 def _padded(read: Read, activation: Tensor, image: Int[Tensor, " r"]) -> Float[Tensor, "r t"]:
     """As many rows as are wanted of a whole multiple: a row's last digits depend on how many are passed with it."""
     spare = -len(image) % ROW_MULTIPLE
-    place = torch.cat([torch.arange(len(image)), torch.full((spare,), len(image) - 1)]).to(image.device)
+    place = torch.arange(len(image) + spare, device=image.device).clamp(max=len(image) - 1)
     return read(activation[place], image[place])[: len(image)]
 
 

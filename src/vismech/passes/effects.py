@@ -24,12 +24,11 @@ from vismech.intervene.effects import achieved, measured_effects
 from vismech.network.layers import LOGITS
 from vismech.passes.donors import donor_images
 from vismech.passes.loop import Columns, ImageLoop
-from vismech.passes.trace import UpperConcepts
+from vismech.passes.trace import NOT_CHECKED, UpperConcepts
 from vismech.store.rows import Column
 
 AT_END = Integral(rule=Rule.riemann_right, steps=1, mode=Mode.reverse)
 """One node, α = 1: ig's edges are then u × gradient there."""
-NOT_CHECKED = -1.0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from vismech.store.artifacts import Spec, plain
 from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 VERSION = 1
+TABLE_KEYS = ("dictionary", "code", "center", "mean_rule", "budget")
+"""The columns of :func:`table_keys`."""
 # At most one concept for each channel.
 BASES = (Method.pca, Method.channels, Method.rotation)
 CLUSTERINGS = (Method.bisecting, Method.kmeans)

@@ -18,9 +18,9 @@ from vismech.intervene.agreement import agreements, contradicted, mean_effects
 from vismech.intervene.coded import Layer
 from vismech.intervene.edits import Edit, mean_codes
 from vismech.network.layers import LOGITS
-from vismech.passes.effects import NOT_CHECKED, Edited, EffectsLoop, effect_columns
+from vismech.passes.effects import Edited, EffectsLoop, effect_columns
 from vismech.passes.start import run_loop
-from vismech.passes.trace import UpperConcepts
+from vismech.passes.trace import NOT_CHECKED, UpperConcepts
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import Explained

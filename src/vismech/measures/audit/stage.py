@@ -26,12 +26,12 @@ from vismech.measures.audit.scores import (
 )
 from vismech.measures.base import TRACED, Kind, measured_rows
 from vismech.measures.images import MeasuredSettings, measured_indices, measured_of, measured_parents
-from vismech.network.cut import ExportedNetwork
+from vismech.measures.localization.stage import has_fields
 from vismech.passes.start import run_loop
-from vismech.receptive_field import sharing_ratios
 from vismech.sources.groups import Groups, read_groups
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.dictionary import TABLE_KEYS
 from vismech.stages.effects import mean_of_vectors
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
@@ -42,8 +42,7 @@ from vismech.store.rows import Rows
 from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 VERSION = 1
-DICTIONARY = ["dictionary", "code", "center", "mean_rule", "budget"]
-KEYS = ["layer", "class", "concept", *DICTIONARY, "k", "edit"]
+KEYS = ["layer", "class", "concept", *TABLE_KEYS, "k", "edit"]
 LOOKED = 64
 """Images whose concepts are localised, where boxes are given."""
 
@@ -139,6 +138,7 @@ def compute(work: Work, specs: Mapping[str, Spec[AuditSettings]]) -> None:
         if wanted.edit is EditValue.mean:
             means = tuple(mean_of_vectors(work, spec.parents["vectors"], layers[layer])[list(chosen)].tolist())
         edits[layer] = Edit(chosen, wanted.edit, means=means)
+    mapped = frozenset(layer for layer in layers if boxes is not None and has_fields(work, layer))
     with ExitStack() as stack:
         folders = {layer: stack.enter_context(work.store.writer(spec, resume=True)) for layer, spec in specs.items()}
         rows = {
@@ -156,25 +156,15 @@ def compute(work: Work, specs: Mapping[str, Spec[AuditSettings]]) -> None:
             labels=labels,
             boxes=None if boxes is None else boxes[indices],
             looked=frozenset(spread(list(range(len(indices))), LOOKED)),
-            mapped=frozenset() if boxes is None else frozenset(layer for layer in layers if _mapped(work, layer)),
+            mapped=mapped,
         )
         run_loop(loop)
         for layer, folder in folders.items():
             kept = rows[layer].finish()
             some_kept(kept)
             (folder / "images.json").write_bytes(compact(write_images(work, kept, indices, work.measured)))
-            write_json(folder / "audit.json", {"concepts": list(edits[layer].concepts)})
-
-
-def _mapped(work: Work, layer: str) -> bool:
-    """Whether sharing ratios tell a layer's receptive fields."""
-    if not isinstance(work.network, ExportedNetwork):
-        return False
-    try:
-        sharing_ratios(work.network, work.model.preprocess(work.measured.load(0))[None], layers=[layer])
-    except UserError:
-        return False
-    return True
+            facts = {"concepts": list(edits[layer].concepts), "fields": layer in mapped}
+            write_json(folder / "audit.json", facts)
 
 
 def rows(work: Work, plan: Plan) -> pd.DataFrame:
@@ -189,7 +179,9 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
 
 def _layer_rows(work: Work, plan: Plan, spec: Spec[AuditSettings]) -> Iterator[dict[str, Any]]:
     wanted, artifact = spec.settings, work.store.open(spec)
-    images, concepts = read_images(artifact), artifact.json("audit.json")["concepts"]
+    images, facts = read_images(artifact), artifact.json("audit.json")
+    concepts = facts["concepts"]
+    looked = "share of the receptive field" if facts["fields"] else "share of the upsampled code"
     labels = work.measured_labels.classes(images.labels)
     arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in audit_columns(0)}
     probability, logit, right = (arrays[name].astype(np.float64) for name in ("probability", "logit", "right"))
@@ -222,7 +214,7 @@ def _layer_rows(work: Work, plan: Plan, spec: Spec[AuditSettings]) -> Iterator[d
                 numbers.append((f"entropy_{name}", values[column], own.sum(), None, None, "share of log groups"))
             seen = inside[:, column][np.isfinite(inside[:, column])]
             if len(seen):
-                numbers.append(("inside", seen.mean(), len(seen), None, None, "share of the receptive field"))
+                numbers.append(("inside", seen.mean(), len(seen), None, None, looked))
             for one in numbers:
                 if np.isfinite(one[1]):
                     yield {**here, **dict(zip(TAIL, one, strict=True))}

@@ -31,6 +31,7 @@ from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import effects as effects_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.dictionary import TABLE_KEYS
 from vismech.stages.effects import EffectSettings, mean_of_vectors
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.trace import TraceSettings, read_explained
@@ -40,8 +41,7 @@ from vismech.store.rows import Rows
 from vismech.store.settings import Settings
 
 VERSION = 1
-DICTIONARY = ["dictionary", "code", "center", "mean_rule", "budget"]
-KEYS = ["order", "score", "edit", "errors", *DICTIONARY]
+KEYS = ["order", "score", "edit", "errors", *TABLE_KEYS]
 FEW = 5
 """Concepts of each layer that the drawn circuit of a half holds, at most, where the graph keeps more."""
 
@@ -113,8 +113,7 @@ def compute(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> None:
             own = ranking.parents["importance"]
             layer = Layer(work.layout(name), dictionary_stage.read(work, own.parents["dictionary"], traced.coding))
             layers[name] = layer
-            zeros = torch.zeros(layer.dictionary.k)
-            means[name] = zeros
+            means[name] = torch.zeros(layer.dictionary.k)
             if wanted.edit is EditValue.mean:
                 means[name] = mean_of_vectors(work, ranking.parents["vectors"], layer).to(layer.dictionary.atoms)
             strengths[name] = Strengths.of(work, ranking)

@@ -85,13 +85,18 @@ def compute(work: Work, specs: Mapping[str, Spec[LocalizationSettings]]) -> None
 
 
 def _regions(work: Work, layer: str) -> list[Region]:
-    """All regions, without receptive fields where sharing ratios have no rule on the way to ``layer``."""
+    """All regions, without receptive fields where the layer has none."""
+    return [region for region in Region if region is not Region.receptive_fields or has_fields(work, layer)]
+
+
+def has_fields(work: Work, layer: str) -> bool:
+    """Whether sharing ratios have a rule for all on the way to ``layer``; where not, the log says why."""
     try:
         sharing_ratios(work.network, work.model.example[:1], layers=[layer])
     except UserError as error:
         log.warning("%s is localised without receptive fields: %s", layer, error)
-        return [region for region in Region if region is not Region.receptive_fields]
-    return list(Region)
+        return False
+    return True
 
 
 def rows(work: Work, plan: Plan) -> pd.DataFrame:

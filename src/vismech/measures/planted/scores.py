@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vismech.intervene.agreement import spearman
+
 ROUNDING = 1e-5
 """Edges below this share of the largest are zero: they are the rounding of sums that cancel."""
 RECOVERED = 0.9
@@ -42,14 +44,12 @@ def score(edges: Float[Tensor, "n t q"], known: Bool[np.ndarray, "t q"], effects
     Raises:
         FloatingPointError: an edge that is not finite.
     """
-    from scipy.stats import rankdata  # slow to import, and few runs plant circuits
-
     if not bool(edges.isfinite().all()):
         raise FloatingPointError("an edge is not finite")
     signed, absolute = (_rounded(part.double().mean(0).numpy()) for part in (edges, edges.abs()))
     effects = _rounded(effects)
     constant = np.ptp(signed) == 0 or np.ptp(effects) == 0
-    correlation = 0.0 if constant else float(np.corrcoef(rankdata(signed), rankdata(effects))[0, 1])
+    correlation = 0.0 if constant else float(spearman(signed.reshape(1, -1), effects.reshape(1, -1))[0])
     moved = known & (effects != 0)
     return Scores(
         average_precision(np.abs(signed).ravel(), known.ravel()),

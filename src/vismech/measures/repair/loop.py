@@ -14,8 +14,8 @@ from vismech.draws import generator_of
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
 from vismech.intervene.effects import answers_without
-from vismech.measures.interlayer.loop import AT_END
 from vismech.measures.repair.scores import COUNTS, ORDERS, Selection, first_concepts, leading
+from vismech.passes.effects import AT_END
 from vismech.passes.loop import Columns
 from vismech.passes.trace import TraceLoop
 from vismech.store.rows import Column

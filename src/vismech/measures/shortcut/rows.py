@@ -13,6 +13,7 @@ from vismech.config.choices import EditOrder, EditValue, Evaluation, Half
 from vismech.measures.base import measured_rows
 from vismech.measures.shortcut.scores import (
     Answers,
+    Choice,
     by_attribute,
     chosen,
     confusion,
@@ -22,11 +23,11 @@ from vismech.measures.shortcut.scores import (
 from vismech.measures.shortcut.settings import ShortcutSettings, has_attribute
 from vismech.sources.data import half_of
 from vismech.stages.context import Plan
+from vismech.stages.dictionary import TABLE_KEYS
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, read_images
 
-DICTIONARY = ["dictionary", "code", "center", "mean_rule", "budget"]
-KEYS = ["layer", *DICTIONARY, "k", "order", "edit", "count", "half"]
+KEYS = ["layer", *TABLE_KEYS, "k", "order", "edit", "count", "half"]
 CHOSEN = "chosen"
 SHOWN = 20
 """Classes of which a confusion is told, at most."""
@@ -84,10 +85,9 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """Every edit on both halves; and of each order the edit that the choosing half chooses, of one layer and (layer
     ``chosen``) of all layers together, scored on the confirming half."""
     found: list[dict[str, Any]] = []
-    best: dict[tuple[EditOrder, ...], tuple[float, _Read, int]] = {}
+    best: dict[EditOrder, tuple[Choice, _Read]] = {}
     for one in _read(work, plan):
-        halves = _halves(one.ids)
-        for half, inside in halves.items():
+        for half, inside in _halves(one.ids).items():
             part = one.images.take(inside)
             base = {**one.base, "order": "none", "edit": "none", "count": 0, "half": half.value}
             found += _rows(base, part, part.before)
@@ -95,20 +95,25 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
                 here = {**base, "order": order.value, "edit": value.value, "count": count}
                 found += _rows(here, part, one.after[inside][:, place])
         found += list(_ranks(one))
-        part = one.images.take(halves[Half.choosing])
-        for order in one.wanted.orders:
-            places = [place for place, name in enumerate(one.names) if name[0] is order]
-            place = chosen(part, one.after[halves[Half.choosing]][:, places])
-            if place is None:
-                continue
-            edit = places[place]
-            found += _of_chosen({**one.base, "order": order.value}, one, edit)
-            right = (one.after[halves[Half.choosing]][:, edit] == part.labels)[part.contradicting].mean()
-            if (order,) not in best or right > best[(order,)][0]:
-                best[(order,)] = (float(right), one, edit)
-    for (order,), (_, one, edit) in best.items():
-        found += _of_chosen({**one.base, "layer": CHOSEN, "order": order.value}, one, edit)
+        for order, choice in _choices(one).items():
+            found += _of_chosen({**one.base, "order": order.value}, one, choice.place)
+            if order not in best or choice.gain > best[order][0].gain:
+                best[order] = choice, one
+    for order, (choice, one) in best.items():
+        found += _of_chosen({**one.base, "layer": CHOSEN, "order": order.value}, one, choice.place)
     return tidy(found, KEYS)
+
+
+def _choices(one: _Read) -> dict[EditOrder, Choice]:
+    """Of each order the edit that the choosing half chooses, where there is any."""
+    inside = _halves(one.ids)[Half.choosing]
+    part, found = one.images.take(inside), {}
+    for order in one.wanted.orders:
+        places = [place for place, name in enumerate(one.names) if name[0] is order]
+        choice = chosen(part, one.after[inside][:, places])
+        if choice is not None:
+            found[order] = choice._replace(place=places[choice.place])
+    return found
 
 
 def _of_chosen(base: dict[str, Any], one: _Read, edit: int) -> list[dict[str, Any]]:
@@ -168,16 +173,11 @@ def confusions(work: Work, plan: Plan) -> pd.DataFrame:
     """Shares of each class's answers before and after each layer's chosen edit, on the confirming half."""
     found = []
     for one in _read(work, plan):
-        inside = _halves(one.ids)
-        part = one.images.take(inside[Half.choosing])
-        for order in one.wanted.orders:
-            places = [place for place, name in enumerate(one.names) if name[0] is order]
-            place = chosen(part, one.after[inside[Half.choosing]][:, places])
-            if place is None or len(np.unique(one.images.labels)) > SHOWN:
-                continue
-            confirming = inside[Half.confirming] & one.images.attribute
-            after = one.after[:, places[place]]
-            for when, answers in (("before", one.images.before), ("after", after)):
+        if len(np.unique(one.images.labels)) > SHOWN:
+            continue
+        confirming = _halves(one.ids)[Half.confirming] & one.images.attribute
+        for order, choice in _choices(one).items():
+            for when, answers in (("before", one.images.before), ("after", one.after[:, choice.place])):
                 for label, answer, share in confusion(one.images.labels[confirming], answers[confirming], work.outputs):
                     names = {"true": work.class_name(label), "answer": work.class_name(answer)}
                     found.append({**one.base, "order": order.value, "when": when, **names, "share": share})

@@ -11,13 +11,14 @@ Legend: N images, E edits.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from vismech.intervene.agreement import resamples
 
 LEAST = 0.001
 MOST_DAMAGE = 0.005
@@ -98,12 +99,7 @@ def _resampled(values: np.ndarray, draws: int, seed: int) -> Float[np.ndarray, "
     """The mean, and the means of resamples: the same images for the same number of values and seed."""
     if not len(values):
         return np.full(1 + draws, np.nan)
-    return np.concatenate([[values.mean()], _weights(len(values), draws, seed) @ values.astype(np.float64)])
-
-
-@functools.lru_cache(maxsize=8)
-def _weights(count: int, draws: int, seed: int) -> Float[np.ndarray, "d n"]:
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws) / count
+    return np.concatenate([[values.mean()], resamples(len(values), draws, seed) @ values.astype(np.float64)])
 
 
 def _ends(means: Float[np.ndarray, " d"]) -> tuple[float, float, float]:
@@ -111,15 +107,25 @@ def _ends(means: Float[np.ndarray, " d"]) -> tuple[float, float, float]:
     return float(means[0]), float(low), float(high)
 
 
-def chosen(images: Answers, edits: Int[np.ndarray, "n e"]) -> int | None:
+class Choice(NamedTuple):
+    """An edit by its place, and what it is chosen by: the accuracy that contradicting images gain less its damage."""
+
+    place: int
+    gain: float
+
+
+def chosen(images: Answers, edits: Int[np.ndarray, "n e"]) -> Choice | None:
     """Of the edits that damage no more than :data:`MOST_DAMAGE` the one of most accuracy, on contradicting images
     and on those without s added up; the first of equals; None where every edit damages more."""
     here, without = images.contradicting, ~images.attribute
-    right = edits == images.labels[:, None]
-    gained = right[here].mean(0)
-    lost = (images.before == images.labels)[without].mean() - right[without].mean(0)
+    right, before = edits == images.labels[:, None], images.before == images.labels
+    lost = before[without].mean() - right[without].mean(0)
+    gain = right[here].mean(0) - before[here].mean() - lost
     allowed = np.flatnonzero(lost <= MOST_DAMAGE)
-    return int(allowed[(gained - lost)[allowed].argmax()]) if len(allowed) else None
+    if not len(allowed):
+        return None
+    place = int(allowed[gain[allowed].argmax()])
+    return Choice(place, float(gain[place]))
 
 
 def by_attribute(codes: Float[np.ndarray, "n k"], attribute: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:

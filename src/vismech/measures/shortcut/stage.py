@@ -180,9 +180,11 @@ def compute(work: Work, specs: Mapping[str, Spec[ShortcutSettings]]) -> None:
     for spec in specs.values():
         name, wanted = spec.settings.layer, spec.settings
         ordered = _orders(work, spec, layers[name].dictionary.k)
-        means = mean_of_vectors(work, spec.parents["vectors"], layers[name]).float()
+        becomes = {EditValue.zero: torch.zeros(layers[name].dictionary.k)}
+        if EditValue.mean in wanted.values:
+            becomes[EditValue.mean] = mean_of_vectors(work, spec.parents["vectors"], layers[name]).float()
         each = [
-            (ordered[order][:count], means if value is EditValue.mean else torch.zeros_like(means))
+            (ordered[order][:count], becomes[value])
             for order in wanted.orders
             for count in wanted.counts
             for value in wanted.values
