@@ -85,10 +85,16 @@ class DictionaryConfig:
     dictionary_learning: matrix factorisations; sae: sparse autoencoder; pca, channels, rotation (of the channels),
     random (unit vectors), random_pfv (vectors of the layer): controls. pca, channels and rotation have at most as many
     concepts as channels."""
-    k: int | None = None
-    """Number of concepts per layer; null: k_per_channel times the channels."""
-    k_per_channel: int = 8
-    """Concepts per channel, the paper's 8 (used when k is null)."""
+    k: int | str | None = None
+    """Number of concepts per layer; null: k_per_channel times the channels; auto (also where both are null): as few as
+    leave no more than `unexplained` of vectors that had no part in finding them, of ¼ to 8 per channel, as far as there
+    are `vectors_per_concept`."""
+    k_per_channel: int | None = None
+    """Concepts per channel (used when k is null); the paper's are 8."""
+    unexplained: float = 0.1
+    """k=auto: the share of held-out vectors, as squared error of their code, that may stay unexplained."""
+    vectors_per_concept: int = 10
+    """k=auto: at least so many vectors for each concept."""
     center: bool = False
     """Subtract the mean vector first and keep it as an explicit mean concept (sae: its learnt pre-bias)."""
     mean_rule: MeanRule = MeanRule.kept

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from vismech.config.choices import Code, MeanRule, Method, SaeActivation, Stage
 from vismech.config.schema import Config
 from vismech.dictionaries import Dictionary, build
-from vismech.dictionaries.coding import TWO_STAGES, l0_of
+from vismech.dictionaries.coding import PURSUITS, TWO_STAGES, l0_of
+from vismech.dictionaries.count import PER_CHANNEL, Count, choose
 from vismech.dictionaries.refinement import Refinement
 from vismech.errors import UserError
 from vismech.passes.progress import Meter
@@ -23,7 +25,10 @@ from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, plain
 from vismech.store.settings import FLAT, UNUSED, Settings, used
 
+log = logging.getLogger(__name__)
 VERSION = 1
+AUTO = "auto"
+"""The number of concepts is chosen by what they rebuild."""
 TABLE_KEYS = ("dictionary", "code", "center", "mean_rule", "budget")
 """The columns of :func:`table_keys`."""
 # At most one concept for each channel.
@@ -45,23 +50,6 @@ AMOUNT = {
 
 
 @dataclass(frozen=True)
-class DictionarySettings(Settings):
-    """How a layer's concepts are found; the configuration's group ``dictionary`` documents the fields.
-
-    ``fit`` holds the options of the method by the names of its function's arguments; ``refinement`` is there where the
-    atoms are fitted anew.
-    """
-
-    method: Method
-    k: int
-    center: bool
-    seed: int
-    fit: Mapping[str, Any] = field(metadata=FLAT)
-    refinement: Refinement = UNUSED
-    own: Own = UNUSED
-
-
-@dataclass(frozen=True)
 class CodingSettings(Settings):
     """How vectors are written in a dictionary's concepts; the group ``dictionary`` documents the fields."""
 
@@ -73,11 +61,59 @@ class CodingSettings(Settings):
     own: Own = UNUSED
 
 
+@dataclass(frozen=True)
+class Counting(Settings):
+    """How the number of concepts is chosen, by what the code rebuilds."""
+
+    unexplained: float
+    vectors_per_concept: int
+    coding: CodingSettings
+
+
+@dataclass(frozen=True)
+class DictionarySettings(Settings):
+    """How a layer's concepts are found; the configuration's group ``dictionary`` documents the fields.
+
+    ``fit`` holds the options of the method by the names of its function's arguments; ``refinement`` is there where the
+    atoms are fitted anew, and ``counting`` where ``k`` is the largest number that may be chosen.
+    """
+
+    method: Method
+    k: int
+    center: bool
+    seed: int
+    fit: Mapping[str, Any] = field(metadata=FLAT)
+    refinement: Refinement = UNUSED
+    own: Own = UNUSED
+    counting: Counting = UNUSED
+
+
 def size(ctx: Context, layer: str) -> int:
-    """Number of concepts of a layer."""
+    """Number of concepts of a layer; where it is chosen by what they rebuild, the largest that it may be."""
     wanted, channels = ctx.config.dictionary, ctx.layout(layer).channels
-    k = wanted.k if wanted.k is not None else wanted.k_per_channel * channels
+    k = wanted.k if isinstance(wanted.k, int) else (wanted.k_per_channel or PER_CHANNEL[-1]) * channels
     return min(k, channels) if wanted.method in BASES else k
+
+
+def counting(config: Config) -> Counting:
+    """How the number of concepts is chosen, where it is."""
+    wanted = config.dictionary
+    if wanted.k != AUTO and (wanted.k is not None or wanted.k_per_channel is not None):
+        return UNUSED
+    return Counting(wanted.unexplained, wanted.vectors_per_concept, coding_of(config))
+
+
+def check_count(config: Config) -> None:
+    """Refuse numbers of concepts that are none.
+
+    Raises:
+        UserError: a word other than auto, or a share outside of 0 … 1.
+    """
+    wanted = config.dictionary
+    if isinstance(wanted.k, str) and wanted.k != AUTO:
+        raise UserError(f"dictionary.k={wanted.k} is no number of concepts: give a number, {AUTO} or null")
+    if not 0 <= wanted.unexplained < 1:
+        raise UserError(f"dictionary.unexplained={wanted.unexplained} must be at least 0 and below 1: it is a share")
 
 
 def fit_inputs(config: Config) -> dict[str, Any]:
@@ -122,6 +158,7 @@ def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
         fit_inputs(ctx.config),
         UNUSED if again is None else again,
         own_method(ctx.config),
+        counting(ctx.config),
     )
     spec = Spec(Stage.dictionary.value, VERSION, layer, settings, {"vectors": vectors})
     return Job(Stage.dictionary, {layer: spec}, compute)
@@ -131,31 +168,64 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
     """Fit the dictionaries of ``specs``."""
     for layer, spec in specs.items():
         wanted = spec.settings
-        vectors = work.store.open(spec.parents["vectors"]).array("vectors.npy")
-        flattened = torch.from_numpy(np.array(vectors.reshape(-1, vectors.shape[-1])))
+        images = torch.from_numpy(np.array(work.store.open(spec.parents["vectors"]).array("vectors.npy")))
         with work.store.writer(spec, resume=wanted.method is Method.sae) as folder, ExitStack() as stack:
-            meter = stack.enter_context(closing(_meter(wanted, layer)))
+            k, chosen = wanted.k, None
+            if wanted.counting:
+                chosen = _chosen(work, wanted, images, layer)
+                k = chosen["k"]
+            meter = stack.enter_context(closing(_meter(wanted, k, layer)))
             extra: dict[str, Any] = {"on_round": meter.advance}
             if wanted.method is Method.bisecting:
                 extra["on_split"] = meter.advance
             if wanted.method is Method.sae:
                 extra |= {"folder": folder, "title": f"dictionary {layer}"}
-            own = wanted.own
-            build(
-                own.target if own else wanted.method.value,
-                flattened,
-                wanted.k,
-                wanted.seed,
-                center=wanted.center,
-                device=work.device,
-                refinement=used(wanted.refinement, None),
-                **(own.options if own else wanted.fit),
-                **extra,
-            ).save(folder)
+            fitted = _fit(work, wanted, images.flatten(0, 1), k, **extra)
+            if chosen is not None:
+                fitted = replace(fitted, info={**fitted.info, "chosen": chosen})
+            fitted.save(folder)
 
 
-def _meter(wanted: DictionarySettings, layer: str) -> Meter:
-    splits = wanted.k - 1 if wanted.method is Method.bisecting else 0
+def _fit(work: Work, wanted: DictionarySettings, vectors: torch.Tensor, k: int, **extra: Any) -> Dictionary:
+    own = wanted.own
+    return build(
+        own.target if own else wanted.method.value,
+        vectors,
+        k,
+        wanted.seed,
+        center=wanted.center,
+        device=work.device,
+        refinement=used(wanted.refinement, None),
+        **(own.options if own else wanted.fit),
+        **extra,
+    )
+
+
+def _chosen(work: Work, wanted: DictionarySettings, images: torch.Tensor, layer: str) -> dict[str, Any]:
+    """How many concepts, and how that was found."""
+    how = wanted.counting
+    coding, least = how.coding, 1
+    if coding.code in PURSUITS:
+        least = max(l0_of(used(coding.l0_per_channel, 0.0), images.shape[-1]), used(coding.concepts_per_image, 1))
+
+    def fit(vectors: torch.Tensor, k: int) -> Dictionary:
+        return coded(_fit(work, wanted, vectors, k), coding).to(work.device)
+
+    chosen = choose(images, Count(how.unexplained, how.vectors_per_concept), least, wanted.k, fit)
+    left = ", ".join(f"{k}: {share:.3f}" for k, share in zip(chosen["tried"], chosen["unexplained"], strict=True))
+    log.info(
+        "dictionary %s: %d concepts%s; unexplained of %d held-out vectors by number of concepts: %s",
+        layer,
+        chosen["k"],
+        "" if chosen["reached"] else f", the most that the vectors allow, which leave more than {how.unexplained:g}",
+        chosen["held_out"],
+        left,
+    )
+    return chosen
+
+
+def _meter(wanted: DictionarySettings, k: int, layer: str) -> Meter:
+    splits = k - 1 if wanted.method is Method.bisecting else 0
     return Meter(f"dictionary {layer}", splits + (wanted.refinement.rounds if wanted.refinement else 0))
 
 

@@ -300,7 +300,7 @@ def check(config: Config) -> None:
     accelerator_of(config.runtime)
     positive = {
         "extract.per_image": config.extract.per_image,
-        "dictionary.k_per_channel": config.dictionary.k_per_channel,
+        "dictionary.vectors_per_concept": config.dictionary.vectors_per_concept,
         "describe.nearest": config.describe.nearest,
         "attribute.steps": config.attribute.steps,
         "attribute.baselines": config.attribute.baselines,
@@ -312,7 +312,8 @@ def check(config: Config) -> None:
     }
     optional = {
         "data.limit": config.data.limit,
-        "dictionary.k": config.dictionary.k,
+        "dictionary.k_per_channel": config.dictionary.k_per_channel,
+        "dictionary.k": k if isinstance(k := config.dictionary.k, int) else None,
         "graph.images_per_class": config.graph.images_per_class,
         "graph.limit": config.graph.limit,
         "evaluate.images": config.evaluate.images,
@@ -327,6 +328,7 @@ def check(config: Config) -> None:
     ):
         if value is not None and value < 0:
             raise UserError(f"{key}={value} must not be negative")
+    dictionary.check_count(config)
     if not 0 < config.describe.mass <= 1:
         raise UserError(f"describe.mass={config.describe.mass} must be above 0 and at most 1: it is a share")
     if config.describe.context is not None and config.describe.context < 0:

@@ -1,0 +1,61 @@
+"""dictionary.k=auto through the whole run."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from vismech.config.choices import Code, Method, Stage
+from vismech.errors import UserError
+from vismech.stages.dictionary import check_count
+from vismech.stages.run import run
+from vismech.store.artifacts import Artifact, Store
+
+
+def _dictionaries(config, folder) -> dict[str, tuple[str, dict]]:
+    """Layer → key and record of its dictionary."""
+    config.until = Stage.dictionary
+    run(config, folder)
+    found = (Artifact(path) for path in Store(config.store.root).artifacts())
+    return {
+        each.manifest["unit"]: (each.folder.name, json.loads(each.path("dictionary.json").read_text())["info"])
+        for each in found
+        if each.manifest["stage"] == "dictionary"
+    }
+
+
+def test_each_layer_gets_the_number_that_its_code_needs(tiny, tmp_path) -> None:
+    tiny.dictionary.k, tiny.dictionary.vectors_per_concept = "auto", 4
+    first = _dictionaries(copy.deepcopy(tiny), tmp_path / "first")
+    for _, info in first.values():
+        chosen = info["chosen"]
+        assert info["k"] == chosen["k"] == chosen["tried"][-1] <= 180 // 4
+        assert chosen["held_out"] == 36 and chosen["reached"] == (chosen["unexplained"][-1] <= 0.1)
+    other = copy.deepcopy(tiny)
+    other.store.root, other.dictionary.k = str(tmp_path / "null"), None
+    assert _dictionaries(other, tmp_path / "second") == first  # null, without k_per_channel, is auto
+    coarse = copy.deepcopy(tiny)
+    coarse.store.root, coarse.dictionary.unexplained = str(tmp_path / "coarse"), 0.9
+    loose = _dictionaries(coarse, tmp_path / "third")
+    assert all(loose[layer][0] != first[layer][0] for layer in first)
+    assert sum(info["k"] for _, info in loose.values()) < sum(info["k"] for _, info in first.values())
+    coded = copy.deepcopy(tiny)
+    coded.store.root, coded.dictionary.code = str(tmp_path / "coded"), Code.omp
+    pursuit = _dictionaries(coded, tmp_path / "fourth")
+    assert all(pursuit[layer][0] != first[layer][0] for layer in first)
+
+
+def test_controls_have_no_more_than_channels(tiny, tmp_path) -> None:
+    tiny.dictionary.k, tiny.dictionary.method, tiny.dictionary.unexplained = "auto", Method.channels, 0.0
+    tiny.dictionary.code = Code.encoder
+    for _, info in _dictionaries(tiny, tmp_path / "run").values():
+        assert info["k"] == info["chosen"]["tried"][-1] and info["chosen"]["unexplained"][-1] < 1e-9
+
+
+@pytest.mark.parametrize(("key", "value"), [("k", "many"), ("unexplained", 1.0), ("unexplained", -0.1)])
+def test_what_is_no_number_of_concepts_is_refused(tiny, key, value) -> None:
+    setattr(tiny.dictionary, key, value)
+    with pytest.raises(UserError, match=f"dictionary.{key}={value}"):
+        check_count(tiny)
