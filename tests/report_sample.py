@@ -16,7 +16,7 @@ from PIL import Image
 
 from vismech.report.crops import draw_crop, position_crop
 from vismech.report.page import ReportData
-from vismech.report.patches import Card, Patch, encode_png
+from vismech.report.patches import Card, Patch, Presence, encode_png
 
 PAIR = (("129", "spoonbill"), ("130", "flamingo"))
 GRID = (7, 7)
@@ -168,7 +168,23 @@ def sample_report(
         "Seed": "0",
     }
     notes = ["One photograph of each class: this graph describes single pictures, not classes."]
-    return ReportData(graph, cards, images, completeness, reconstruction, facts, notes)
+    shown = [patch.image for patches in images.values() for patch in patches]
+    where = {
+        node["id"]: {image: _presence(rng, image == shown[0]) for image in shown}
+        for node in graph["nodes"]
+        if node["kind"] == "concept"
+    }
+    report = ReportData(graph, cards, images, completeness, reconstruction, facts, notes)
+    return report._replace(where=where, mistaken=set(shown[1:]))
+
+
+def _presence(rng: np.random.Generator, here: bool) -> Presence:
+    """A bright square somewhere, or no light at all."""
+    light = np.zeros((28, 28), dtype=np.uint8)
+    if here:
+        top, left = rng.integers(0, 20, 2)
+        light[top : top + 8, left : left + 8] = 255
+    return Presence(light, float(rng.normal()))
 
 
 class Elements(HTMLParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
 import json
@@ -30,7 +31,7 @@ from vismech.report.page import ReportData, heading, render_page
 from vismech.report.patches import encode_png
 from vismech.report.script import graph_hash
 from vismech.report.text import COMPLETENESS, TRACED, number, percent, shorten, tabulate, wide
-from vismech.report.verdict import REMEDY, verdict
+from vismech.report.verdict import ALONG, DRAW, MORE, WARNING, verdict
 
 NINE = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(\"2\")'>&amp;"
@@ -241,7 +242,7 @@ def test_the_page_holds_every_node_link_control_and_table(small, page):
     drawn = [attributes for attributes in page.of_class("link") if "data-link" in attributes]
     assert len(drawn) == len(graph["links"])
     assert sum("out" not in attributes["class"].split() for attributes in drawn) == plan.default_links(graph)
-    radios = [attributes["value"] for _, attributes in page.tags if attributes.get("type") == "radio"]
+    radios = [attributes["value"] for _, attributes in page.tags if attributes.get("name") == "mode"]
     assert radios == ["mean", "129", "130"]
     assert len(page.of_class("measures")) == 3 and len(page.of_class("details")) == len(graph["nodes"])
     text = " ".join(page.words)
@@ -455,9 +456,44 @@ def test_the_truth_stands_first_on_page_and_figure_and_is_red_where_little_is_ca
         words = " ".join(elements.words)
         sentence = verdict(report.graph).facts[0].text
         assert sentence in words and words.index(sentence) < words.index(report.notes[0])
-        assert (REMEDY in words) is misleading
+        assert (WARNING in words) is misleading
         figure = graph_figure(report.graph, report.cards, tmp_path / str(drawn), report.images).svg.read_text()
         assert (ALARM in figure) is misleading
+
+
+def test_what_to_change_fits_what_is_wrong():
+    def remedy(drawn: float, drawn_errors: bool = False, **parts: float) -> str:
+        graph = sample_graph(drawn=drawn, specials=("offset", "error") if drawn_errors else ("offset",))
+        for accounts in graph["account"].values():
+            for account in accounts.values():
+                account.update(parts)
+        return verdict(graph).remedy
+
+    assert remedy(9.0) == ""
+    assert remedy(0.7, other=0.2, lost=10.6) == f"{WARNING} {MORE}; {ALONG}"
+    # Where the errors are drawn already there is no more to say of them.
+    assert remedy(0.7, True, other=0.2, error=10.6) == f"{WARNING} {MORE}."
+    assert remedy(2.0, value=10.0, drawn=2.0, other=7.0, lost=0.0) == f"{WARNING} {DRAW}"
+
+
+def test_parts_too_small_to_see_are_in_no_bar():
+    graph = sample_graph(drawn=9.0)
+    for parts in graph["account"]["blocks.6"].values():
+        parts["rest"], parts["offset"] = 1e-7, -1e-6
+    for bar in truth_bars(graph):
+        assert not {"rest", "offset"} & {piece.part for piece in bar.pieces}
+
+
+def test_where_a_concept_is_reaches_the_page_as_it_is(small):
+    data = json.loads(re.search(r'id="graph-data">(.*?)</script>', render_page(small), re.DOTALL)[1])
+    places = small.where["blocks.2/42"]
+    ((told, edge), second) = next(node["where"] for node in data["nodes"] if node["id"] == "blocks.2/42")
+    packed = np.frombuffer(base64.b64decode(told), dtype=np.uint8)
+    levels = np.stack([packed >> 4, packed & 15], 1).ravel()
+    assert (levels == places["photograph-0"].light.ravel() >> 4).all() and levels.max() == 15
+    assert edge == pytest.approx(places["photograph-0"].edge, rel=1e-3)
+    assert not np.frombuffer(base64.b64decode(second[0]), dtype=np.uint8).any()  # nowhere in the second photograph
+    assert all(("where" in node) == (node["label"].startswith(("Concept", "Less of"))) for node in data["nodes"])
 
 
 def test_a_bar_of_truth_is_the_account_on_one_scale():

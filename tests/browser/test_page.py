@@ -110,7 +110,7 @@ def test_hovering_opens_a_card_and_leaving_closes_it(page, graph):
     assert label.startswith(title(page).split(" blocks")[0])
     assert len(card(page).find_elements(By.CSS_SELECTOR, ".patches .picture")) == 5
     assert len(card(page).find_elements(By.CSS_SELECTOR, ".importances tr")) == len(graph["groups"])
-    headings = [heading.text for heading in card(page).find_elements(By.TAG_NAME, "h5")]
+    headings = [heading.text for heading in card(page).find_elements(By.CSS_SELECTOR, ".columns h5")]
     assert headings == ["Inputs from blocks.4", "Outputs to classes"]
     # All the links that are lit touch the node, and the rest of the graph is dimmed.
     lit = page.execute_script("""
@@ -121,6 +121,40 @@ def test_hovering_opens_a_card_and_leaving_closes_it(page, graph):
     assert lit and all(lit)
     ActionChains(page).move_to_element(page.find_element(By.TAG_NAME, "h1")).perform()
     eventually(page, False)
+
+
+ALPHA = """
+const canvas = arguments[0];
+const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+return [...pixels].filter((_, place) => place % 4 === 3);
+"""
+
+
+def test_a_concept_lights_the_photographs_it_is_in(page, graph):
+    assert not page.find_elements(By.CSS_SELECTOR, "[data-photo] canvas")
+    node = concept(page, 0)
+    ActionChains(page).move_to_element(node).perform()
+    eventually(page, True)
+    above, below = page.find_elements(By.CSS_SELECTOR, "[data-photo] .photo")
+    inside = card(page).find_elements(By.CSS_SELECTOR, ".within .photo")
+    assert len(inside) == 2
+    for first, second in ((above, below), inside):
+        lit, dark = (photo.find_element(By.TAG_NAME, "canvas") for photo in (first, second))
+        alpha = page.execute_script(ALPHA, lit)
+        assert len(alpha) == 28 * 28 and alpha.count(0) == 64  # the square of the sample report
+        assert set(page.execute_script(ALPHA, dark)) == {204}
+        assert "not here" in second.text and "not here" not in first.text
+        assert lit.size == first.find_element(By.TAG_NAME, "img").size
+    ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    eventually(page, False)
+    assert not page.find_elements(By.CSS_SELECTOR, "[data-photo] canvas")
+
+
+def test_photographs_are_chosen_by_whether_they_were_answered_rightly(page):
+    shown = "return [...document.querySelectorAll('[data-photo]')].map(f => f.getClientRects().length > 0)"
+    for answer, expected in (("wrong", [False, True]), ("right", [True, False]), ("", [True, True])):
+        page.execute_script("document.querySelector(`[name=answered][value='${arguments[0]}']`).click()", answer)
+        assert page.execute_script(shown) == expected
 
 
 def test_what_a_card_says_stays_inside_it(page):

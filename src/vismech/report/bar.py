@@ -21,6 +21,8 @@ WORDS = {
     "rest": "left by quadrature",
 }
 assert tuple(WORDS) == PARTS[1:]
+# What is less of the bar cannot be seen; the table says it.
+LEAST = 0.0002
 
 
 class Piece(NamedTuple):
@@ -74,12 +76,12 @@ def _reach(parts: Mapping[str, float], sign: int) -> float:
 
 
 def _pieces(parts: Mapping[str, float], below: float, whole: float) -> list[Piece]:
-    """The parts that are not zero, each beginning where the one before of its sign ends."""
+    """The parts that can be seen, each beginning where the one before of its sign ends."""
     ends = {True: below, False: below}
     pieces = []
     for part, words in WORDS.items():
         value = float(parts[part])
-        if value == 0:
+        if abs(value) < LEAST * whole:
             continue
         start = ends[value > 0]
         ends[value > 0] = start + value

@@ -125,16 +125,20 @@ def position_crop(
     return Crop(box, np.ones((CELLS, CELLS)))
 
 
-def map_light(map: Float[ndarray, "height width"], share: float = LIT) -> Float[ndarray, "rows columns"]:
+def map_light(
+    map: Float[ndarray, "height width"], share: float = LIT, cells: int = MAP_CELLS
+) -> Float[ndarray, "rows columns"]:
     """Light over a whole image: 1 in the smallest region that holds ``share`` of the map's positive part, then less.
+
+    There are ``cells`` a side, or as many as pixels where these are fewer.
 
     Raises:
         UserError: the map is not two-dimensional or holds NaN or infinity.
     """
     height, width = finite_map(map).shape
     positive = Image.fromarray(np.maximum(np.asarray(map), 0).astype(np.float32))
-    cells = positive.resize((min(MAP_CELLS, width), min(MAP_CELLS, height)), Image.Resampling.BOX)
-    return _light(np.asarray(cells, dtype=np.float64), share)
+    small = positive.resize((min(cells, width), min(cells, height)), Image.Resampling.BOX)
+    return _light(np.asarray(small, dtype=np.float64), share)
 
 
 def draw_crop(image: Image.Image | UInt8[ndarray, "height width 3"], crop: Crop, size: int) -> Image.Image:

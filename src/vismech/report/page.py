@@ -8,7 +8,7 @@ slider.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -20,7 +20,7 @@ from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.bar import truth_bars
 from vismech.report.layout import MEAN
-from vismech.report.patches import NEAR, Card, Patch, is_far
+from vismech.report.patches import NEAR, Card, Patch, Presence, is_far
 from vismech.report.script import safe_json, script_data
 from vismech.report.text import (
     ACCOUNT,
@@ -52,7 +52,11 @@ class Section(NamedTuple):
 
 
 class ReportData(NamedTuple):
-    """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key."""
+    """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key.
+
+    `where` says of each concept (its node's id) where it is in the photographs (their sample ids); `mistaken` names
+    those that the network takes for another class.
+    """
 
     graph: Mapping[str, Any]
     cards: Mapping[str, Card]
@@ -65,6 +69,8 @@ class ReportData(NamedTuple):
     insertion: pd.DataFrame = pd.DataFrame()
     probability: bool = False
     sections: Sequence[Section] = ()
+    where: Mapping[str, Mapping[str, Presence]] = {}
+    mistaken: Collection[str] = ()
 
 
 def render_page(report: ReportData) -> str:
@@ -92,6 +98,7 @@ def render_page(report: ReportData) -> str:
         {**group, "key": str(group["key"]), "hue": hue, "photographs": report.images.get(str(group["key"]), [])}
         for hue, group in zip(_hues(graph), graph["groups"], strict=True)
     ]
+    photographs = [photograph.image for group in groups for photograph in group["photographs"]]
     return environment.get_template("page.html.j2").render(
         heading=heading(graph),
         lead=" ".join(filter(None, (lead(graph), subject(graph, report.probability)))),
@@ -114,7 +121,9 @@ def render_page(report: ReportData) -> str:
         links=_links(graph, drawing, nodes),
         shown=plan.default_links(graph),
         sprites=sprites.sources,
-        data=safe_json(script_data(graph, nodes)),
+        data=safe_json(script_data(graph, nodes, [report.where.get(node["id"], {}) for node in nodes], photographs)),
+        mistaken=report.mistaken,
+        judged=0 < sum(image in report.mistaken for image in photographs) < len(photographs),
         completeness=tabulate(report.completeness, COMPLETENESS),
         reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
         insertion=tabulate(report.insertion, INSERTION) if len(report.insertion) else None,

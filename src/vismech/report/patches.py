@@ -27,6 +27,13 @@ class Patch(NamedTuple):
     image: str
 
 
+class Presence(NamedTuple):
+    """Where a concept is in a photograph: its light in cells, 0–255, and its edge to the class there."""
+
+    light: UInt8[ndarray, "rows columns"]
+    edge: float
+
+
 def is_far(patch: Patch) -> bool:
     """Whether a patch is among the nearest only because nothing is near."""
     return patch.cosine < NEAR

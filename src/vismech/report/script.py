@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vismech.attribution.account import is_absence
 from vismech.report import layout as plan
 from vismech.report.layout import MEAN
+from vismech.report.patches import Presence
 
 
-def script_data(graph: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def script_data(
+    graph: Mapping[str, Any],
+    nodes: Sequence[Mapping[str, Any]],
+    where: Sequence[Mapping[str, Presence]] = (),
+    photographs: Sequence[str] = (),
+) -> dict[str, Any]:
     """Per node what it is called, found by and how large it is; per link its ends, and weight and strength per mode.
 
     Args:
         graph: of the page.
         nodes: its nodes as the page shows them, in the page's order.
+        where: of each node where it is, by sample id; none at all where that is not known.
+        photographs: the sample ids of the page's photographs, in the page's order.
     """
     index = {node["id"]: node["index"] for node in nodes}
     names = {str(group["key"]): str(group["name"]) for group in graph["groups"]}
@@ -36,8 +47,9 @@ def script_data(graph: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) ->
                 "size": sizes.get(node["id"], {}),
                 "found": _found(node, names),
                 "picture": node["pictures"][0][0] if node["pictures"] else node["photograph"],
+                **({"where": _lit(places, photographs)} if places else {}),
             }
-            for node in nodes
+            for node, places in zip(nodes, where or [{}] * len(nodes), strict=True)
         ],
         "links": [
             {
@@ -89,6 +101,19 @@ def _found(node: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
         return []
     held = [names[key] for key in plan.owners(node, list(names))]
     return list(dict.fromkeys([*held, *(name for name, _ in node["classes"])]))
+
+
+def _lit(places: Mapping[str, Presence], photographs: Sequence[str]) -> list[list[Any] | None]:
+    """Of each photograph the light's cells, sixteen levels of two cells in a byte, row by row, and the edge there."""
+    found: list[list[Any] | None] = []
+    for sample in photographs:
+        if (place := places.get(sample)) is None:
+            found.append(None)
+            continue
+        levels = (np.append(place.light.ravel(), 0)[: 2 * -(-place.light.size // 2)] >> 4).reshape(-1, 2)
+        packed = (levels[:, 0] << 4 | levels[:, 1]).astype(np.uint8)
+        found.append([base64.b64encode(packed.tobytes()).decode("ascii"), float(f"{place.edge:.4g}")])
+    return found
 
 
 def _tested(link: Mapping[str, Any], modes: Sequence[str]) -> dict[str, Any]:

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 from vismech.attribution.account import TRUSTED, misleads, shares
 from vismech.report.text import number, percent
 
-REMEDY = (
-    "Do not read this graph as the reason for the class. More concepts (dictionary.k), another code (dictionary.code) "
-    "or other layers may carry more; attribute=activation shows what the concepts miss as error nodes."
-)
-
-
+WARNING = "Do not read this graph as the reason for the class."
+MORE = "More photographs with more concepts (dictionary.k), another code (dictionary.code) or other layers may carry more"
+DRAW = "Much is carried by concepts that are not drawn: graph.important draws more of them."
+ALONG = "attribute=activation shows what the concepts miss as error nodes."
 CONTRADICTED = 0.1
 """Contradicted links with more than this share of the weight are a warning."""
 
@@ -43,15 +41,12 @@ class Verdict(NamedTuple):
     Attributes:
         facts: what the drawn concepts carry; what rebuilding a layer loses or error nodes hold; what ends untraced.
         misleads: whether the drawn concepts carry too little, or the rebuilt network is too far from the real one.
+        remedy: what to change; nothing where nothing is wrong.
     """
 
     facts: list[Fact]
     misleads: bool
-
-    @property
-    def remedy(self) -> str:
-        """What to change; nothing where nothing is wrong."""
-        return REMEDY if self.misleads else ""
+    remedy: str = ""
 
 
 def verdict(graph: Mapping[str, Any], probability: bool = False) -> Verdict:
@@ -65,7 +60,20 @@ def verdict(graph: Mapping[str, Any], probability: bool = False) -> Verdict:
         return Verdict([], False)
     carried, rebuilt = _carried(graph, probability), _rebuilt(graph)
     facts = [carried, *(fact for fact in (rebuilt, _untraced(graph), _tested(graph)) if fact is not None)]
-    return Verdict(facts, carried.warns or (rebuilt is not None and rebuilt.warns))
+    wrong = carried.warns or (rebuilt is not None and rebuilt.warns)
+    return Verdict(facts, wrong, _remedy(graph) if wrong else "")
+
+
+def _remedy(graph: Mapping[str, Any]) -> str:
+    """What to change where the drawn concepts are no explanation."""
+    last = [parts for parts, _ in _accounts(graph, graph["layers"][-1])]
+    told = [WARNING]
+    if any(misleads(shares(parts).drawn) and parts["other"] * parts["value"] > 0 for parts in last) and all(
+        not misleads(shares({**parts, "drawn": parts["drawn"] + parts["other"]}).drawn) for parts in last
+    ):
+        return " ".join([*told, DRAW])
+    errors = any(node["kind"] == "error" for node in graph["nodes"])
+    return " ".join([*told, f"{MORE}." if errors else f"{MORE}; {ALONG}"])
 
 
 def _carried(graph: Mapping[str, Any], probability: bool) -> Fact:

@@ -7,7 +7,7 @@ upsampling as the ablation. Sharing ratios have no rule for some layers; gradien
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from vismech.config.choices import Patches
+from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.network.cut import Network
 from vismech.passes.progress import track
@@ -254,21 +255,46 @@ class _Tracer:
     def _lights(
         self, layer: str, concepts: Mapping[int, list[int]], images: Tensor, ratios: SharingRatios | None
     ) -> None:
-        """Lights of concepts on the images by index; a sweep takes one concept of every image."""
-        if not concepts:
-            return
-        network, layout = self.work.network, self.work.layout(layer)
-        with torch.no_grad():
-            vectors = layout.vectors(network.activations(images, [layer])[layer])
-            codes = {n: self.dictionaries[layer].encode(vectors[n])[:, own].clone() for n, own in concepts.items()}
-        for turn in range(max(map(len, concepts.values()))):
-            here = [n for n, own in concepts.items() if turn < len(own)]
-            seeds = images.new_zeros(len(images), *layout.grid)
-            for n in here:
-                seeds[n] = codes[n][:, turn].view(layout.grid)
-            if ratios is None:
-                maps = concept_maps(network, images[here], layer, seeds[here], self.kind)
-            else:
-                maps = localization_maps(ratios, layer, seeds)[here]
-            for n, found in zip(here, maps.numpy(), strict=True):
-                self.made.lights[layer, concepts[n][turn]] = map_light(found)
+        """Lights of concepts on the images by index."""
+        maps = lit_maps(self.work, self.dictionaries[layer], layer, concepts, images, ratios, self.kind)
+        for _, concept, found in maps:
+            self.made.lights[layer, concept] = map_light(found)
+
+
+def lit_maps(
+    work: Work,
+    dictionary: Dictionary,
+    layer: str,
+    concepts: Mapping[int, Sequence[int]],
+    images: Tensor,
+    ratios: SharingRatios | None,
+    kind: Patches,
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Where concepts of a layer are: (image's index, concept, map [H, W]); a sweep takes one concept of every image.
+
+    Args:
+        work: the run.
+        dictionary: of the layer, coded.
+        layer: the layer.
+        concepts: index of an image → the concepts that are wanted on it.
+        images: as the network takes them [B, 3, H, W].
+        ratios: of these images, where vectors are traced by them.
+        kind: how vectors are traced.
+    """
+    if not concepts:
+        return
+    layout = work.layout(layer)
+    with torch.no_grad():
+        vectors = layout.vectors(work.network.activations(images, [layer])[layer])
+        codes = {n: dictionary.encode(vectors[n])[:, list(own)].clone() for n, own in concepts.items()}
+    for turn in range(max(map(len, concepts.values()))):
+        here = [n for n, own in concepts.items() if turn < len(own)]
+        seeds = images.new_zeros(len(images), *layout.grid)
+        for n in here:
+            seeds[n] = codes[n][:, turn].view(layout.grid)
+        if ratios is None:
+            maps = concept_maps(work.network, images[here], layer, seeds[here], kind)
+        else:
+            maps = localization_maps(ratios, layer, seeds)[here]
+        for n, found in zip(here, maps.numpy(), strict=True):
+            yield n, concepts[n][turn], found

@@ -38,7 +38,7 @@ from vismech.passes.threads import one_thread
 from vismech.sources.checks import check_config_sources
 from vismech.sources.data import ImageData, open_data
 from vismech.sources.own import Own
-from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace
+from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace, where
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import check_classes, check_listed, check_scope
 from vismech.stages.tables import Timing
@@ -156,7 +156,8 @@ def make_plan(ctx: Context) -> Plan:
     if pictured:
         (plan.pictures,) = add(cards.pictures_job(ctx, plan, fields)).values()
     if page is not None:
-        (plan.report,) = add(report.job(ctx, plan, fields)).values()
+        (places,) = add(where.job(ctx, plan)).values()
+        (plan.report,) = add(report.job(ctx, plan, fields, places)).values()
     return plan
 
 

@@ -15,23 +15,25 @@ from vismech.attribution.automatic import TOO_MUCH
 from vismech.config.choices import Images, Output, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.measures.base import measure_of, measured_rows
-from vismech.report.patches import Patch, encode_png
+from vismech.report.patches import Patch, Presence, encode_png
 from vismech.sources.own import Own
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
+from vismech.stages import where as where_stage
 from vismech.stages.cards import graph_concepts
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.explained import Explained, spread
+from vismech.stages.explained import Explained
 from vismech.stages.fields import Pictures, read_fields
 from vismech.stages.graph import KeptSettings
 from vismech.stages.trace import TraceSettings
+from vismech.stages.where import PHOTOGRAPHS, Where, shown_rows
 from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
 from vismech.store.settings import UNUSED, Settings, used
 
-VERSION = 2
-PHOTOGRAPHS, PHOTOGRAPH_SIDE = 6, 160
+VERSION = 3
+PHOTOGRAPH_SIDE = 160
 PAGE, FIGURE = "report/index.html", "figures/graph"
 RECONSTRUCTION = "reconstruction"
 
@@ -56,7 +58,7 @@ class ReportSettings(Settings):
     elements: list[Own] = UNUSED
 
 
-def job(ctx: Context, plan: Plan, fields: Spec) -> Job:
+def job(ctx: Context, plan: Plan, fields: Spec, where: Spec) -> Job:
     """``report/index.html`` and ``figures/graph.svg|png``, as configured; everything that they show is in the key."""
     assert plan.graph is not None and plan.logits is not None
     shown = ctx.config.report
@@ -66,9 +68,9 @@ def job(ctx: Context, plan: Plan, fields: Spec) -> Job:
     def compute(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> None:
         for spec in specs.values():
             with work.store.writer(spec) as folder:
-                _write(work, spec.settings, plan, fields, folder)
+                _write(work, spec.settings, plan, fields, where, folder)
 
-    parents = {"graph": plan.graph, "logits": plan.logits, "fields": fields}
+    parents = {"graph": plan.graph, "logits": plan.logits, "fields": fields, "where": where}
     parents |= {f"vectors {layer}": one for layer, one in plan.vectors.items()}
     parents |= {f"{kind} {unit}": one for kind, of in plan.evaluations.items() for unit, one in of.items()}
     return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", settings, parents)}, compute)
@@ -80,7 +82,7 @@ def unreadable_images(work: Work, plan: Plan) -> list[str]:
     return sorted({sample for artifact in artifacts for sample in read_images(artifact).unreadable})
 
 
-def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], folder: Path) -> None:
+def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], where: Spec[Any], folder: Path) -> None:
     from vismech.report.figures import graph_figure
     from vismech.report.page import Section, render_page
     from vismech.stages.gallery import Gallery
@@ -88,6 +90,7 @@ def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], fo
     assert plan.graph is not None
     gallery = Gallery(work, plan, graph_concepts(work, plan.graph), read_fields(work.store.open(fields)))
     data = report_data(work, wanted, plan, gallery)
+    data = data._replace(where=_where(work, plan, where_stage.read(work.store.open(where))))
     if wanted.page:
         page = folder / PAGE
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +124,8 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
     return ReportData(
         graph=graph,
         cards=cards,
-        images={key: [one.patch for one in ones[:PHOTOGRAPHS]] for key, ones in photographs.items()},
+        images={key: [one.patch for one in ones] for key, ones in photographs.items()},
+        mistaken={one.patch.image for ones in photographs.values() for one in ones if one.mistaken},
         completeness=wide(completeness, ["lower", "upper", "path", "rule", "steps", "power"]),
         reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
         insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
@@ -144,14 +148,29 @@ def _photographs(work: Work, logits: Spec[Any], who: Explained, pictures: Pictur
     artifact = work.store.open(logits)
     images, chances = read_images(artifact), _softmax(np.asarray(artifact.array("logits.npy")))
     found: dict[str, list[_Photograph]] = {}
-    for index, group in enumerate(who.groups):
-        rows = who.rows[who.group == index].tolist()
-        found[group.key] = []
-        for row in spread(rows, PHOTOGRAPHS):
+    for key, rows in shown_rows(who, PHOTOGRAPHS).items():
+        found[key] = []
+        for row in rows:
             caption, mistaken = _told(work, int(images.labels[row]), chances[row])
             picture = _photograph(pictures, images.ids[row])
-            found[group.key].append(_Photograph(Patch(picture, caption, 1.0, images.ids[row]), mistaken))
+            found[key].append(_Photograph(Patch(picture, caption, 1.0, images.ids[row]), mistaken))
     return found
+
+
+def _where(work: Work, plan: Plan, found: Where) -> dict[str, dict[str, Presence]]:
+    """Node id → sample id → where the concept is in that photograph, and its edge to the class there."""
+    who, logits = trace_stage.who_is_explained(work, plan), plan.logits
+    assert who is not None and logits is not None
+    ids = read_images(work.store.open(logits)).ids
+    row = {ids[place]: index for index, place in enumerate(who.rows.tolist())}
+    edges = {layer: np.asarray(work.store.open(spec).array("edges.npy"))[:, 0] for layer, spec in plan.to_class.items()}
+    return {
+        f"{layer}/{concept}": {
+            sample: Presence(found.cells[n, index], float(edges[layer][row[sample], concept]))
+            for n, sample in enumerate(found.samples)
+        }
+        for index, (layer, concept) in enumerate(found.concepts)
+    }
 
 
 def _told(work: Work, label: int, chances: np.ndarray) -> tuple[str, bool | None]:

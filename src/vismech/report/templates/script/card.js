@@ -10,7 +10,7 @@ function fill() {
   const columns = make("div", "columns");
   list(columns, "Inputs from", "target", "source");
   list(columns, "Outputs to", "source", "target");
-  body.replaceChildren(details, columns);
+  body.replaceChildren(details, ...photographsOf(chosen), columns);
   tellPinned();
 }
 
@@ -81,6 +81,7 @@ function open(index, keep) {
   card.scrollTop = 0;
   place();
   highlight();
+  lightPhotographs();
 }
 
 // Opens a node wherever it is: drawn, in view and in focus.
@@ -97,6 +98,7 @@ function close() {
   chosen = null;
   state.open = null;
   card.hidden = true;
+  lightPhotographs();
   if (was === null || isDrawn(was)) highlight();
   else show();
 }
