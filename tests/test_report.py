@@ -473,7 +473,7 @@ def test_what_to_change_fits_what_is_wrong():
     assert remedy(0.7, other=0.2, lost=10.6) == f"{WARNING} {MORE}; {ALONG}"
     # Where the errors are drawn already there is no more to say of them.
     assert remedy(0.7, True, other=0.2, error=10.6) == f"{WARNING} {MORE}."
-    assert remedy(2.0, value=10.0, drawn=2.0, other=7.0, lost=0.0) == f"{WARNING} {DRAW}"
+    assert remedy(2.0, value=10.0, other=7.0, lost=0.0) == f"{WARNING} {DRAW}"
 
 
 def test_parts_too_small_to_see_are_in_no_bar():
