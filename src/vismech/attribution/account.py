@@ -82,6 +82,18 @@ def shares(parts: Mapping[str, float]) -> Shares:
     return Shares(parts["drawn"] / value, (value - parts["lost"]) / value)
 
 
+class Answered(NamedTuple):
+    """How many images the network answers rightly, of those whose class is known."""
+
+    right: int
+    known: int
+
+    @property
+    def share(self) -> float | None:
+        """Top-1 accuracy; None where no class is known."""
+        return self.right / self.known if self.known else None
+
+
 def misleads(share: float | None) -> bool:
     """Whether so small a share, or one so far above the whole that other things must take it back, explains nothing."""
     return share is None or not TRUSTED <= share <= 1 / TRUSTED

@@ -22,7 +22,7 @@ PER_CHANNEL = (0.25, 0.5, 1, 2, 4, 8)
 # Every so-manieth image is held out.
 FOLDS = 5
 # At most so many vectors choose, and so many are rebuilt, evenly from all images.
-CHOOSING, HELD_OUT = 100_000, 4_000
+CHOOSING, HELD_OUT = 30_000, 4_000
 
 
 class Count(NamedTuple):

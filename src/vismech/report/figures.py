@@ -22,7 +22,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from PIL import Image
 
-from vismech.attribution.account import is_absence
+from vismech.attribution.account import Answered, is_absence
 from vismech.report import layout as plan
 from vismech.report.layout import Box, Layout
 from vismech.report.patches import Card, Patch, is_far
@@ -84,12 +84,13 @@ def graph_figure(
     images: Mapping[str, Sequence[Patch]] | None = None,
     dpi: int = 200,
     probability: bool = False,
+    answered: Answered | None = None,
 ) -> Figures:
     """Draw the graph with its strongest links and write `<stem>.svg` and `<stem>.png`; equal input gives equal bytes.
 
     `images` are the explained photographs per group key; the first of each is shown in its class node. Above the graph
-    stands how far it can be believed, of a class's probability where `probability` says so, and above that of errors
-    what is explained.
+    stands how far it can be believed, of a class's probability where `probability` says so, and what the network
+    answers of the run's images where that is mostly wrong; above that of errors what is explained.
 
     Raises:
         UserError: the graph holds NaN, or a link or node names something the graph does not have.
@@ -99,7 +100,7 @@ def graph_figure(
     drawing = plan.layout(graph)
     legend = LEGEND + (SECOND_LINE if _has_errors(graph) else 0.0)
     title = subject(graph, probability)
-    facts = [*([Fact(title, False)] if title else []), *verdict(graph, probability).facts]
+    facts = [*([Fact(title, False)] if title else []), *verdict(graph, probability, answered).facts]
     head = HEAD_LINE * len(facts) + (HEAD_SPACE if facts else 0.0)
     size = ((drawing.width + GUTTER) / 100, (drawing.height + legend + head) / 100)
     written = Figures(stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png"))

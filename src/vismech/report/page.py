@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
-from vismech.attribution.account import is_absence
+from vismech.attribution.account import Answered, is_absence
 from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
@@ -71,6 +71,7 @@ class ReportData(NamedTuple):
     sections: Sequence[Section] = ()
     where: Mapping[str, Mapping[str, Presence]] = {}
     mistaken: Collection[str] = ()
+    answered: Answered | None = None
 
 
 def render_page(report: ReportData) -> str:
@@ -102,7 +103,7 @@ def render_page(report: ReportData) -> str:
     return environment.get_template("page.html.j2").render(
         heading=heading(graph),
         lead=" ".join(filter(None, (lead(graph), subject(graph, report.probability)))),
-        verdict=verdict(graph, report.probability),
+        verdict=verdict(graph, report.probability, report.answered),
         truth=truth_bars(graph, report.probability),
         edited=EDITED.get(graph.get("edit", "")),
         account=tabulate(_account(graph), ACCOUNT),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vismech.attribution.account import TRUSTED, misleads, shares
+from vismech.attribution.account import TRUSTED, Answered, misleads, shares
 from vismech.report.text import number, percent
 
 WARNING = "Do not read this graph as the reason for the class."
-MORE = "More photographs with more concepts (dictionary.k), another code (dictionary.code) or other layers may carry more"
+MORE = (
+    "More photographs with more concepts (dictionary.k), another code (dictionary.code) or other layers may carry more"
+)
 DRAW = "Much is carried by concepts that are not drawn: graph.important draws more of them."
 ALONG = "attribute=activation shows what the concepts miss as error nodes."
 CONTRADICTED = 0.1
@@ -40,7 +42,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         facts: what the drawn concepts carry; what rebuilding a layer loses or error nodes hold; what ends untraced.
-        misleads: whether the drawn concepts carry too little, or the rebuilt network is too far from the real one.
+        misleads: whether the drawn concepts carry too little, the rebuilt network is too far from the real one, or the
+            network is mostly wrong.
         remedy: what to change; nothing where nothing is wrong.
     """
 
@@ -49,19 +52,22 @@ class Verdict(NamedTuple):
     remedy: str = ""
 
 
-def verdict(graph: Mapping[str, Any], probability: bool = False) -> Verdict:
+def verdict(graph: Mapping[str, Any], probability: bool = False, answered: Answered | None = None) -> Verdict:
     """The statements for a graph with names; none for a graph without layers.
 
     Args:
         graph: as :func:`~vismech.attribution.graph.named` gives it.
         probability: whether the class's value is its probability rather than its logit.
+        answered: what the network answers of the run's images; told where it is right on fewer than half of them.
     """
     if not graph.get("account"):
         return Verdict([], False)
     carried, rebuilt = _carried(graph, probability), _rebuilt(graph)
-    facts = [carried, *(fact for fact in (rebuilt, _untraced(graph), _tested(graph)) if fact is not None)]
+    further = (rebuilt, _untraced(graph), _tested(graph), _answered(answered))
+    facts = [carried, *(fact for fact in further if fact is not None)]
     wrong = carried.warns or (rebuilt is not None and rebuilt.warns)
-    return Verdict(facts, wrong, _remedy(graph) if wrong else "")
+    lost = wrong or _answered(answered) is not None
+    return Verdict(facts, lost, _remedy(graph) if wrong else "")
 
 
 def _remedy(graph: Mapping[str, Any]) -> str:
@@ -147,6 +153,18 @@ def _tested(graph: Mapping[str, Any]) -> Fact | None:
         f"of the weight, {said} the other way."
     )
     return Fact(text, share > CONTRADICTED)
+
+
+def _answered(answered: Answered | None) -> Fact | None:
+    """A network that is mostly wrong: its concepts may be traced well, and still be those of a mistake."""
+    if answered is None or answered.share is None or answered.share >= TRUSTED:
+        return None
+    known = "one photograph" if answered.known == 1 else f"{answered.known:,} photographs"
+    return Fact(
+        f"The network answers {percent(answered.share)} of {known} rightly: look first whether its weights, its "
+        "preprocessing (model.mean, model.std, model.resize) and the classes of the data are those of its training.",
+        True,
+    )
 
 
 def _weight_share(some: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]]) -> float:

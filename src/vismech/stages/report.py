@@ -17,6 +17,7 @@ from vismech.config.schema import Config
 from vismech.measures.base import measure_of, measured_rows
 from vismech.report.patches import Patch, Presence, encode_png
 from vismech.sources.own import Own
+from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
@@ -97,7 +98,9 @@ def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], wh
         sections = [Section(*element.load()(data)) for element in used(wanted.elements, [])]
         page.write_text(render_page(data._replace(sections=sections)))
     if wanted.figure:
-        graph_figure(data.graph, data.cards, folder / FIGURE, data.images, probability=data.probability)
+        graph_figure(
+            data.graph, data.cards, folder / FIGURE, data.images, probability=data.probability, answered=data.answered
+        )
 
 
 def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) -> Any:
@@ -130,9 +133,14 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
         reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
         insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
         facts=facts,
-        notes=_notes(work, plan.graph.settings.graph, graph, photographs, unreadable) + _incomplete(completeness),
+        notes=[
+            *_notes(work, plan.graph.settings.graph, graph, photographs, unreadable),
+            *_unexplained(work, plan),
+            *_incomplete(completeness),
+        ],
         traced=gallery.kind,
         probability=_explained_output(plan) is Output.probability,
+        answered=tables.answered(work, plan.logits),
     )
 
 
@@ -219,6 +227,23 @@ def _facts(ctx: Context, plan: Plan) -> dict[str, str]:
 def _nodes(config: Config) -> str:
     steps, rule = config.attribute.steps, config.attribute.rule
     return f"nodes chosen for each pair, from {steps} on" if rule is Rule.auto else f"{steps} {rule.value} steps"
+
+
+def _unexplained(work: Work, plan: Plan) -> list[str]:
+    """A note on layers whose vectors did not allow as many concepts as would rebuild those of other photographs."""
+    told, goal = [], 0.0
+    for layer, spec in plan.dictionaries.items():
+        chosen = dictionary_stage.load(work, spec).info.get("chosen")
+        if chosen is not None and not chosen["reached"]:
+            goal = chosen["goal"]
+            told.append(f"{layer} {chosen['unexplained'][-1]:.0%} with {chosen['k']} concepts")
+    if not told:
+        return []
+    return [
+        f"Of vectors that had no part in finding the concepts more than {goal:.0%} stays unexplained: "
+        f"{', '.join(told)}. "
+        "More photographs allow more concepts; dictionary.k says how many by hand."
+    ]
 
 
 def _incomplete(completeness: pd.DataFrame) -> list[str]:

@@ -100,7 +100,9 @@ def _describe(
     written: list[Path] = []
     if plan.graph is not None:
         graph = graph_stage.read(ctx, plan.graph)
-        frames["graph"] = scores = tables.graph_scores(graph, ctx.config.attribute.output.value)
+        assert plan.logits is not None
+        told = tables.answered(ctx, plan.logits)
+        frames["graph"] = scores = tables.graph_scores(graph, told, ctx.config.attribute.output.value)
         metrics |= tables.flat_metrics("graph/{group}", scores.loc[scores.layer.isna()])
         metrics |= tables.flat_metrics("graph/{group}/{layer}", scores.loc[scores.layer.notna()])
         if plan.effects:

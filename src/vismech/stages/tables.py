@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from vismech.attribution.account import shares
+from vismech.attribution.account import Answered, shares
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import PathWeight, Rule
 from vismech.network.layers import LOGITS
 from vismech.passes.nodes import NODES, read_nodes
 from vismech.passes.settings import PathSettings
 from vismech.passes.trace import NOT_CHECKED
+from vismech.sources.labels import UNKNOWN
 from vismech.stages.context import Plan
-from vismech.stages.work import Work
-from vismech.store.artifacts import Artifact
+from vismech.stages.work import Work, read_images
+from vismech.store.artifacts import Artifact, Spec
 from vismech.store.settings import used
 
 TAIL = ["metric", "value", "n", "ci_low", "ci_high", "units"]
@@ -102,7 +103,16 @@ def _quantile(metric: str, values: np.ndarray, share: float) -> _Measured:
     return _Measured(metric, value, len(values), "share")
 
 
-def graph_scores(graph: Mapping[str, Any], unit: str = "logits") -> pd.DataFrame:
+def answered(work: Work, logits: Spec[Any]) -> Answered:
+    """How many of the run's images the network answers rightly, of those whose class is known."""
+    artifact = work.store.open(logits)
+    classes = work.class_labels.classes(read_images(artifact).labels)
+    known = classes != UNKNOWN
+    right = np.asarray(artifact.array("logits.npy")).argmax(1) == classes
+    return Answered(int((right & known).sum()), int(known.sum()))
+
+
+def graph_scores(graph: Mapping[str, Any], told: Answered, unit: str = "logits") -> pd.DataFrame:
     """Scores of the whole graph, per group and for the mean over groups; what is left of it after pruning; and layer by
     layer what the drawn concepts account for of the class's value, in its ``unit`` and as shares of it."""
     images = {group["key"]: group["images"] for group in graph["groups"]}
@@ -113,6 +123,8 @@ def graph_scores(graph: Mapping[str, Any], unit: str = "logits") -> pd.DataFrame
     whole = list(graph["scores"])[-1]
     for name in ("nodes", "links"):
         rows.append({"group": whole, "metric": name, "value": len(graph[name]), "n": total, "units": "count"})
+    if told.share is not None:
+        rows.append({"group": whole, "metric": "accuracy", "value": told.share, "n": told.known, "units": "share"})
     for layer, accounts in graph["account"].items():
         for group, parts in accounts.items():
             base = {"group": group, "layer": layer, "n": images[group]}
