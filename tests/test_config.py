@@ -187,7 +187,7 @@ def test_the_surface_changes_only_on_purpose() -> None:
         ("hydra.foo=1", "there is no key 'hydra.foo': vismech --cfg hydra"),
         ("model.kwargs.width=1", "model.kwargs.width is not there yet: add it with +model.kwargs.width=…"),
         # a value of another type
-        ("dictionary.k=abc", "dictionary.k=abc does not fit: it must be int or null (Number of concepts per layer"),
+        ("dictionary.k=2.5", "dictionary.k=2.5 does not fit: it must be int or str or null (Number of concepts per layer"),
         (
             "attribute.steps=1.5",
             "attribute.steps=1.5 does not fit: it must be int (Nodes of the quadrature, with which rule=auto begins)",
@@ -256,7 +256,7 @@ def sentence_of(done: subprocess.CompletedProcess) -> str:
     [
         (["extract.layer=[a]"], "there is no key 'extract.layer'"),
         (["+extract.perimage=3"], "there is no key 'extract.perimage'"),
-        (["dictionary.k=abc"], "dictionary.k=abc does not fit"),
+        (["dictionary.k=abc"], "dictionary.k=abc is no number of concepts: give a number, auto or null"),
         (["model.name=???"], "model.name has no value"),
         (["-m", "model=resnet19,resnet18"], "model=resnet19 is not a choice"),
         (["quickstart"], "cannot read 'quickstart'"),

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vismech.config.choices import DataSource, Labels, LoggerKind, ModelSource, Positions, Scope
+from vismech.config.choices import Along, DataSource, Labels, LoggerKind, ModelSource, Positions, Scope
 from vismech.config.schema import Config
 
 CLASSES = ("dots", "stripes", "waves")
@@ -49,7 +49,7 @@ def tiny_config(pictures: Path, store: Path) -> Config:
     config.extract.layers, config.extract.positions, config.extract.per_image = ["layer*"], Positions.uniform, 6
     config.dictionary.k = 12
     config.describe.nearest, config.describe.cards = 4, 1
-    config.attribute.steps = 8
+    config.attribute.steps, config.attribute.along = 8, Along.reconstruction
     config.graph.scope, config.graph.images_per_class = Scope["dataset"], 12
     config.graph.important = 3
     config.evaluate.images = 10

@@ -170,9 +170,9 @@ class AttributeConfig:
     """Sample id for baseline=image."""
     baselines: int = 8
     """Number of images drawn for baseline=images, the same for all images, but never the image itself."""
-    along: Along = Along.reconstruction
-    """reconstruction: the path leads to what the concepts rebuild; activation: to the activation itself, and what the
-    concepts miss is an error node."""
+    along: Along = Along.activation
+    """activation: the path leads to the activation itself, and what the concepts miss is an error node; reconstruction:
+    to what the concepts rebuild, as in the paper."""
     curve: dict[str, Any] = field(default_factory=dict)
     """A path of your own: `_target_`, package.module.Class, and its arguments (its code is not in the key); empty:
     straight."""

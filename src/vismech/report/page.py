@@ -20,7 +20,7 @@ from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.bar import truth_bars
 from vismech.report.layout import MEAN
-from vismech.report.patches import NEAR, Card, Patch, Presence, is_far
+from vismech.report.patches import NEAR, Card, Patch, Presence, encode_small, is_far
 from vismech.report.script import safe_json, script_data
 from vismech.report.text import (
     ACCOUNT,
@@ -194,7 +194,9 @@ class _Sprites:
 
 
 def _source(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    """A picture's address: as WebP, a sixth of the PNG's bytes without a difference that can be seen at this size."""
+    kind, data = encode_small(png)
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
 def _hues(graph: Mapping[str, Any]) -> list[int | None]:

@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
@@ -143,21 +143,23 @@ def make_plan(ctx: Context) -> Plan:
         answers,
         columns=columns,
     )
+    page = graph_spec if wanted(Stage.report) and (ctx.config.report.page or ctx.config.report.figure) else None
+    pictured = bool(descriptions) and cards.count(ctx) > 0
+    # Before what is measured, so that there is a page to read meanwhile.
+    drawn: dict[str, Spec] = {}
+    if page is not None or pictured:
+        drawn = add(cards.fields_job(ctx, plan, page))
+    if page is not None:
+        drawn |= add(where.job(ctx, plan))
     if wanted(Stage.evaluate):
         for kind in asked(ctx.config):
             plan.evaluations[kind] = {}
             for job in measure_of(kind).jobs(ctx, plan):
                 plan.evaluations[kind] |= add(job)
-    page = graph_spec if wanted(Stage.report) and (ctx.config.report.page or ctx.config.report.figure) else None
-    pictured = bool(descriptions) and cards.count(ctx) > 0
-    if page is None and not pictured:
-        return plan
-    (fields,) = add(cards.fields_job(ctx, plan, page)).values()
     if pictured:
-        (plan.pictures,) = add(cards.pictures_job(ctx, plan, fields)).values()
+        (plan.pictures,) = add(cards.pictures_job(ctx, plan, drawn["fields"])).values()
     if page is not None:
-        (places,) = add(where.job(ctx, plan)).values()
-        (plan.report,) = add(report.job(ctx, plan, fields, places)).values()
+        (plan.report,) = add(report.job(ctx, plan, **drawn)).values()
     return plan
 
 
@@ -179,14 +181,24 @@ def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def run_plan(ctx: Context, plan: Plan, events: Events) -> None:
+def run_plan(ctx: Context, plan: Plan, events: Events, before_measures: Callable[[], None] = lambda: None) -> None:
     """Compute what is missing, each artifact under its lock.
+
+    ``before_measures`` is called once, before the first evaluation that is still to be computed.
 
     Raises:
         UserError: what the user can mend; artifacts that were finished before are intact.
     """
     keep_freed_memory()
+    told = False
     for job in plan.jobs:
+        if (
+            job.stage is Stage.evaluate
+            and not told
+            and any(ctx.store.find(spec) is None for spec in job.specs.values())
+        ):
+            before_measures()
+            told = True
         _run_job(ctx, job, events)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ VERSION = 3
 PHOTOGRAPH_SIDE = 160
 PAGE, FIGURE = "report/index.html", "figures/graph"
 RECONSTRUCTION = "reconstruction"
+EARLY = "What this run measures is still being computed: open the page again when it is done."
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,30 @@ def job(ctx: Context, plan: Plan, fields: Spec, where: Spec) -> Job:
     return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", settings, parents)}, compute)
 
 
+def early_page(work: Work, plan: Plan, folder: Path) -> Path | None:
+    """The page without what is still to be measured, in the run's folder; None where the run has no page."""
+    if plan.report is None or not plan.report.settings.page:
+        return None
+    settings, parents = replace(plan.report.settings, figure=False), plan.report.parents
+    _write(work, settings, replace(plan, evaluations={}), parents["fields"], parents["where"], folder, EARLY)
+    return folder / PAGE
+
+
 def unreadable_images(work: Work, plan: Plan) -> list[str]:
     """Sample ids that some layer's vectors are without, because the files could not be read."""
     artifacts = (work.store.open(spec) for spec in plan.vectors.values())
     return sorted({sample for artifact in artifacts for sample in read_images(artifact).unreadable})
 
 
-def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], where: Spec[Any], folder: Path) -> None:
+def _write(
+    work: Work,
+    wanted: ReportSettings,
+    plan: Plan,
+    fields: Spec[Any],
+    where: Spec[Any],
+    folder: Path,
+    *notes: str,
+) -> None:
     from vismech.report.figures import graph_figure
     from vismech.report.page import Section, render_page
     from vismech.stages.gallery import Gallery
@@ -91,7 +109,8 @@ def _write(work: Work, wanted: ReportSettings, plan: Plan, fields: Spec[Any], wh
     assert plan.graph is not None
     gallery = Gallery(work, plan, graph_concepts(work, plan.graph), read_fields(work.store.open(fields)))
     data = report_data(work, wanted, plan, gallery)
-    data = data._replace(where=_where(work, plan, where_stage.read(work.store.open(where))))
+    found = where_stage.read(work.store.open(where))
+    data = data._replace(where=_where(work, plan, found), notes=[*data.notes, *notes])
     if wanted.page:
         page = folder / PAGE
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from vismech.stages import graph as graph_stage
 from vismech.stages.cards import TABLE
 from vismech.stages.context import Context, Plan
 from vismech.stages.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
-from vismech.stages.report import unreadable_images
+from vismech.stages.report import early_page, unreadable_images
 from vismech.stages.trace import who_is_explained
 from vismech.store.artifacts import Spec, plain, write_json
 from vismech.store.disk import writing
@@ -68,7 +68,12 @@ def run(config: Config, folder: Path) -> Result:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "plan.json", rows)
         events = Events(folder / "events.jsonl")
-        run_plan(ctx, plan, events)
+
+        def show() -> None:
+            if (page := early_page(ctx, plan, folder)) is not None:
+                log.info("the page can be read while the rest is measured: %s", page)
+
+        run_plan(ctx, plan, events, show)
         return Result(folder, rows, *_describe(ctx, plan, events, folder, started))
 
 
