@@ -36,7 +36,7 @@ from vismech.passes.portions import no_memory
 from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
 from vismech.sources.checks import check_config_sources
-from vismech.sources.data import ImageData, open_data
+from vismech.sources.data import Columns, ImageData, open_data
 from vismech.sources.own import Own
 from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace
 from vismech.stages.context import Context, Job, Plan
@@ -73,7 +73,14 @@ def open_context(config: Config) -> Context:
         return Context.of(config, ImageData(Path(), [], {}), _planned)
     data = config.data
     found = open_data(
-        data.source, data.root, data.limit, data.classes, data.half, target=data.target, options=data.options
+        data.source,
+        data.root,
+        data.limit,
+        data.classes,
+        data.half,
+        target=data.target,
+        options=data.options,
+        columns=Columns.of(data),
     )
     check_listed(config.graph, found.ids)
     return Context.of(config, found, _planned)
