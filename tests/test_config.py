@@ -22,7 +22,7 @@ from vismech.config.documentation import documentation
 from vismech.config.schema import Config, register
 from vismech.errors import UserError
 
-ALONE = ("experiment", "launcher")
+ALONE = ("experiment", "launcher", "debug")
 CHOICES = [(group, choice) for group, names in choices().items() for choice in names]
 # The n-th choice of every group in one composition: what one group sets, no other does.
 TOGETHER = [

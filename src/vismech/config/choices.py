@@ -12,6 +12,7 @@ class ModelSource(StrEnum):
     timm = "timm"
     efficientnet_lite = "efficientnet_lite"
     cifar_resnet = "cifar_resnet"
+    open_clip = "open_clip"
     custom = "custom"
 
 

@@ -96,6 +96,8 @@ def _check_model(config: Config) -> None:
     model = config.model
     if model.checkpoint is not None and not Path(model.checkpoint).expanduser().is_file():
         raise UserError(f"model.checkpoint={model.checkpoint} is not a file")
+    if model.probe is not None and not Path(model.probe).expanduser().is_file():
+        raise UserError(f"model.probe={model.probe} is not a file")
     if model.source is ModelSource.custom and ":" not in (model.target or ""):
         raise UserError(
             f"model.target={model.target} must be package.module:factory, a callable that returns your module"

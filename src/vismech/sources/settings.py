@@ -13,7 +13,7 @@ class ModelConfig:
     """The network that is explained."""
 
     source: ModelSource = ModelSource.efficientnet_lite
-    """Where the architecture comes from."""
+    """Where the architecture comes from; timm's names may be hf-hub:OWNER/NAME or local-dir:FOLDER."""
     name: str = "efficientnet_lite0"
     """The architecture's name there."""
     weights: str | None = "default"
@@ -36,6 +36,9 @@ class ModelConfig:
     """Standard deviation per channel; null: the model's own."""
     classes: list[str] | None = None
     """Class names in index order; null: ImageNet's or CIFAR-10's where they fit."""
+    probe: str | None = None
+    """A linear layer of your own on a network that ends in features (timm: built without its head): .safetensors with
+    weight [classes, channels] and bias, or .csv with rows class,bias,weights; layers are then called encoder.NAME."""
 
 
 @dataclass
