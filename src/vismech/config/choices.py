@@ -304,6 +304,7 @@ class LoggerKind(StrEnum):
 
     wandb = "wandb"
     csv = "csv"
+    tensorboard = "tensorboard"
     none = "none"
 
 

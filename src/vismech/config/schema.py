@@ -321,16 +321,18 @@ class ReportConfig:
 
 @dataclass
 class LoggerConfig:
-    """W&B, CSV or nothing, besides the run's folder."""
+    """W&B, CSV, TensorBoard or nothing, besides the run's folder."""
 
     kind: LoggerKind = LoggerKind.wandb
-    """wandb, csv or none."""
+    """wandb, csv (in csv/), tensorboard (in tensorboard/: numbers, configuration, figures) or none."""
     project: str = "vismech"
     """W&B project."""
     group: str | None = None
     """W&B group; null: the sweep's folder, or none for a single run."""
     mode: WandbMode = WandbMode.offline
     """W&B mode: offline needs no account; online uploads; disabled."""
+    artifacts: bool = False
+    """Also log dictionaries and graph as W&B artifacts, with all that their keys are made of and how they were made."""
 
 
 @dataclass

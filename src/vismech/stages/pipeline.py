@@ -24,7 +24,7 @@ from typing import Any
 
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
-from vismech.config.choices import Baseline, Mode, PathWeight, ReadOut, Rule, Stage
+from vismech.config.choices import Baseline, LoggerKind, Mode, PathWeight, ReadOut, Rule, Stage
 from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.measures import images as measured
@@ -345,6 +345,8 @@ def check(config: Config) -> None:
     _check_attribute(config)
     if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
         raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
+    if config.logger.artifacts and config.logger.kind is not LoggerKind.wandb:
+        raise UserError(f"logger.artifacts=true is W&B's: give logger=wandb instead of logger={config.logger.kind}")
     check_scope(config.graph)
     check_config_sources(config)
 
