@@ -86,6 +86,7 @@ def test_a_probe_without_bias_and_one_in_half_precision(tmp_path) -> None:
     assert torch.equal(probe.weight, WEIGHT.half().float()) and torch.equal(probe.bias, torch.zeros(4))
 
 
+@pytest.mark.thorough
 def test_keys_see_the_probe(tmp_path) -> None:
     def told(bias: torch.Tensor) -> dict:
         save_file({"weight": WEIGHT, "bias": bias}, tmp_path / "x.safetensors")
@@ -99,6 +100,7 @@ def test_keys_see_the_probe(tmp_path) -> None:
     assert outline_file(tmp_path, config.model) is None  # no note of earlier runs
 
 
+@pytest.mark.thorough
 def test_timm_is_built_without_its_head(tmp_path) -> None:
     encoder = open_model("timm", "test_resnet", weights=None, kwargs={"num_classes": 0})
     with torch.no_grad():

@@ -91,6 +91,7 @@ class Method(StrEnum):
     rotation = "rotation"
     random = "random"
     random_pfv = "random_pfv"
+    saved = "saved"
     custom = "custom"
 
 

@@ -83,8 +83,8 @@ class DictionaryConfig:
     method: Method = Method.bisecting
     """bisecting or (flat) kmeans: spherical k-means; nmf, semi_nmf (of vectors with negative values),
     dictionary_learning: matrix factorisations; sae: sparse autoencoder; pca, channels, rotation (of the channels),
-    random (unit vectors), random_pfv (vectors of the layer): controls. pca, channels and rotation have at most as many
-    concepts as channels."""
+    random (unit vectors), random_pfv (vectors of the layer): controls; saved: those of `path`. pca,
+    channels and rotation have at most as many concepts as channels."""
     k: int | None = None
     """Number of concepts per layer; null: k_per_channel times the channels."""
     k_per_channel: int = 8
@@ -120,6 +120,8 @@ class DictionaryConfig:
     that returns vismech.dictionaries.Fitted."""
     options: dict[str, Any] = field(default_factory=dict)
     """method=custom: its keyword arguments."""
+    path: str | None = None
+    """method=saved: a folder that vismech-store export wrote, or one with such a folder for each layer."""
     code_target: str | None = None
     """code=custom: package.module:encode, a function of your own: encode(vectors, atoms, **code_options)."""
     code_options: dict[str, Any] = field(default_factory=dict)

@@ -277,6 +277,7 @@ def _provenance(ctx: Context, seconds: float, peak: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("vismech", "torch", "lightning", "numpy")},
         "git": git_commit(),
+        "run": ctx.config.name,
         "runtime": runtime,
         "preprocess": None if alone(ctx.config) else ctx.model.preprocess,
     }
