@@ -153,13 +153,13 @@ def test_numbers_are_indices_only_where_the_user_says_so(photos) -> None:
     data = open_data("csv", table(photos.parent / "a.csv", rows))
     assert data.classes == {0: "4", 1: "7", 2: "10"}  # in the order of numbers
     assert class_labels(data, {}, 11).known == {}
-    assert class_labels(data, {}, 11, Labels.index).known == {0: 4, 1: 7, 2: 10}
+    assert class_labels(data, {}, 11, Labels.indices).known == {0: 4, 1: 7, 2: 10}
     assert class_labels(data, {}, 3, Labels.rank).known == {0: 0, 1: 1, 2: 2}
     with pytest.raises(UserError, match="'10' is no index below 10, the number of the model's classes"):
-        class_labels(data, {}, 10, Labels.index)
+        class_labels(data, {}, 10, Labels.indices)
     with pytest.raises(UserError, match="'apple' is no index below 10"):
-        class_labels(open_data("imagefolder", photos), {}, 10, Labels.index)
-    with pytest.raises(UserError, match=r"none of the labels .* data.labels=index if they are indices"):
+        class_labels(open_data("imagefolder", photos), {}, 10, Labels.indices)
+    with pytest.raises(UserError, match=r"none of the labels .* data.labels=indices if they are indices"):
         class_labels(data, {}, 11).require("evaluate.kinds=audit")
 
 
@@ -202,7 +202,7 @@ def test_tar_files_are_the_photographs_in_them(photos, tmp_path, label) -> None:
         same_pictures(data, photos)
     else:
         assert data.classes == {0: "0", 1: "1", 2: "2"}
-        assert class_labels(data, {}, 3, Labels.index).known == {0: 0, 1: 1, 2: 2}
+        assert class_labels(data, {}, 3, Labels.indices).known == {0: 0, 1: 1, 2: 2}
     again = pickle.loads(pickle.dumps(data))  # as workers get it
     assert np.array_equal(np.asarray(again.load(11)), np.asarray(load_image(photos / "cherry" / "003.png")))
     one = open_data("webdataset", tmp_path / "shards" / "train-1.tar")

@@ -41,7 +41,7 @@ class Labels(StrEnum):
 
     names = "names"
     rank = "rank"
-    index = "index"
+    indices = "indices"
 
 
 class Fingerprint(StrEnum):

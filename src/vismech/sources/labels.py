@@ -79,7 +79,7 @@ class ClassLabels:
 
 REMEDY = (
     "give +data.class_map={FOLDER: CLASS, …} with the classes' indices or names, model.classes=[NAME, …], "
-    "data.labels=rank if the folders are the model's classes in alphabetical order, or data.labels=index "
+    "data.labels=rank if the folders are the model's classes in alphabetical order, or data.labels=indices "
     "if they are indices"
 )
 
@@ -127,7 +127,7 @@ def class_labels(
     for label, name in data.classes.items():
         if name in given:
             index = given[name]
-        elif labels is Labels.index:
+        elif labels is Labels.indices:
             index = _indexed(name, outputs)
         else:
             index = label if labels is Labels.rank else find(name)
@@ -140,7 +140,7 @@ def _indexed(name: str, outputs: int) -> int:
     """The class whose index a folder or label is."""
     if not name.isdecimal() or int(name) >= outputs:
         raise UserError(
-            f"data.labels=index: {name!r} is no index below {outputs}, the number of the model's classes: give "
+            f"data.labels=indices: {name!r} is no index below {outputs}, the number of the model's classes: give "
             "data.labels=names, or +data.class_map={LABEL: CLASS, …}"
         )
     return int(name)

@@ -76,8 +76,8 @@ class DataConfig:
     """Classes to keep, ImageNet's or CIFAR-10's indices, else the ranks of folders or labels; empty keeps all."""
     labels: Labels = Labels.names
     """imagefolder, csv, huggingface, webdataset: a folder or label is the class of the model's that has its name (or
-    its wnid), or with rank the class of its rank, if there are as many as classes, or with index the class whose index
-    it is. Of others the class, and so accuracy, is unknown."""
+    its wnid), or with rank the class of its rank, if there are as many as classes, or with indices that of this index.
+    Of others the class, and so accuracy, is unknown."""
     class_map: dict[str, Any] = field(default_factory=dict)
     """The same sources: folder or label → class of the model, its index or name, or null for none; before labels."""
     groups: str | None = None

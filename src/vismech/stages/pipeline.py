@@ -192,11 +192,11 @@ def run_plan(ctx: Context, plan: Plan, events: Events) -> None:
         UserError: what the user can mend; artifacts that were finished before are intact.
     """
     keep_freed_memory()
-    for job in plan.jobs:
-        _run_job(ctx, job, events)
+    for number, job in enumerate(plan.jobs, 1):
+        _run_job(ctx, job, events, f"{number} of {len(plan.jobs)}")
 
 
-def _run_job(ctx: Context, job: Job, events: Events) -> None:
+def _run_job(ctx: Context, job: Job, events: Events, place: str) -> None:
     forced = job.stage in ctx.config.force
 
     def missing(specs: Mapping[str, Spec]) -> dict[str, Spec]:
@@ -213,7 +213,7 @@ def _run_job(ctx: Context, job: Job, events: Events) -> None:
             if todo:
                 for unit, spec in todo.items():
                     events.write("start", stage=job.stage.value, unit=unit, key=spec.key)
-                log.info("%s %s", job.stage.value, ", ".join(todo))
+                log.info("%s %s (%s)", job.stage.value, ", ".join(todo), place)
                 try:
                     # The number of threads shows in the last bits of sums; processes are the way to use more cores.
                     with one_thread(), rounding(ctx.config.runtime.tf32):
