@@ -53,11 +53,14 @@ def test_tensorboard_that_is_not_installed_is_one_sentence(tiny, tmp_path, monke
 
 def test_offline_wandb_has_dictionaries_and_graph_with_their_provenance(tiny, tmp_path, monkeypatch) -> None:
     """The run's own file of records is read as W&B would upload it."""
+    import wandb
+
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = short(tiny)
     config.logger.kind, config.logger.artifacts = LoggerKind.wandb, True
     run(config, tmp_path / "run")
+    wandb.teardown()  # its own process writes the last of the records, after the run is finished
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     logged = [_artifact(record) for record in _records(file.read_bytes())]
     found = {each.name: each for each in logged if each is not None and each.type in ("dictionary", "graph")}
