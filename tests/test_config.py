@@ -22,7 +22,7 @@ from vismech.config.documentation import documentation
 from vismech.config.schema import Config, register
 from vismech.errors import UserError
 
-ALONE = ("experiment", "launcher")
+ALONE = ("experiment", "launcher", "debug")
 CHOICES = [(group, choice) for group, names in choices().items() for choice in names]
 # The n-th choice of every group in one composition: what one group sets, no other does.
 TOGETHER = [
@@ -107,6 +107,33 @@ def test_every_preset_opens_with_its_command_and_has_its_folder(choice) -> None:
     assert any((folder / "README.md").is_file() for folder in folders)
 
 
+@pytest.mark.parametrize("choice", choices()["debug"])
+def test_debugging_goes_after_every_preset(choice) -> None:
+    content = yaml.safe_load((conf_folder() / "debug" / "few.yaml").read_text())
+    for preset in (None, "quickstart", "fig4_cifar_resnet20"):
+        config = composed(*([f"experiment={preset}"] if preset else []), f"debug={choice}")
+        for key, value in leaves(content):
+            assert functools.reduce(getattr, key, config) == value, key
+        assert config.model.crop == (64 if choice == "small" else None)
+    assert composed("debug=few", "dictionary.k=5").dictionary.k == 5
+
+
+def test_the_sweep_of_the_documentation_is_a_command_of_ours() -> None:
+    """W&B's agent writes its arguments, and they compose."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    text = (conf_folder().parent / "docs" / "tutorial" / "4-sweeps-and-tables.md").read_text()
+    sweep = yaml.safe_load(re.search(r"```yaml\n(program: vismech\n.*?)```", text, re.DOTALL)[1])
+    chosen = {"dictionary.k_per_channel": {"value": 4}, "dictionary.penalty": {"value": 0.0123}}
+    assert chosen.keys() == sweep["parameters"].keys()
+    written = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
+    program, *arguments, last = sweep["command"]
+    assert (program, last) == ("vismech", "${args_no_hyphens}")
+    config = composed(*arguments, *written)
+    assert (config.dictionary.k_per_channel, config.dictionary.penalty) == (4, 0.0123)
+    assert config.logger.mode == "online" and config.until == "evaluate"
+
+
 def test_choices_and_values_meet() -> None:
     config = composed("experiment=quickstart", "data=imagenet", "data.root=/photos", "data.limit=200", "dictionary.k=8")
     assert (config.name, config.data.root, config.data.limit, config.dictionary.k) == ("quickstart", "/photos", 200, 8)
@@ -187,7 +214,10 @@ def test_the_surface_changes_only_on_purpose() -> None:
         ("hydra.foo=1", "there is no key 'hydra.foo': vismech --cfg hydra"),
         ("model.kwargs.width=1", "model.kwargs.width is not there yet: add it with +model.kwargs.width=…"),
         # a value of another type
-        ("dictionary.k=2.5", "dictionary.k=2.5 does not fit: it must be int or str or null (Number of concepts per layer"),
+        (
+            "dictionary.k=2.5",
+            "dictionary.k=2.5 does not fit: it must be int or str or null (Number of concepts per layer",
+        ),
         (
             "attribute.steps=1.5",
             "attribute.steps=1.5 does not fit: it must be int (Nodes of the quadrature, with which rule=auto begins)",

@@ -293,6 +293,7 @@ def test_every_source_is_tested() -> None:
         "torchvision",
         "timm",
         "efficientnet_lite",
+        "open_clip",
         "cifar_resnet",
         "custom",
     }

@@ -254,3 +254,28 @@ def test_a_folder_that_was_there_before_stays(tmp_path) -> None:
     launch.begin(tmp_path / "run", sweep=False)
     launch.tidy()
     assert Path(tmp_path / "run").is_dir()
+
+
+# Completion
+
+
+@pytest.mark.thorough
+def test_the_tab_key_completes_groups_choices_and_keys(tmp_path) -> None:
+    """As the documentation says it is set up, in a bash of its own."""
+    program = tmp_path / "vismech"
+    code = "import sys; sys.argv[0] = 'vismech'; from vismech.commands.main import main; main()"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
+    program.chmod(0o755)
+    lines = {
+        "vismech model=cifar_resnet2": "model=cifar_resnet20",
+        "vismech experiment=quickstart graph.scop": "graph.scope=",
+        "vismech debug=fe": "debug=few",
+    }
+    asked = [
+        f'COMP_LINE="{line}"; COMP_CWORD={line.count(" ")}; hydra_bash_completion; echo "${{COMPREPLY[@]}}"'
+        for line in lines
+    ]
+    script = "\n".join(['eval "$(vismech -sc install=bash)"', *asked])
+    path = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, env=path, cwd=tmp_path)
+    assert done.stdout.splitlines() == list(lines.values())

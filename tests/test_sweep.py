@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from vismech.commands.run_folders import count_jobs
 from vismech.compare.sweep import collect
 
 
@@ -101,3 +102,34 @@ def test_jobs_without_tables_or_overrides_are_passed_over(tmp_path) -> None:
     (tmp_path / "3" / "tables" / "t.csv").write_bytes(b"")  # killed while it wrote
     collect(tmp_path)
     assert pd.read_csv(tmp_path / "t.csv")["job"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("params", "given", "count"),
+    [
+        (None, ["seed=0,1,2", "dictionary.k=2,4", "name=x"], 6),
+        ({"dictionary.k_per_channel": "1,2,4"}, ["name=x"], 3),
+        ({"dictionary.k_per_channel": "1,2,4"}, ["dictionary.k_per_channel=2,8"], 2),
+        (None, ["seed=range(0,5)", "extract.layers=[a,b],[c]", "+model.kwargs.a='x,y'"], 10),
+        (None, ["name=x"], 1),
+        (None, ["seed=0,"], None),
+    ],
+)
+def test_the_number_of_jobs_is_hydras_own(params, given, count, tmp_path) -> None:
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    target = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+    hydra = {"sweeper": {"_target_": target, "params": params}, "overrides": {"task": given}}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
+    assert count_jobs(tmp_path) == count
+    if count is not None:
+        texts = [*(f"{key}={value}" for key, value in (params or {}).items()), *given]
+        assert len(BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), None)[0]) == count
+
+
+def test_a_sweeper_that_chooses_as_it_goes_has_no_number(tmp_path) -> None:
+    assert count_jobs(tmp_path) is None
+    hydra = {"sweeper": {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
+    assert count_jobs(tmp_path) is None

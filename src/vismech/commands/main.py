@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vismech.commands.run_folders import launch
+from vismech.commands.run_folders import count_jobs, launch
 from vismech.commands.shell import command, fail
 from vismech.config.composition import choices, composition_error, conf_folder, one_line, refuse_unknown
 from vismech.config.documentation import documentation
@@ -64,6 +64,8 @@ def _task(cfg: Any) -> float:
     try:
         if hydra.mode is RunMode.MULTIRUN and not any(line.startswith("runtime.job=") for line in hydra.overrides.task):
             cfg.runtime.job = hydra.job.num  # jobs that run at once share the GPUs
+        if hydra.mode is RunMode.MULTIRUN:
+            _say_which(hydra)
         return _run(cfg, Path(hydra.runtime.output_dir), hydra.mode is RunMode.MULTIRUN)
     except UserError as error:
         log.debug("the run ended with an error", exc_info=True)  # hydra.verbose=true shows it
@@ -77,6 +79,12 @@ def _task(cfg: Any) -> float:
             log.exception("a mistake of ours")
             launch.failures[hydra.job.num] = f"{type(error).__name__}, a mistake of ours: its run.log says where"
         raise
+
+
+def _say_which(hydra: Any) -> None:
+    """Tell which job of a sweep begins."""
+    count = count_jobs(Path(hydra.sweep.dir))
+    log.info("job %d%s: %s", hydra.job.num + 1, f" of {count}" if count else "", ", ".join(hydra.overrides.task))
 
 
 def _sweep_failed() -> str:

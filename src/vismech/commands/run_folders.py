@@ -1,4 +1,4 @@
-"""The folders that Hydra makes for runs and sweeps: given up where nothing came of them, their tables collected."""
+"""The folders that Hydra makes for runs and sweeps: counted, given up where nothing came of them, tables collected."""
 
 from __future__ import annotations
 
@@ -64,6 +64,22 @@ def _bare(folder: Path) -> bool:
 
 
 launch = Launch()
+
+
+def count_jobs(sweep: Path) -> int | None:
+    """How many jobs a sweep has, by what Hydra wrote when it began; None for sweepers that choose as they go."""
+    from vismech.compare.sweep import read_yaml
+    from vismech.config.composition import combinations
+    from vismech.errors import UserError
+
+    try:
+        hydra = read_yaml(sweep / "multirun.yaml")["hydra"]
+        if not hydra["sweeper"]["_target_"].endswith(".BasicSweeper"):
+            return None
+        given = [f"{key}={value}" for key, value in (hydra["sweeper"].get("params") or {}).items()]
+        return combinations([*given, *hydra["overrides"]["task"]])
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None
 
 
 class Folders:

@@ -13,6 +13,7 @@ from vismech.commands.sizes import size
 from vismech.errors import UserError
 from vismech.store.artifacts import Artifact, Store
 from vismech.store.disk import remove, writing
+from vismech.store.lineage import Lineages
 from vismech.store.manifest import MANIFEST, PROVENANCE, read_manifest, read_provenance
 
 
@@ -22,8 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="vismech-store", description="The artifacts of all runs.")
     parser.add_argument("--root", type=Path, default=Path("outputs/artifacts"), help="the store (store.root)")
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("ls", help="every artifact: stage, unit, key, size, when and how long")
+    listing = commands.add_parser(
+        "ls", help="every artifact: stage, unit, key, size, when, how long, model, method, run"
+    )
     listing.add_argument("stage", nargs="?", help="only this stage")
+    exporting = commands.add_parser("export", help="a dictionary as a folder to share: safetensors and a model card")
+    exporting.add_argument("key", help="its key, or the first digits")
+    exporting.add_argument("folder", type=Path, help="where to; dictionary=saved dictionary.path=FOLDER reads it")
     show = commands.add_parser("show", help="manifest and provenance of one artifact")
     show.add_argument("key", help="its key, or the first digits")
     verify = commands.add_parser("verify", help="hash every payload file again")
@@ -42,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clean.add_argument("--delete", action="store_true", help="remove instead of listing")
     options = parser.parse_args(arguments)
     store = _open(options.root)
-    sys.exit({"ls": _list, "show": _show, "verify": _verify, "gc": _gc}[options.command](store, options))
+    sys.exit(_COMMANDS[options.command](store, options))
 
 
 def _open(root: Path) -> Store:
@@ -59,7 +65,7 @@ def _find(store: Store, key: str) -> Path:
 
 
 def _list(store: Store, options: argparse.Namespace) -> int:
-    total = 0
+    total, lineages = 0, Lineages(store)
     for folder in store.artifacts():
         if options.stage and folder.parent.name != options.stage:
             continue
@@ -70,11 +76,26 @@ def _list(store: Store, options: argparse.Namespace) -> int:
         artifact = Artifact(folder)
         total += artifact.bytes
         manifest = artifact.manifest
+        lineage = lineages.of(folder)
         print(
             f"{manifest['stage']:<10}  {manifest['unit']:<28}  {folder.name}  {size(artifact.bytes):>9}  "
-            f"{made.get('time', ''):<24}  {made.get('seconds', 0):>8.1f} s"
+            f"{made.get('time', ''):<24}  {made.get('seconds', 0):>8.1f} s  "
+            f"{'  '.join(word or '-' for word in (lineage.model, lineage.method, lineage.run))}"
         )
     print(f"{size(total)} in all")
+    return 0
+
+
+def _export(store: Store, options: argparse.Namespace) -> int:
+    from vismech.commands.export import export  # loads torch
+
+    folder = _find(store, options.key)
+    problem, _ = _damage(folder)
+    if problem is not None:
+        raise UserError(f"{_name(folder)} is damaged: {problem}; vismech-store verify --repair sets it aside")
+    for path in export(Artifact(folder), Lineages(store).of(folder), options.folder):
+        print(path)
+    print(f"to share it: huggingface-cli upload OWNER/NAME {options.folder}")
     return 0
 
 
@@ -185,3 +206,6 @@ def _used(runs: Path) -> set[str]:
 
 def _name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
+
+
+_COMMANDS = {"ls": _list, "show": _show, "export": _export, "verify": _verify, "gc": _gc}

@@ -12,24 +12,36 @@ class ModelSource(StrEnum):
     timm = "timm"
     efficientnet_lite = "efficientnet_lite"
     cifar_resnet = "cifar_resnet"
+    open_clip = "open_clip"
     custom = "custom"
 
 
 class DataSource(StrEnum):
-    """How the folder below ``data.root`` is laid out."""
+    """How what ``data.root`` names is laid out."""
 
     imagefolder = "imagefolder"
     imagenet = "imagenet"
     cifar10 = "cifar10"
     samples = "samples"
+    folder = "folder"
+    csv = "csv"
+    huggingface = "huggingface"
+    webdataset = "webdataset"
     custom = "custom"
+
+    @property
+    def published(self) -> bool:
+        """Whether labels are a published numbering of classes, and not names of the user's own."""
+        return self in (DataSource.imagenet, DataSource.cifar10, DataSource.samples, DataSource.custom)
 
 
 class Labels(StrEnum):
-    """How a folder of the user's own tells the model's class: by its name, or by its rank among the folders."""
+    """How a folder or label of the user's own tells the model's class: by its name, its rank among them, or as its
+    index."""
 
     names = "names"
     rank = "rank"
+    indices = "indices"
 
 
 class Fingerprint(StrEnum):
@@ -79,6 +91,7 @@ class Method(StrEnum):
     rotation = "rotation"
     random = "random"
     random_pfv = "random_pfv"
+    saved = "saved"
     custom = "custom"
 
 
@@ -292,6 +305,7 @@ class LoggerKind(StrEnum):
 
     wandb = "wandb"
     csv = "csv"
+    tensorboard = "tensorboard"
     none = "none"
 
 

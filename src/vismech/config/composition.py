@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,6 +99,23 @@ def varied(config: Config, overrides: Sequence[str]) -> Config:
         raise UserError(composition_error(error)) from error
     assert isinstance(found, Config)
     return found
+
+
+def combinations(overrides: Sequence[str]) -> int:
+    """How many jobs a sweep over ``overrides`` has: the last word on a key counts, as in Hydra's own product.
+
+    Raises:
+        UserError: one that cannot be read, or that is no list of values.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        last = {each.get_key_element(): each for each in OverridesParser.create().parse_overrides([*overrides])}
+        swept = [each for each in last.values() if each.is_sweep_override()]
+        return math.prod(sum(1 for _ in each.sweep_string_iterator()) for each in swept)
+    except HydraException as error:
+        raise UserError(composition_error(error)) from error
 
 
 def no_key(key: str) -> str:

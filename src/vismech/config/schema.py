@@ -83,8 +83,8 @@ class DictionaryConfig:
     method: Method = Method.bisecting
     """bisecting or (flat) kmeans: spherical k-means; nmf, semi_nmf (of vectors with negative values),
     dictionary_learning: matrix factorisations; sae: sparse autoencoder; pca, channels, rotation (of the channels),
-    random (unit vectors), random_pfv (vectors of the layer): controls. pca, channels and rotation have at most as many
-    concepts as channels."""
+    random (unit vectors), random_pfv (vectors of the layer): controls; saved: those of `path`. pca,
+    channels and rotation have at most as many concepts as channels."""
     k: int | str | None = None
     """Number of concepts per layer; null: k_per_channel times the channels; auto (also where both are null): as few as
     leave no more than `unexplained` of vectors that had no part in finding them, of ¼ to 8 per channel, as far as there
@@ -126,6 +126,8 @@ class DictionaryConfig:
     that returns vismech.dictionaries.Fitted."""
     options: dict[str, Any] = field(default_factory=dict)
     """method=custom: its keyword arguments."""
+    path: str | None = None
+    """method=saved: a folder that vismech-store export wrote, or one with such a folder for each layer."""
     code_target: str | None = None
     """code=custom: package.module:encode, a function of your own: encode(vectors, atoms, **code_options)."""
     code_options: dict[str, Any] = field(default_factory=dict)
@@ -327,16 +329,18 @@ class ReportConfig:
 
 @dataclass
 class LoggerConfig:
-    """W&B, CSV or nothing, besides the run's folder."""
+    """W&B, CSV, TensorBoard or nothing, besides the run's folder."""
 
     kind: LoggerKind = LoggerKind.wandb
-    """wandb, csv or none."""
+    """wandb, csv (in csv/), tensorboard (in tensorboard/: numbers, configuration, figures) or none."""
     project: str = "vismech"
     """W&B project."""
     group: str | None = None
     """W&B group; null: the sweep's folder, or none for a single run."""
     mode: WandbMode = WandbMode.offline
     """W&B mode: offline needs no account; online uploads; disabled."""
+    artifacts: bool = False
+    """Also log dictionaries and graph as W&B artifacts, with all that their keys are made of and how they were made."""
 
 
 @dataclass

@@ -111,7 +111,7 @@ NO_FILE = Path()
 
 def _weights_file(config: ModelConfig) -> Path | None:
     """The file that all weights come from; None where it is not known, or where more than weights may change."""
-    if config.source is ModelSource.custom:
+    if config.source in (ModelSource.custom, ModelSource.open_clip) or config.probe or ":" in config.name:
         return None
     if config.checkpoint:
         file = Path(config.checkpoint)

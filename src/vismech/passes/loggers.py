@@ -1,16 +1,32 @@
-"""A finished run in W&B or in CSV."""
+"""A finished run in W&B, in CSV or in TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from vismech.config.choices import LoggerKind
 from vismech.config.schema import Config
 from vismech.errors import UserError
+
+
+class Kept(NamedTuple):
+    """An artifact of the store for W&B.
+
+    Attributes:
+        name: what it is called there; a version of it is told by its files.
+        kind: dictionary or graph.
+        files: name → path.
+        facts: its manifest and provenance.
+    """
+
+    name: str
+    kind: str
+    files: Mapping[str, Path]
+    facts: Mapping[str, Any]
 
 
 def log_run(
@@ -20,6 +36,7 @@ def log_run(
     tables: Mapping[str, pd.DataFrame],
     written: Sequence[Path],
     folder: Path,
+    kept: Sequence[Kept] = (),
 ) -> None:
     """Log configuration, metrics, tables, concept cards, figures and the page.
 
@@ -30,13 +47,14 @@ def log_run(
         tables: name → frame; the rows of ``concepts`` name the card of each.
         written: figures and page.
         folder: the run's folder; its parent names the W&B group of a sweep.
+        kept: artifacts of the store that W&B is to keep, too.
 
     Raises:
-        UserError: wandb is chosen but not installed.
+        UserError: wandb or tensorboard is chosen but not installed.
     """
     match config.logger.kind:
         case LoggerKind.wandb:
-            _wandb(config, values, metrics, tables, written, folder)
+            _wandb(config, values, metrics, tables, written, folder, kept)
         case LoggerKind.csv:
             from lightning.pytorch.loggers import CSVLogger
 
@@ -44,9 +62,34 @@ def log_run(
             logger.log_hyperparams(dict(values))
             logger.log_metrics({name: float(value) for name, value in metrics.items()})
             logger.save()
+        case LoggerKind.tensorboard:
+            _tensorboard(values, metrics, written, folder)
 
 
-def _wandb(config: Config, values, metrics, tables, written: Sequence[Path], folder: Path) -> None:
+def _tensorboard(values: Mapping[str, Any], metrics: Mapping[str, Any], written: Sequence[Path], folder: Path) -> None:
+    import numpy as np
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from PIL import Image
+
+    try:
+        logger = TensorBoardLogger(str(folder), name="tensorboard", version="")
+        writer = logger.experiment
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "logger=tensorboard needs the extra 'tensorboard': pip install 'vismech[tensorboard]', or choose logger=csv"
+        ) from error
+    logger.log_hyperparams(dict(values))
+    logger.log_metrics({name: float(value) for name, value in metrics.items()}, step=0)
+    for path in written:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                writer.add_image(f"figures/{path.stem}", np.asarray(image.convert("RGB")), dataformats="HWC")
+    logger.finalize("success")
+
+
+def _wandb(
+    config: Config, values, metrics, tables, written: Sequence[Path], folder: Path, kept: Sequence[Kept]
+) -> None:
     try:
         import wandb
     except ImportError as error:
@@ -79,5 +122,11 @@ def _wandb(config: Config, values, metrics, tables, written: Sequence[Path], fol
                 run.log({f"figures/{path.stem}": wandb.Image(str(path))})
             elif path.suffix == ".html":
                 run.log({"report": wandb.Html(str(path))})
+        for each in kept:
+            artifact = wandb.Artifact(each.name, each.kind, metadata=dict(each.facts))
+            for name, path in each.files.items():
+                # Artifacts of the store never change, so W&B needs no copies of its own.
+                artifact.add_file(str(path), name=name, policy="immutable")
+            run.log_artifact(artifact, aliases=[str(each.facts["key"])])
     finally:
         run.finish()

@@ -86,11 +86,14 @@ class Progress(lightning.Callback):
         self.title = title
         self.meter: Meter | None = None
 
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        """Begin with the first batch."""
+        if trainer.is_global_zero and self.meter is None:
+            self.meter = Meter(self.title, int(sum(trainer.num_predict_batches)))
+
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         """Advance by one batch."""
-        if trainer.is_global_zero:
-            if self.meter is None:
-                self.meter = Meter(self.title, int(sum(trainer.num_predict_batches)))
+        if self.meter is not None:
             self.meter.advance()
 
     def teardown(self, trainer, pl_module, stage: str) -> None:

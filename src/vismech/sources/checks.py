@@ -15,6 +15,8 @@ from vismech.errors import UserError
 
 # Evaluations that need neither model nor data where a run is for nothing else.
 ALONE = {Evaluation.planted}
+# Sources whose sample ids are paths below a folder.
+FILES = {DataSource.imagefolder, DataSource.imagenet, DataSource.cifar10, DataSource.samples, DataSource.folder}
 
 
 def check_config_sources(config: Config) -> None:
@@ -29,6 +31,15 @@ def check_config_sources(config: Config) -> None:
         _check_model(config)
         return
     root = _images(config)
+    if config.data.source in FILES:
+        _check_samples(config, root)
+    if config.evaluate.root is not None:
+        _check_root("evaluate.root", config.evaluate.root, config.data.source)
+    _check_model(config)
+
+
+def _check_samples(config: Config, root: Path) -> None:
+    """Refuse ids of images that are no files."""
     for key, sample, wanted in (
         ("graph.image", config.graph.image, config.graph.scope in (Scope["image"], Scope["error"])),
         (
@@ -42,9 +53,6 @@ def check_config_sources(config: Config) -> None:
                 f"{key}={sample} is not a sample id of this data: give an image's path below {root}"
                 + (f", such as {first}" if (first := _first_below(root, config.data.source)) else "")
             )
-    if config.evaluate.root is not None:
-        _check_root("evaluate.root", Path(config.evaluate.root).expanduser(), config.data.source)
-    _check_model(config)
 
 
 def _alone(config: Config) -> bool:
@@ -58,31 +66,29 @@ def _images(config: Config) -> Path:
     data = config.data
     if data.source is DataSource.samples:
         return samples_folder()
-    if data.root is None:
-        raise UserError(f"data={data.source} needs data.root=FOLDER, the folder that holds one folder per class")
-    root = Path(data.root).expanduser()
-    _check_root("data.root", root, data.source)
-    return root
+    return _check_root("data.root", data.root, data.source)
 
 
-def _check_root(key: str, root: Path, source: DataSource) -> None:
-    from vismech.sources.data import class_folders
+def _check_root(key: str, given: str | None, source: DataSource) -> Path:
+    from vismech.sources.data import ROOTS, locate
 
     if source is DataSource.samples:
-        raise UserError(f"{key}={root} needs the layout of its folders: data=samples has none, give another data")
-    if not root.is_dir():
-        raise UserError(f"{key}={root} is not a folder")
-    if not class_folders(root):
-        raise UserError(f"there is no image below {root}: data={source} expects ROOT/<class>/<image file>")
+        raise UserError(f"{key}={given} needs the layout of its folders: data=samples has none, give another data")
+    root = locate(source, given, key)
+    if source in FILES and _first_below(root, source) is None:
+        raise UserError(f"there is no image below {root}: data={source} expects {ROOTS[source][1]}")
+    return root
 
 
 def _first_below(root: Path, source: DataSource) -> str | None:
     """Some sample id, found without listing everything."""
-    from vismech.sources.data import SAMPLE_NAMES, class_folders, image_files
+    from vismech.sources.data import SAMPLE_NAMES
+    from vismech.sources.folders import class_folders, image_files
 
     if source is DataSource.samples:
         return min((path.name for path in root.glob(SAMPLE_NAMES)), default=None)
-    files = (path for name in class_folders(root) for path in image_files(root / name))
+    folders = [root] if source is DataSource.folder else (root / name for name in class_folders(root))
+    files = (path for folder in folders for path in image_files(folder))
     return next((path.relative_to(root).as_posix() for path in files), None)
 
 
@@ -90,6 +96,8 @@ def _check_model(config: Config) -> None:
     model = config.model
     if model.checkpoint is not None and not Path(model.checkpoint).expanduser().is_file():
         raise UserError(f"model.checkpoint={model.checkpoint} is not a file")
+    if model.probe is not None and not Path(model.probe).expanduser().is_file():
+        raise UserError(f"model.probe={model.probe} is not a file")
     if model.source is ModelSource.custom and ":" not in (model.target or ""):
         raise UserError(
             f"model.target={model.target} must be package.module:factory, a callable that returns your module"

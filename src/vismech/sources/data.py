@@ -9,39 +9,70 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from vismech.config.choices import DataSource, Fingerprint, Half
 from vismech.draws import digest_of
 from vismech.errors import UserError
+from vismech.sources.folders import class_folders, image_files
 from vismech.sources.own import load_own
+from vismech.sources.pictures import decode_image, load_image
+from vismech.sources.settings import DataConfig
 
 log = logging.getLogger(__name__)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
-# What operating systems and archivers leave beside photographs; whatever starts with a dot is left out, too.
-LITTER = {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 SAMPLE_NAMES = "imagenet_*.jpg"
 CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+UNLABELLED = -1
+"""The label of an image that the data knows no class of."""
+# open(root, columns) -> ImageData. Named, not imported: a source is loaded when it is used.
+OPENERS: dict[DataSource, str] = {
+    DataSource.folder: "vismech.sources.flat:open_flat",
+    DataSource.csv: "vismech.sources.table:open_table",
+    DataSource.huggingface: "vismech.sources.hub:open_hub",
+    DataSource.webdataset: "vismech.sources.shards:open_shards",
+}
+CLASS_FOLDERS = {DataSource.imagefolder, DataSource.imagenet, DataSource.cifar10}
+# What data.root is, and how a source is laid out.
+ROOTS: dict[DataSource, tuple[str, str]] = {
+    **dict.fromkeys(CLASS_FOLDERS, ("FOLDER, the folder that holds one folder per class", "ROOT/<class>/<image file>")),
+    DataSource.folder: ("FOLDER, the folder of images", "images in a folder, at any depth"),
+    DataSource.csv: ("FILE.csv, a table of paths and labels", "one row per image below a row of column names"),
+    DataSource.huggingface: ("FOLDER_OR_NAME, a data set on the disk or on the hub", "rows with an image"),
+    DataSource.webdataset: ("FOLDER, the folder of tar files, or one of them", "images and their labels in tar files"),
+}
 
 
 class Sample(NamedTuple):
-    """One image file; ``label`` is a key of :attr:`ImageData.classes`, the data's own numbering.
+    """One image; ``label`` is a key of :attr:`ImageData.classes`, the data's own numbering, or :data:`UNLABELLED`.
 
     What the model calls that class, if it knows it, is told by :mod:`vismech.sources.labels`.
     """
 
     id: str
     label: int
+
+
+class Columns(NamedTuple):
+    """Where sources that are tables have images and labels; None: the source's own name, of ``label`` no label."""
+
+    image: str | None = None
+    label: str | None = "label"
+    split: str = "train"
+    subset: str | None = None
+
+    @classmethod
+    def of(cls, data: DataConfig) -> Columns:
+        """What the configuration says."""
+        return cls(data.image_column, data.label_column, data.split, data.subset)
 
 
 @dataclass(frozen=True)
@@ -52,7 +83,7 @@ class ImageData:
         root: the folder that ids are paths below.
         samples: the images.
         classes: the data's own label → its name.
-        source: how the folder is laid out; of all but ``imagefolder`` labels are a published numbering of classes.
+        source: how the data is laid out; where it is :attr:`~DataSource.published`, so is the numbering of classes.
     """
 
     root: Path
@@ -84,6 +115,8 @@ class ImageData:
     def fingerprint(self, kind: Fingerprint = Fingerprint.listing) -> str:
         """Hash of ids, labels and sizes (``listing``) or of every byte too (``content``).
 
+        Archives, whose ids are often numbers rather than names, are always told by every byte.
+
         A file that is not there or cannot be read counts with the size −1: reading it is refused or skipped later.
         """
         digest = hashlib.sha256()
@@ -91,7 +124,37 @@ class ImageData:
             path = self.root / sample.id
             digest.update(f"{sample.id}\t{sample.label}\t{_size(path)}\n".encode())
             if kind is Fingerprint.content:
-                digest.update(_content(path))
+                digest.update(content_of(path))
+        return digest.hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class ArchiveData(ImageData):
+    """Images that are no files of their own; :meth:`content` reads one."""
+
+    def content(self, index: int) -> bytes:
+        """The bytes of an image file.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        raise NotImplementedError
+
+    def load(self, index: int) -> Image.Image:
+        """The image as RGB."""
+        return decode_image(self.content(index), f"{self.samples[index].id} of {self.root}")
+
+    def fingerprint(self, kind: Fingerprint = Fingerprint.listing) -> str:
+        """Hash of ids, labels and every byte; what cannot be read counts with the size −1."""
+        digest = hashlib.sha256()
+        for index, sample in enumerate(self.samples):
+            try:
+                content = self.content(index)
+                size = len(content)
+            except UserError:
+                content, size = b"", -1
+            digest.update(f"{sample.id}\t{sample.label}\t{size}\n".encode())
+            digest.update(content)
         return digest.hexdigest()[:20]
 
 
@@ -105,19 +168,21 @@ def open_data(
     folders: Sequence[str] = (),
     target: str | None = None,
     options: Mapping[str, Any] | None = None,
+    columns: Columns | None = None,
 ) -> ImageData:
     """List the images of ``source`` below ``root``.
 
     Args:
         source: how the folder is laid out; ``samples`` needs no root (the photographs that ship with foolbox).
-        root: the folder of class folders.
+        root: the folder of class folders, or what :data:`ROOTS` says of the source.
         limit: at most so many images, taken round robin over the classes in the order of their names, so that a small
             number still holds many classes.
         classes: class indices to keep; empty keeps all.
         half: of the images that are left, all or about half of them: those of this :func:`half_of`.
         key: the configuration's key that ``root`` comes from, for sentences.
-        folders: names of class folders to keep; empty keeps all.
+        folders: names of classes to keep; empty keeps all.
         target, options: of ``custom``, the function package.module:open and its keyword arguments.
+        columns: of tables, where images and labels are.
 
     Raises:
         UserError: a missing, empty or unreadable folder, a class folder that the source does not know, a class without
@@ -137,21 +202,21 @@ def open_data(
             )
         root = found.root
     else:
-        if root is None:
-            raise UserError(f"data={source} needs data.root=FOLDER, the folder that holds one folder per class")
-        root = Path(root).expanduser()
-        if not root.is_dir():
-            raise UserError(f"{key}={root} is not a folder")
-        found = _folders(source, root, folders)
+        root = locate(source, root, key)
+        if source in CLASS_FOLDERS:
+            found = _folders(source, root, folders)
+        else:
+            found = _opener(source)(root, columns or Columns())
     by_class: dict[int, list[Sample]] = {}
     for sample in sorted(found.samples, key=lambda sample: sample.id):
-        if not classes or sample.label in classes:
+        if (not classes or sample.label in classes) and (not folders or found.classes.get(sample.label) in folders):
             by_class.setdefault(sample.label, []).append(sample)
     if not by_class:
         wanted = f" of the classes {list(folders or classes)}" if folders or classes else ""
-        raise UserError(f"there is no image{wanted} below {root}: data={source} expects ROOT/<class>/<image file>")
+        expected = ROOTS.get(source, ("", "images"))[1]
+        raise UserError(f"there is no image{wanted} below {root}: data={source} expects {expected}")
     for name in folders:
-        if not any(sample.id.startswith(f"{name}/") for sample in found.samples):
+        if not any(found.classes.get(label) == name for label in by_class):
             raise UserError(f"{key}={root} has no image of the class {name!r}, which data.classes asks for")
     absent = sorted(set(classes) - by_class.keys())
     if absent:
@@ -162,9 +227,42 @@ def open_data(
     if not kept:
         raise UserError(f"data.half={half.value}: none of the {len(samples)} images is in it: use more images")
     kept = sorted(kept, key=lambda sample: sample.id)
-    if source is DataSource.custom:
-        return replace(found, samples=kept)
-    return ImageData(root, kept, found.classes, source)
+    return replace(found, samples=kept, source=found.source if source is DataSource.custom else source)
+
+
+def locate(source: DataSource, root: str | Path | None, key: str) -> Path:
+    """What ``root``, the value of ``key``, stands for, looked for before anything is listed.
+
+    Raises:
+        UserError: none is given, or it is not there.
+    """
+    what = ROOTS[source][0]
+    if root is None:
+        raise UserError(f"data={source} needs data.root={what}")
+    path = Path(root).expanduser()
+    if source is DataSource.huggingface:  # a name on the hub is no path
+        return path
+    if source is DataSource.csv and not path.is_file():
+        raise UserError(f"{key}={path} is not a file: data=csv needs {what}")
+    if source is DataSource.webdataset and not path.exists():
+        raise UserError(f"{key}={path} is neither a folder nor a file: data=webdataset needs {what}")
+    if source not in (DataSource.csv, DataSource.webdataset) and not path.is_dir():
+        raise UserError(f"{key}={path} is not a folder")
+    return path
+
+
+def _opener(source: DataSource) -> Any:
+    module, _, name = OPENERS[source].partition(":")
+    return getattr(import_module(module), name)
+
+
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Names of classes → their ranks: in the order of numbers where all are numbers, else of the alphabet."""
+    found = set(names)
+    numbers = all(name.isdecimal() for name in found)
+    return {
+        name: rank for rank, name in enumerate(sorted(found, key=lambda name: (int(name), name) if numbers else name))
+    }
 
 
 def half_of(sample: str) -> Half:
@@ -174,65 +272,6 @@ def half_of(sample: str) -> Half:
     return Half.confirming if odd else Half.choosing
 
 
-def class_folders(root: Path) -> list[str]:
-    """Names of the class folders below ``root``, sorted: no hidden ones, and none that a system leaves there.
-
-    Raises:
-        UserError: a folder that cannot be read, or a name that is not UTF-8.
-    """
-    try:
-        with os.scandir(root) as entries:
-            found = [entry for entry in entries if not _is_litter(entry.name)]
-    except OSError as error:
-        raise _no_access(error) from error
-    names = sorted(entry.name for entry in found if entry.is_dir())
-    for name in names:
-        _check_name(root, name)
-    for entry in found:
-        if entry.is_symlink() and not os.path.exists(root / entry.name):
-            log.warning("%s is a link to nothing and is left out", _shown(root / entry.name))
-    return names
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in LITTER
-
-
-def _check_name(folder: Path, name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{_shown(folder / name)} has a name that is not UTF-8, which no sample id can hold: rename it"
-        ) from error
-
-
-def _shown(path: Path) -> str:
-    """The path for a sentence; bytes of it that are no text are written as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _no_access(error: OSError) -> UserError:
-    where = _shown(Path(error.filename)) if error.filename else "a folder of images"
-    return UserError(f"{where} cannot be read ({error.strerror}): give yourself access to it or move it away")
-
-
-def image_files(folder: Path) -> Iterator[Path]:
-    """Every image file below ``folder``, links to nothing included: those are unreadable images, not absent ones."""
-
-    def refuse(error: OSError) -> None:
-        raise _no_access(error) from error
-
-    for path, inner, files in os.walk(folder, onerror=refuse):
-        inner[:] = [name for name in inner if not _is_litter(name)]
-        for name in files:
-            if Path(name).suffix.lower() in SUFFIXES and not _is_litter(name):
-                _check_name(Path(path), name)
-                yield Path(path) / name
-        for name in inner:
-            _check_name(Path(path), name)
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -240,7 +279,8 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """The bytes of a file, none of one that cannot be read."""
     try:
         return path.read_bytes() if path.is_file() else b""
     except OSError:
@@ -304,44 +344,3 @@ def _imagenet() -> list[tuple[str, str]]:
     """WordNet id and name of each class: a table of our own, since the libraries that know them load for seconds."""
     with (Path(__file__).parent / "imagenet_classes.csv").open(newline="", encoding="utf-8") as file:
         return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
-
-
-def load_image(path: Path) -> Image.Image:
-    """Read ``path`` as an 8-bit RGB image; 16-bit grey is scaled, transparency is laid on white.
-
-    Raises:
-        UserError: the file is missing, truncated, not an image, or one of more pixels than Pillow takes for safe.
-    """
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise UserError(f"{path} is not a readable image (it is no file)")
-    try:
-        with warnings.catch_warnings(), _opened(path) as image:
-            image.load()
-            return as_rgb(image, path)
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise many kinds
-        raise UserError(f"{path} is not a readable image ({error})") from error
-
-
-def as_rgb(image: Image.Image, name: str | Path) -> Image.Image:
-    """An image as an 8-bit RGB image; 16-bit grey is scaled, transparency is laid on white.
-
-    Raises:
-        UserError: pixels of a kind whose range is not known; the message calls the image ``name``.
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        low, high = cast(tuple[float, float], image.getextrema())
-        if image.mode == "F" or low < 0 or high > 65_535:
-            raise UserError(f"{name} has pixels of mode {image.mode}: convert it to 8-bit RGB first")
-        return image.convert("I").point(lambda value: value / 257 + 0.5).convert("L").convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _opened(path: Path) -> Image.Image:
-    # Pillow warns of large images and refuses those of twice its limit; only the refusal tells a user anything.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    return Image.open(path)

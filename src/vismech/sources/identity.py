@@ -21,15 +21,19 @@ from torch import Tensor, fx, nn
 from vismech.config.choices import ModelSource
 from vismech.network.cut import ExportedNetwork, Network
 from vismech.sources.models import Model
+from vismech.sources.probe import Probed
 from vismech.sources.source_code import tell_module, tensor_digest
 
 
 def identity_of(model: Model, network: Network) -> dict[str, Any]:
     """What the store's keys hold of a model: of one of the user's own also what it computes.
 
-    Models of libraries are told by their names, arguments and weights, as they were before.
+    Models of libraries are told by their names, arguments and weights, as they were before; those that a file beside
+    the weights describes, or that end in a probe, as the user's own.
     """
-    own = model.identity["source"] == ModelSource.custom.value
+    told = model.identity
+    own = told["source"] in (ModelSource.custom.value, ModelSource.open_clip.value) or ":" in told["name"]
+    own |= isinstance(model.module, Probed)
     return {**model.identity, "code": code_of(model.module, network)} if own else model.identity
 
 

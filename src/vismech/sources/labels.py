@@ -18,9 +18,9 @@ import numpy as np
 
 from vismech.config.choices import DataSource, Labels
 from vismech.errors import UserError
-from vismech.sources.data import ImageData, imagenet_names, imagenet_wnids
+from vismech.sources.data import UNLABELLED, ImageData, imagenet_names, imagenet_wnids
 
-UNKNOWN = -1
+UNKNOWN = UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class ClassLabels:
         known: the data's label → the model's class; labels that are absent are no class of the model's.
         names: the data's label → its name.
         present: the labels that images have.
+        noun: what tells an image's class: folders or labels.
     """
 
     known: Mapping[int, int]
     names: Mapping[int, str]
     present: Sequence[int]
+    noun: str = "folders"
 
     def classes(self, labels: np.ndarray) -> np.ndarray:
         """The model's class of each label, −1 where it is unknown."""
@@ -49,7 +51,7 @@ class ClassLabels:
     @property
     def unknown(self) -> list[str]:
         """Names of the images' classes that the model has no class for."""
-        return [self.names[label] for label in self.present if label not in self.known]
+        return [self.names[label] for label in self.present if label not in self.known and label != UNLABELLED]
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -63,16 +65,22 @@ class ClassLabels:
         Raises:
             UserError: no image has a known class.
         """
+        if set(self.present) <= {UNLABELLED}:
+            raise UserError(
+                f"{key} needs the images' classes, but no image has a label: give data=imagefolder, or data=csv with "
+                "a column of labels"
+            )
         if not any(label in self.known for label in self.present):
             raise UserError(
-                f"{key} needs the images' classes, but none of the folders ({_some(self.unknown)}) has the name of a "
-                f"class of the model: {REMEDY}"
+                f"{key} needs the images' classes, but none of the {self.noun} ({_some(self.unknown)}) has the name of "
+                f"a class of the model: {REMEDY}"
             )
 
 
 REMEDY = (
-    "give +data.class_map={FOLDER: CLASS, …} with the classes' indices or names, model.classes=[NAME, …], or "
-    "data.labels=rank if the folders are the model's classes in alphabetical order"
+    "give +data.class_map={FOLDER: CLASS, …} with the classes' indices or names, model.classes=[NAME, …], "
+    "data.labels=rank if the folders are the model's classes in alphabetical order, or data.labels=indices "
+    "if they are indices"
 )
 
 
@@ -98,27 +106,44 @@ def class_labels(
         UserError: a folder or class in ``class_map`` that is not there, or ranks where counts differ.
     """
     present = list(dict.fromkeys(sample.label for sample in data.samples))
-    if data.source is not DataSource.imagefolder:
-        if class_map or labels is Labels.rank:
-            key = "data.class_map" if class_map else "data.labels=rank"
-            raise UserError(f"{key} is for data=imagefolder: the classes of data={data.source} are published")
+    if data.source.published or data.source is DataSource.folder:
+        if class_map or labels is not Labels.names:
+            key = "data.class_map" if class_map else f"data.labels={labels}"
+            why = "are published" if data.source.published else "are unknown"
+            raise UserError(f"{key} is for data=imagefolder: the classes of data={data.source} {why}")
         return ClassLabels(_published(data.classes, classes, outputs), data.classes, present)
     given = {
         str(folder): _named(folder, value, classes, outputs, {*data.classes.values(), *folders})
         for folder, value in (class_map or {}).items()
     }
+    noun = "folders" if data.source is DataSource.imagefolder else "labels"
     if labels is Labels.rank and len(data.classes) != outputs:
         raise UserError(
-            f"data.labels=rank: {data.root} has {len(data.classes)} folders, but the model has {outputs} classes: "
+            f"data.labels=rank: {data.root} has {len(data.classes)} {noun}, but the model has {outputs} classes: "
             "give +data.class_map={FOLDER: CLASS, …} instead"
         )
     find = _Finder(classes)
     known: dict[int, int] = {}
     for label, name in data.classes.items():
-        index = given[name] if name in given else label if labels is Labels.rank else find(name)
+        if name in given:
+            index = given[name]
+        elif labels is Labels.indices:
+            index = _indexed(name, outputs)
+        else:
+            index = label if labels is Labels.rank else find(name)
         if index is not None:
             known[label] = index
-    return ClassLabels(known, data.classes, present)
+    return ClassLabels(known, data.classes, present, noun)
+
+
+def _indexed(name: str, outputs: int) -> int:
+    """The class whose index a folder or label is."""
+    if not name.isdecimal() or int(name) >= outputs:
+        raise UserError(
+            f"data.labels=indices: {name!r} is no index below {outputs}, the number of the model's classes: give "
+            "data.labels=names, or +data.class_map={LABEL: CLASS, …}"
+        )
+    return int(name)
 
 
 def _published(data: Mapping[int, str], model: Mapping[int, str], outputs: int) -> dict[int, int]:

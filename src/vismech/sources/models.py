@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,11 @@ from vismech.config.choices import ModelSource
 from vismech.errors import UserError
 from vismech.sources.data import CIFAR10, imagenet_names
 from vismech.sources.own import load_own
+from vismech.sources.probe import probed, read_probe
 from vismech.sources.weights import Download, fingerprint, load_state, read_state
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TIMM_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
 CIFAR_DEPTHS = (20, 32, 44, 56)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
@@ -104,6 +107,7 @@ def open_model(
     kwargs: dict[str, Any] | None = None,
     preprocess: dict[str, Any] | None = None,
     classes: list[str] | None = None,
+    probe: str | Path | None = None,
 ) -> Model:
     """Build a model, load its weights and freeze it.
 
@@ -117,6 +121,7 @@ def open_model(
         kwargs: arguments of the architecture.
         preprocess: fields of :class:`Preprocess` that differ from the model's own.
         classes: class names; by default ImageNet's or CIFAR-10's where the number of outputs says so.
+        probe: a linear layer on the network's output (:mod:`vismech.sources.probe`); timm's then have no head.
 
     Raises:
         UserError: an unknown name, weights that cannot be had offline, or weights of another architecture; for
@@ -125,6 +130,11 @@ def open_model(
     source, kwargs = ModelSource(source), dict(kwargs or {})
     if not name:
         raise UserError(f"model.name has no value: give model.name=…, the architecture's name in {source}")
+    if probe and source is ModelSource.timm:
+        kwargs.setdefault("num_classes", 0)
+    head = read_probe(Path(probe).expanduser()) if probe else None
+    if source is ModelSource.open_clip and head is None:
+        raise UserError("model=open_clip ends in features: give model.probe=FILE, the linear layer that makes logits")
     request = _Request(name, weights, weights is not None and not checkpoint, target, kwargs)
     # Initial values, where nothing is loaded over them, must be the same in every process and run.
     with torch.random.fork_rng(devices=[]):
@@ -132,11 +142,19 @@ def open_model(
         module, own = _BUILDERS[source](request)
     module = module.eval().requires_grad_(False)
     if checkpoint:
-        load_state(module, read_state(Path(checkpoint)), str(checkpoint), name)
+        state = read_state(Path(checkpoint))
+        if source is ModelSource.open_clip:  # a checkpoint of the whole model has the tower for text, too
+            visual = {key[7:]: value for key, value in state.items() if key.startswith("visual.")}
+            state = visual or state
+        load_state(module, state, str(checkpoint), name)
     chosen = {key: value for key, value in (preprocess or {}).items() if value is not None}
     if source is ModelSource.custom:  # nothing is known of the module's training, so photographs are not cut for it
         chosen = {"resize": chosen.get("crop", own.crop), **chosen}
     ready = Preprocess(**{**asdict(own), **chosen})
+    names = _class_names(source, classes, module, kwargs)
+    if head is not None:
+        module = probed(module, Model(module, ready, {}).example, head, Path(probe or ""))
+        names = dict(enumerate(classes or head.names or []))
     identity = {
         "source": source.value,
         "name": name,
@@ -145,7 +163,7 @@ def open_model(
         "preprocess": asdict(ready),
         "code": None,  # of custom models told by the graph, see vismech.sources.identity
     }
-    return Model(module, ready, _class_names(source, classes, module, kwargs), identity)
+    return Model(module, ready, names, identity)
 
 
 class _Request(NamedTuple):
@@ -194,8 +212,10 @@ def _torchvision(asked: _Request) -> tuple[nn.Module, Preprocess]:
 
 def _timm(asked: _Request) -> tuple[nn.Module, Preprocess]:
     import timm
-    from timm.data.config import resolve_model_data_config
 
+    if asked.name.startswith(TIMM_PREFIXES):
+        module = _timm_hub(asked)
+        return module, _timm_preprocess(module)
     name, _, tag = asked.name.partition(".")
     tag = tag if asked.weights in (None, "default") else asked.weights
     if not timm.is_model(name):
@@ -207,12 +227,62 @@ def _timm(asked: _Request) -> tuple[nn.Module, Preprocess]:
     full = f"{name}.{tag}" if tag else name
     with Download(full, "the model's hub page"):
         module = asked.build(timm.create_model, full, pretrained=asked.load)
+    return module, _timm_preprocess(module)
+
+
+def _timm_hub(asked: _Request) -> nn.Module:
+    """A model that its own folder describes, on the Hugging Face Hub or on the disk."""
+    import timm
+
+    if asked.weights not in (None, "default"):
+        raise UserError(f"model.weights={asked.weights} does not suit {asked.name}, which has its own: leave it out")
+    try:
+        return asked.build(timm.create_model, asked.name, pretrained=asked.load)
+    except UserError:
+        raise
+    except Exception as error:  # of the network, the hub, the folder or its config.json: these raise many kinds
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"model.name={asked.name} cannot be opened ({said}): give hf-hub:OWNER/NAME, which needs the network if it "
+            "was not downloaded before, or local-dir:FOLDER with its config.json and model.safetensors"
+        ) from error
+
+
+def _timm_preprocess(module: nn.Module) -> Preprocess:
+    from timm.data.config import resolve_model_data_config
+
     config = resolve_model_data_config(module)
     crop = config["input_size"][-1]
-    own = Preprocess(
+    return Preprocess(
         int(crop / config["crop_pct"]), crop, config["interpolation"], tuple(config["mean"]), tuple(config["std"])
     )
-    return module, own
+
+
+def _open_clip(asked: _Request) -> tuple[nn.Module, Preprocess]:
+    """The tower for images of a model of open_clip, which ends in features."""
+    try:
+        open_clip: Any = import_module("open_clip")
+    except ImportError as error:
+        raise UserError("model=open_clip needs the extra 'open_clip': pip install 'vismech[open_clip]'") from error
+    name, hub, tag = asked.name, ":" in asked.name, asked.weights
+    if not hub and name not in open_clip.list_models():
+        raise UserError(f"open_clip has no model {name!r}: see open_clip.list_models()")
+    tags = [] if hub else open_clip.list_pretrained_tags_by_model(name)
+    if asked.load and not hub and tag not in tags:
+        known = f"it has {', '.join(tags)}" if tags else "give model.checkpoint=FILE, or model.weights=null"
+        raise UserError(f"{name} has no weights {tag!r} in open_clip: {known}")
+    with Download(name, "its hub page"):
+        model = asked.build(
+            open_clip.create_model,
+            name,
+            pretrained=tag if asked.load and not hub else None,
+            load_weights=asked.load,
+            pretrained_text=False,  # the tower for text is of no use here
+        )
+    config = open_clip.get_model_preprocess_cfg(model)
+    size = config["size"] if isinstance(config["size"], int) else config["size"][0]
+    visual: Any = model.visual
+    return visual, Preprocess(size, size, config["interpolation"], tuple(config["mean"]), tuple(config["std"]))
 
 
 def _efficientnet_lite(asked: _Request) -> tuple[nn.Module, Preprocess]:
@@ -281,6 +351,7 @@ _BUILDERS = {
     ModelSource.timm: _timm,
     ModelSource.efficientnet_lite: _efficientnet_lite,
     ModelSource.cifar_resnet: _cifar_resnet,
+    ModelSource.open_clip: _open_clip,
     ModelSource.custom: _custom,
 }
 
@@ -292,6 +363,8 @@ def _class_names(source: ModelSource, classes: list[str] | None, module: nn.Modu
         return dict(enumerate(CIFAR10))
     if source is ModelSource.custom:
         return {}
+    if named := (getattr(module, "pretrained_cfg", None) or {}).get("label_names"):
+        return dict(enumerate(map(str, named))) if "num_classes" not in kwargs else {}
     # timm says itself how many classes a model has: those of 22,000 are not the first 1,000 of ImageNet-1k.
     count = kwargs.get("num_classes", getattr(module, "num_classes", 1000))
     return dict(enumerate(imagenet_names())) if count == 1000 else {}

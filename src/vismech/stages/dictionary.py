@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ from vismech.dictionaries import Dictionary, build
 from vismech.dictionaries.coding import PURSUITS, TWO_STAGES, l0_of
 from vismech.dictionaries.count import PER_CHANNEL, Count, choose
 from vismech.dictionaries.refinement import Refinement
+from vismech.dictionaries.saved import content_of, read_saved, saved_folder
 from vismech.errors import UserError
 from vismech.passes.progress import Meter
 from vismech.sources.own import Own
 from vismech.stages.context import Context, Job
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, plain
-from vismech.store.settings import FLAT, UNUSED, Settings, used
+from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings, used
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -75,7 +77,8 @@ class DictionarySettings(Settings):
     """How a layer's concepts are found; the configuration's group ``dictionary`` documents the fields.
 
     ``fit`` holds the options of the method by the names of its function's arguments; ``refinement`` is there where the
-    atoms are fitted anew, and ``counting`` where ``k`` is the largest number that may be chosen.
+    atoms are fitted anew, and ``counting`` where ``k`` is the largest number that may be chosen. Of a saved dictionary
+    ``fit`` is its content alone, and ``folder`` where that is.
     """
 
     method: Method
@@ -86,11 +89,14 @@ class DictionarySettings(Settings):
     refinement: Refinement = UNUSED
     own: Own = UNUSED
     counting: Counting = UNUSED
+    folder: str = field(default="", metadata=UNHASHED)
 
 
 def size(ctx: Context, layer: str) -> int:
     """Number of concepts of a layer; where it is chosen by what they rebuild, the largest that it may be."""
     wanted, channels = ctx.config.dictionary, ctx.layout(layer).channels
+    if wanted.method is Method.saved:
+        return len(read_saved(saved_folder(wanted.path, layer)).concepts)
     k = wanted.k if isinstance(wanted.k, int) else (wanted.k_per_channel or PER_CHANNEL[-1]) * channels
     return min(k, channels) if wanted.method in BASES else k
 
@@ -149,6 +155,9 @@ def refinement(ctx: Context, layer: str) -> Refinement | None:
 def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
     """One layer's dictionary."""
     wanted = ctx.config.dictionary
+    if wanted.method is Method.saved:
+        spec = Spec(Stage.dictionary.value, VERSION, layer, _saved(ctx, layer), {"vectors": vectors})
+        return Job(Stage.dictionary, {layer: spec}, compute)
     again = refinement(ctx, layer)
     settings = DictionarySettings(
         wanted.method,
@@ -164,10 +173,43 @@ def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
     return Job(Stage.dictionary, {layer: spec}, compute)
 
 
+def _saved(ctx: Context, layer: str) -> DictionarySettings:
+    """A dictionary from outside of the store, told by its content.
+
+    Raises:
+        UserError: none that fits the layer, or a mean concept that the configuration does not know of.
+    """
+    wanted = ctx.config.dictionary
+    folder = saved_folder(wanted.path, layer)
+    if len(ctx.layers) > 1 and folder == Path(wanted.path or "").expanduser():
+        raise UserError(
+            f"dictionary.path={wanted.path} is one dictionary, but the run has {len(ctx.layers)} layers: give a folder "
+            "of such folders, called as the layers"
+        )
+    found = read_saved(folder, ctx.layout(layer).channels)
+    centred = found.mean_index is not None
+    if centred != wanted.center:
+        what = "a" if centred else "no"
+        raise UserError(f"{folder} has {what} mean concept: give dictionary.center={str(centred).lower()}")
+    if wanted.refine:
+        raise UserError(
+            f"dictionary.refine={wanted.refine}: a saved dictionary stays as it is; give dictionary.refine=0"
+        )
+    fit = {"content": content_of(folder)}
+    return DictionarySettings(Method.saved, len(found.concepts), centred, UNUSED, fit, folder=str(folder))
+
+
 def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
     """Fit the dictionaries of ``specs``."""
     for layer, spec in specs.items():
         wanted = spec.settings
+        if wanted.method is Method.saved:
+            folder = Path(wanted.folder)
+            if content_of(folder) != wanted.fit["content"]:
+                raise UserError(f"{folder} was changed since the run began: run the same command again")
+            with work.store.writer(spec) as partial:
+                read_saved(folder).save(partial)
+            continue
         images = torch.from_numpy(np.array(work.store.open(spec.parents["vectors"]).array("vectors.npy")))
         with work.store.writer(spec, resume=wanted.method is Method.sae) as folder, ExitStack() as stack:
             k, chosen = wanted.k, None

@@ -24,7 +24,7 @@ from typing import Any
 
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
-from vismech.config.choices import Baseline, Mode, PathWeight, ReadOut, Rule, Stage
+from vismech.config.choices import Baseline, LoggerKind, Mode, PathWeight, ReadOut, Rule, Stage
 from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.measures import images as measured
@@ -36,7 +36,7 @@ from vismech.passes.portions import no_memory
 from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
 from vismech.sources.checks import check_config_sources
-from vismech.sources.data import ImageData, open_data
+from vismech.sources.data import Columns, ImageData, open_data
 from vismech.sources.own import Own
 from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace, where
 from vismech.stages.context import Context, Job, Plan
@@ -73,7 +73,14 @@ def open_context(config: Config) -> Context:
         return Context.of(config, ImageData(Path(), [], {}), _planned)
     data = config.data
     found = open_data(
-        data.source, data.root, data.limit, data.classes, data.half, target=data.target, options=data.options
+        data.source,
+        data.root,
+        data.limit,
+        data.classes,
+        data.half,
+        target=data.target,
+        options=data.options,
+        columns=Columns.of(data),
     )
     check_listed(config.graph, found.ids)
     return Context.of(config, found, _planned)
@@ -191,7 +198,7 @@ def run_plan(ctx: Context, plan: Plan, events: Events, before_measures: Callable
     """
     keep_freed_memory()
     told = False
-    for job in plan.jobs:
+    for number, job in enumerate(plan.jobs, 1):
         if (
             job.stage is Stage.evaluate
             and not told
@@ -199,10 +206,10 @@ def run_plan(ctx: Context, plan: Plan, events: Events, before_measures: Callable
         ):
             before_measures()
             told = True
-        _run_job(ctx, job, events)
+        _run_job(ctx, job, events, f"{number} of {len(plan.jobs)}")
 
 
-def _run_job(ctx: Context, job: Job, events: Events) -> None:
+def _run_job(ctx: Context, job: Job, events: Events, place: str) -> None:
     forced = job.stage in ctx.config.force
 
     def missing(specs: Mapping[str, Spec]) -> dict[str, Spec]:
@@ -219,7 +226,7 @@ def _run_job(ctx: Context, job: Job, events: Events) -> None:
             if todo:
                 for unit, spec in todo.items():
                     events.write("start", stage=job.stage.value, unit=unit, key=spec.key)
-                log.info("%s %s", job.stage.value, ", ".join(todo))
+                log.info("%s %s (%s)", job.stage.value, ", ".join(todo), place)
                 try:
                     # The number of threads shows in the last bits of sums; processes are the way to use more cores.
                     with one_thread(), rounding(ctx.config.runtime.tf32):
@@ -283,6 +290,7 @@ def _provenance(ctx: Context, seconds: float, peak: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("vismech", "torch", "lightning", "numpy")},
         "git": git_commit(),
+        "run": ctx.config.name,
         "runtime": runtime,
         "preprocess": None if alone(ctx.config) else ctx.model.preprocess,
     }
@@ -353,6 +361,8 @@ def check(config: Config) -> None:
     _check_attribute(config)
     if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
         raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
+    if config.logger.artifacts and config.logger.kind is not LoggerKind.wandb:
+        raise UserError(f"logger.artifacts=true is W&B's: give logger=wandb instead of logger={config.logger.kind}")
     check_scope(config.graph)
     check_config_sources(config)
 

@@ -7,10 +7,11 @@ The folder holds ``run.log``, ``events.jsonl``, ``plan.json``, ``metrics.json``,
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -28,6 +29,10 @@ from vismech.stages.report import early_page, unreadable_images
 from vismech.stages.trace import who_is_explained
 from vismech.store.artifacts import Spec, plain, write_json
 from vismech.store.disk import writing
+from vismech.store.manifest import MANIFEST, read_provenance
+
+if TYPE_CHECKING:
+    from vismech.passes.loggers import Kept
 
 log = logging.getLogger(__name__)
 
@@ -153,5 +158,24 @@ def _describe(
     metrics |= {"images": len(ctx.data), "unreadable_images": len(unreadable)}
     metrics["wall_seconds"] = round(time.perf_counter() - started, 3)
     write_json(folder / "metrics.json", metrics)
-    log_run(ctx.config, plain(ctx.config), metrics, frames, written, folder)
+    kept = _kept(ctx, plan) if ctx.config.logger.artifacts else []
+    log_run(ctx.config, plain(ctx.config), metrics, frames, written, folder, kept)
     return metrics, written
+
+
+def _kept(ctx: Context, plan: Plan) -> list[Kept]:
+    """Dictionaries and graph for W&B, where names have neither slashes nor spaces."""
+    from vismech.passes.loggers import Kept
+
+    specs = {f"dictionary-{layer}": ("dictionary", spec) for layer, spec in plan.dictionaries.items()}
+    if plan.graph is not None:
+        specs["graph"] = ("graph", plan.graph)
+    found = []
+    for name, (kind, spec) in specs.items():
+        artifact = ctx.store.open(spec)
+        names = artifact.manifest["files"]
+        files = {each: artifact.path(each) for each in names} | {MANIFEST: artifact.folder / MANIFEST}
+        facts = {name: value for name, value in artifact.manifest.items() if name != "files"}
+        facts["provenance"] = read_provenance(artifact.folder)
+        found.append(Kept(re.sub(r"[^\w.-]", "_", f"{ctx.config.name}-{name}"), kind, files, facts))
+    return found

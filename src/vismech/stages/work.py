@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vismech.config.choices import DataSource
 from vismech.errors import UserError
 from vismech.network.cut import Network
 from vismech.network.layers import LOGITS, PIXELS
@@ -22,7 +21,7 @@ from vismech.network.pfv import Layout, layout_of
 from vismech.passes.devices import first_device
 from vismech.passes.resources import model_of, resources_of
 from vismech.passes.site import Site
-from vismech.sources.data import ImageData, open_data
+from vismech.sources.data import UNLABELLED, Columns, ImageData, open_data
 from vismech.sources.identity import identity_of
 from vismech.sources.labels import ClassLabels, class_labels
 from vismech.sources.models import Model
@@ -110,13 +109,13 @@ class Work:
         root, data = self.measured_root, self.origin
         if root is None:
             return self.data
-        if data.source is not DataSource.imagefolder:
+        if data.source.published:
             return open_data(
                 data.source, root, None, data.classes, key="evaluate.root", target=data.target, options=data.options
             )
-        # The rank of a folder there need not be its rank here.
+        # The rank of a folder or label there need not be its rank here.
         folders = [self.data.classes[label] for label in data.classes]
-        return open_data(data.source, root, key="evaluate.root", folders=folders)
+        return open_data(data.source, root, key="evaluate.root", folders=folders, columns=Columns.of(data))
 
     @cached_property
     def device(self) -> str:
@@ -169,7 +168,7 @@ class Work:
 
     def label_name(self, label: int) -> str:
         """The data's own name of one of its labels, whatever the model calls that class."""
-        return self.data.classes.get(label) or f"label {label}"
+        return self.data.classes.get(label) or ("no label" if label == UNLABELLED else f"label {label}")
 
 
 def write_images(
