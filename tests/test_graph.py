@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from vismech.attribution.account import PARTS, ClassValues
 from vismech.attribution.aggregation import group_means, select_concepts, shared_scores
+from vismech.attribution.exchange import attribution_graph
 from vismech.attribution.graph import LayerConcepts, LayerEdges, build_graph, named, write_graphml
 from vismech.attribution.influence import Inflow
 from vismech.config.choices import Images, Scope
@@ -244,3 +245,34 @@ def test_spread_is_even_and_distinct(length, count) -> None:
     assert len(chosen) == len(set(chosen)) == min(length, count)
     gaps = np.diff(chosen)
     assert not len(gaps) or gaps.max() - gaps.min() <= 1
+
+
+def test_the_exchange_format_has_the_graph_and_what_its_viewers_ask_for(tmp_path) -> None:
+    """Ids as circuit-tracer's `graph_models.Node` makes and its viewers parse them; every link between two of them."""
+    graph = named(build(errors=True), dict(zip([group["key"] for group in GROUPS], ("zero", "one"), strict=True)))
+    found = json.loads(json.dumps(attribution_graph(graph, "tiny", "network"), allow_nan=False))
+    assert found.keys() == {"metadata", "qParams", "nodes", "links"}
+    assert found["metadata"]["prompt"] == "zero and one" and found["metadata"]["schema_version"] == 1
+    assert found["qParams"].keys() == {"pinnedIds", "supernodes", "linkType", "clickedId", "sg_pos"}
+    views = dict(zip([node["id"] for node in graph["nodes"]], found["nodes"], strict=True))
+    for key in ("node_id", "jsNodeId"):
+        assert len({view[key] for view in found["nodes"]}) == len(found["nodes"])
+    for node in graph["nodes"]:
+        view = views[node["id"]]
+        layer, number, position = view["node_id"].split("_")
+        assert (view["layer"], view["ctx_idx"], position) == (layer, 0, "0")
+        if node["kind"] == "class":
+            assert layer == str(len(graph["layers"])) and view["feature_type"] == "logit"
+        elif node["kind"] == "offset":
+            assert layer == "E" and view["feature_type"] == "embedding"
+        else:
+            assert int(layer) == graph["layers"].index(node["layer"])
+            assert int(number) == (-1 if node["kind"] == "error" else node["concept"])
+            assert 0 <= view["influence"] <= 1
+    concepts = [view["feature"] for view in found["nodes"] if view["feature_type"] == "cross layer transcoder"]
+    assert len(set(concepts)) == len(concepts) > 0
+    assert max(view["influence"] or 0 for view in found["nodes"]) == pytest.approx(1)
+    assert [view["is_target_logit"] for view in found["nodes"] if view["feature_type"] == "logit"].count(True) == 1
+    assert [(link["source"], link["target"], link["weight"]) for link in found["links"]] == [
+        (views[link["source"]]["node_id"], views[link["target"]]["node_id"], link["weight"]) for link in graph["links"]
+    ]

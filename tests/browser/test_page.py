@@ -264,3 +264,23 @@ def test_in_print_the_whole_graph_fits_the_paper(page):
         assert 0 < sizes[0] <= 700 and sizes[1] == 0
     finally:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_axe_finds_nothing_serious(page, width, scheme):
+    """axe-core, which browsers' own audits run: with a card open, all sections unfolded."""
+    package = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    resize(page, width)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    for details in page.find_elements(By.TAG_NAME, "details"):
+        page.execute_script("arguments[0].open = true", details)
+    concept(page, 0).click()
+    eventually(page, True)
+    page.execute_script((Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+    assert len(found["passes"]) > 20
+    wrong = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+    assert not wrong, [(each["id"], each["help"], [node["html"][:150] for node in each["nodes"][:3]]) for each in wrong]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from vismech.attribution.exchange import attribution_graph
 from vismech.attribution.graph import write_graphml
 from vismech.config.choices import Stage
 from vismech.config.schema import Config
@@ -123,6 +124,8 @@ def _describe(
             metrics |= tables.flat_metrics("effects/{lower}->{upper}/{order}", frames["effects"])
         write_json(folder / "graph.json", graph)
         write_graphml(graph, folder / "graph.graphml")
+        scan = ctx.config.model.target or ctx.config.model.name
+        write_json(folder / "attribution_graph.json", attribution_graph(graph, ctx.config.name, scan))
     cases: dict[str, list[pd.DataFrame]] = {}
     curves: list[pd.DataFrame] = []
     for kind in plan.evaluations:
