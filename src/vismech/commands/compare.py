@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,11 +41,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, help="folder for <table>.csv (long, all intervals), <table>.md, <table>.tex"
     )
+    parser.add_argument(
+        "--graphs",
+        action="store_true",
+        help="two runs' graphs instead: concepts matched by cosine where the layer is the same; --out has the page",
+    )
     parser.add_argument("--wandb", metavar="PROJECT", help=f"log the table to W&B; files below --out or {LOGGED}")
     parser.add_argument("--mode", choices=["offline", "online"], default="offline", help="of W&B; default: offline")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    print(compare(options), end="")
+    print(compare_graphs(options) if options.graphs else compare(options), end="")
+
+
+def compare_graphs(options: argparse.Namespace) -> str:
+    """Two runs' graphs layer by layer as Markdown; ``graphs.html`` and two CSV files are written below ``--out``.
+
+    Raises:
+        UserError: not two runs, one without a graph or whose dictionaries are gone, or layers that do not fit.
+    """
+    from vismech.compare.graphs import Drawn, beside, common_layers
+    from vismech.finished.run import open_run
+    from vismech.report.beside import Side, render_beside
+    from vismech.report.verdict import verdict
+
+    if len(options.runs) != 2:
+        raise UserError(f"--graphs with {len(options.runs)} runs: give two")
+    runs = [open_run(folder) for folder in options.runs]
+    graphs = [run.graph for run in runs]
+    layers = common_layers(*graphs)
+    drawn = [
+        Drawn(graph, {layer: run.dictionary(layer).atoms.numpy() for layer in layers})
+        for run, graph in zip(runs, graphs, strict=True)
+    ]
+    found = beside(*drawn)
+    folder = options.out or LOGGED
+    _folder(folder)
+    names = [run.folder.resolve().as_posix() for run in runs]
+    common = len(os.path.commonpath(names)) + 1 if names[0] != names[1] else 0
+    sides = [
+        Side(name[common:], verdict(graph).facts, run.folder)
+        for name, graph, run in zip(names, graphs, runs, strict=True)
+    ]
+    kept = {column.partition(".")[2] for column in found.concepts.columns if column.startswith("importance_first.")}
+    groups = {group["key"]: group["name"] for group in graphs[0]["groups"] if group["key"] in kept}
+    with writing(folder, "--out"):
+        found.concepts.to_csv(folder / "concepts.csv", index=False)
+        found.links.to_csv(folder / "links.csv", index=False)
+        page = folder / "graphs.html"
+        page.write_text(render_beside(sides, found.concepts, found.layers, groups), encoding="utf-8")
+    return f"{found.layers.round(2).to_string(index=False)}\n\n{page}\n"
 
 
 def compare(options: argparse.Namespace) -> str:
