@@ -113,13 +113,20 @@ class MeanRule(StrEnum):
 
 
 class PathWeight(StrEnum):
-    """The weight under the path integral."""
+    """The weight under the path integral; or another path, or what has none."""
 
     ig = "ig"
     left_ig = "left_ig"
     right_ig = "right_ig"
     idg = "idg"
     custom = "custom"
+    guided_ig = "guided_ig"
+    ig2 = "ig2"
+    spectral_ig = "spectral_ig"
+    manifold_ig = "manifold_ig"
+    idgi = "idgi"
+    smooth_grad = "smooth_grad"
+    occlusion = "occlusion"
 
 
 class Along(StrEnum):

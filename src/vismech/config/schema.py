@@ -151,7 +151,14 @@ class AttributeConfig:
 
     path: PathWeight = PathWeight.ig
     """Weight under the path integral: ig; left_ig and right_ig (before and after the target has made `phi` of its
-    change); idg (the target's own slope)."""
+    change); idg (the target's own slope). Or another path, in codes of concepts: guided_ig (each target's own: what has
+    the smallest slope moves first; steps · 2 · targets model calls), ig2 (down to the baseline's representation),
+    spectral_ig (the difference's largest components first), manifold_ig (the shortest on your decoder's manifold). Or
+    none: idgi, smooth_grad, occlusion."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What these read: guided_ig fraction=0.25, max_dist=0.02; ig2 step (null: twice the straight way's), clip=true;
+    spectral_ig window=0.4; manifold_ig decoder (`_target_` of a class with encode and decode, and its arguments),
+    iterations=20; smooth_grad noise=0.15, seed=0; occlusion patch=1."""
     weight: str | None = None
     """path=custom: package.module:weight, a function of your own: weight(alphas, progress), the path's nodes [S] and
     what share of its change each target has made there [N, S], to the weight of each [N, S]."""

@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vismech.attribution.methods import OPTIONS, Manifold, load_decoder, options_of
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
 from vismech.config.choices import Baseline, Mode, PathWeight, ReadOut, Rule, Stage
@@ -352,7 +353,21 @@ def _check_attribute(config: Config) -> None:
         config.runtime.path_batch_size
     )
     load_path(attribute.curve)
+    _check_method(attribute)
     if attribute.baseline is Baseline.image and attribute.baseline_image is None:
         raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")
     if attribute.mode is Mode.forward and attribute.readout is ReadOut.code:
         raise UserError("attribute.readout=code has no forward derivative: give attribute.mode=reverse or auto")
+
+
+def _check_method(attribute: AttributeConfig) -> None:
+    method = f"attribute.path={attribute.path.value}"
+    if attribute.path not in OPTIONS:
+        if attribute.options:
+            raise UserError(f"{method} has no options: leave attribute.options={attribute.options} out")
+        return
+    options = options_of(attribute.path, attribute.options)
+    if isinstance(options, Manifold):
+        load_decoder(options.decoder)
+    if attribute.curve:
+        raise UserError(f"{method} is a path of its own: leave attribute.curve empty")
