@@ -51,6 +51,10 @@ class Settings:
         """The same with chosen nodes."""
         return replace(self, rule=choice.rule, steps=choice.steps, power=choice.power)
 
+    def without_profile(self, rows: int) -> Settings:
+        """The same without a profile, with so many path points at a time."""
+        return replace(self, profile=False, rows=rows)
+
     def __post_init__(self) -> None:
         if not self.weights:
             raise UserError("no path weight is asked for: name one, such as ig")

@@ -129,6 +129,19 @@ class PathWeight(StrEnum):
     occlusion = "occlusion"
 
 
+class AttributionMethod(StrEnum):
+    """What evaluate=attribution measures beside the weights on the straight path."""
+
+    guided_ig = "guided_ig"
+    ig2 = "ig2"
+    spectral_ig = "spectral_ig"
+    manifold_ig = "manifold_ig"
+    idgi = "idgi"
+    smooth_grad = "smooth_grad"
+    occlusion = "occlusion"
+    covariance = "covariance"
+
+
 class Along(StrEnum):
     """What the path leads to: what the concepts rebuild (the paper's), or the activation itself, with an error node."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vismech.config.choices import (
     Along,
+    AttributionMethod,
     Baseline,
     CircuitErrors,
     CircuitOrder,
@@ -291,6 +292,20 @@ class EvaluateConfig:
     """saturation, attribution: concepts of each layer (to the next; the last to the class), pixels (to the class)."""
     sensitivity_images: int = 20
     """saturation, attribution: images of these whose max-sensitivity is measured: ten attributions each."""
+    to_class: bool = False
+    """saturation, attribution: concepts of every layer to the class, whatever lies between, not to the next layer's."""
+    methods: list[AttributionMethod] = field(default_factory=list)
+    """attribution: measured beside ig, left_ig, right_ig and idg, with as many steps: paths of attribute.path, and
+    covariance (of codes or pixels with the class, over `neighbours` images; to the class only)."""
+    method_options: dict[str, Any] = field(default_factory=dict)
+    """attribution: method → its attribute.options, such as {guided_ig: {max_dist: 0.1}}."""
+    filter: float | None = None
+    """attribution of pixels: measure every method's map also with its low frequencies alone, up to this share of the
+    side (FORGrad's is 15/224 = 0.067); null: as it is."""
+    neighbours: int = 50
+    """attribution: images whose covariance is taken, the nearest to each."""
+    mosaics: bool = False
+    """attribution: also Focus, on a mosaic of each image, another of its class and two of others (to the class only)."""
     networks: list[str] = field(default_factory=list)
     """planted: names of vismech.measures.planted.networks; empty: all."""
     seeds: int = 5

@@ -2,5 +2,5 @@
 
 LOWER = frozenset(["completeness", "deletion", "mas_deletion", "infidelity", "infidelity_relative", "max_sensitivity"])
 """Metrics of which less is better."""
-NEUTRAL = frozenset()
+NEUTRAL = frozenset(["filter_kept"])
 """Metrics that describe and do not rank."""
