@@ -41,7 +41,8 @@ def smooth_grad(
     present = problem.targets.present[images]
     wanted = present.any(0).nonzero()[:, 0].tolist()
     shape = numbers.end.shape[1:]
-    parts = numbers.end.new_zeros(len(images), len(wanted), *shape)
+    channels = shape[1] if numbers.atoms is None else numbers.atoms.shape[1]
+    means = numbers.end.new_zeros(len(images), len(wanted), shape[0], channels)
     flat = numbers.end[images].flatten(1)
     scale = noise * (flat.amax(1) - flat.amin(1))[:, None, None]
     differs = numbers.differs[images].unflatten(1, shape)
@@ -53,11 +54,11 @@ def smooth_grad(
             noisy = numbers.end[own] + scale[some] * drawn * differs[some]
             told = slopes(problem, numbers.vectors(noisy, own), own, wanted)
             for number, gradient in enumerate(told.gradients):
-                parts[some, number] += numbers.slopes(gradient, own) / steps
+                means[some, number] += gradient / steps
     way = (numbers.end - numbers.start)[images]
-    edges = Edges(parts.new_zeros(*present.shape, numbers.units), parts.new_zeros(present.shape))
+    edges = Edges(way.new_zeros(*present.shape, numbers.units), way.new_zeros(present.shape))
     for number, target in enumerate(wanted):
-        units, error = numbers.edges(way * parts[:, number])
+        units, error = numbers.edges(way * numbers.slopes(means[:, number], images))
         edges.units[:, target], edges.error[:, target] = units * present[:, [target]], error * present[:, target]
     return _at_ends(problem, numbers, images, rows, edges)
 

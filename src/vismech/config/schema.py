@@ -305,7 +305,7 @@ class EvaluateConfig:
     neighbours: int = 50
     """attribution: images whose covariance is taken, the nearest to each."""
     mosaics: bool = False
-    """attribution: also Focus, on a mosaic of each image, another of its class and two of others (to the class only)."""
+    """attribution: also Focus, on a mosaic of each image, one more of its class and two others (to the class only)."""
     networks: list[str] = field(default_factory=list)
     """planted: names of vismech.measures.planted.networks; empty: all."""
     seeds: int = 5
