@@ -451,16 +451,16 @@ def test_settings_that_exclude_one_another_are_refused() -> None:
     ("path", "given", "sentence"),
     [
         ("guided_ig", {"fracton": 0.2}, "fracton is no option of attribute.path=guided_ig: it has fraction, max_dist"),
-        ("guided_ig", {"fraction": 0}, "fraction=0 must be above 0 and at most 1"),
+        ("guided_ig", {"fraction": 0}, "fraction=0.0 must be above 0 and at most 1"),
         ("guided_ig", {"max_dist": "far"}, "max_dist=far is no number"),
-        ("ig2", {"step": -1}, "step=-1 must be above 0, or null"),
+        ("ig2", {"step": -1}, "step=-1.0 must be above 0, or null"),
         ("ig2", {"clip": 3}, "clip=3 is no true or false"),
-        ("spectral_ig", {"window": 2}, "window=2 must be above 0 and at most 1"),
+        ("spectral_ig", {"window": 2}, "window=2.0 must be above 0 and at most 1"),
         ("manifold_ig", {}, "needs a manifold: give attribute.options.decoder._target_="),
         ("manifold_ig", {"decoder": 3}, "needs a manifold"),
         ("idgi", {"seed": 1}, "seed is no option of attribute.path=idgi: it has none"),
-        ("smooth_grad", {"noise": -1}, "noise=-1 must be a share of the range"),
-        ("occlusion", {"patch": 1.5}, "patch=1.5 is no number"),
+        ("smooth_grad", {"noise": -1}, "noise=-1.0 must be a share of the range"),
+        ("occlusion", {"patch": 1.5}, "patch=1.5 is no whole number"),
     ],
 )
 def test_options_typed_by_hand_end_in_one_sentence(path, given, sentence) -> None:

@@ -52,12 +52,12 @@ def test_the_filter_equals_its_twin_in_odd_and_even_sizes(shape, sigma) -> None:
 
 def test_the_filter_keeps_means_and_with_all_frequencies_everything() -> None:
     maps = torch.randn(3, 7, 6, generator=generator(), dtype=torch.float64)
-    assert torch.allclose(low_pass(maps, 20), maps.abs())
-    assert torch.allclose(low_pass(maps, 0), maps.abs().mean((1, 2), keepdim=True).expand_as(maps))
-    assert torch.allclose(low_pass(maps, 2), low_pass(-maps, 2))
-    shares = [float(kept_share(maps, sigma)[0]) for sigma in (0, 1, 2, 20)]
+    assert torch.allclose(low_pass(maps, 20.0), maps.abs())
+    assert torch.allclose(low_pass(maps, 0.0), maps.abs().mean((1, 2), keepdim=True).expand_as(maps))
+    assert torch.allclose(low_pass(maps, 2.0), low_pass(-maps, 2.0))
+    shares = [float(kept_share(maps, sigma)[0]) for sigma in (0.0, 1.0, 2.0, 20.0)]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1)
-    assert float(kept_share(0 * maps, 1)[0]) == 0
+    assert float(kept_share(0 * maps, 1.0)[0]) == 0
 
 
 def test_a_mosaic_puts_each_image_into_its_quadrant_wide_or_high() -> None:

@@ -9,7 +9,7 @@ Q units.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ from vismech.config.choices import SourceKind
 from vismech.errors import UserError
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A manifold of one's own: the numbers of a source, and latent vectors that stand for them."""
 
@@ -68,7 +69,7 @@ def spectral_ig(
     edges_of_cells[-1] = 1
     present, first = problem.targets.present[images], images.tolist()
     sums: dict[tuple[int, int], Tensor] = {}
-    for piece in pieces(*problem[:2], spectrum, *problem[2:], nodes, rows, images):  # type: ignore[arg-type]
+    for piece in pieces(*problem[:2], spectrum, *problem[2:], nodes, rows, images):
         begin, stop = piece.stretch.start, piece.stretch.stop
         cells = edges_of_cells[begin : stop + 1]
         for row, gradient in zip(range(piece.images.start, piece.images.stop), piece.gradient, strict=True):
@@ -122,11 +123,6 @@ class _Spectrum:
         """The share of each component that there is at α."""
         late = self.each[image][2]
         return ((alpha[:, None] - (1 - self.window) * late) / self.window).clamp(0, 1)
-
-    @property
-    def end(self) -> Tensor:
-        """As a curve's."""
-        return self.numbers.end
 
     def points(self, image: Int[Tensor, " b"], alpha: Float[Tensor, " s"]) -> Float[Tensor, "b s p c"]:
         """The path at α, as a curve's."""
@@ -198,7 +194,7 @@ def manifold_ig(
     nodes = torch.arange(steps).to(numbers.end).add(0.5) / steps
     present, first = problem.targets.present[images], images.tolist()
     edges = Edges(numbers.end.new_zeros(*present.shape, numbers.units), numbers.end.new_zeros(present.shape))
-    for piece in pieces(*problem[:2], polygon, *problem[2:], nodes, rows, images):  # type: ignore[arg-type]
+    for piece in pieces(*problem[:2], polygon, *problem[2:], nodes, rows, images):
         for row, gradient in zip(range(piece.images.start, piece.images.stop), piece.gradient, strict=True):
             own = images[row].expand(len(gradient))
             sides = polygon.corners[first[row]].diff(dim=0)[piece.stretch]
@@ -220,11 +216,6 @@ class _Polygon:
             image: _geodesic(decoder, numbers.start[image], numbers.end[image], steps, iterations)
             for image in images.tolist()
         }
-
-    @property
-    def end(self) -> Tensor:
-        """As a curve's."""
-        return self.numbers.end
 
     def points(self, image: Int[Tensor, " b"], alpha: Float[Tensor, " s"]) -> Float[Tensor, "b s p c"]:
         """The middles of the sides that α are on, as a curve's points."""

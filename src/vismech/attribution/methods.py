@@ -145,22 +145,22 @@ def options_of(path: PathWeight, given: Mapping[str, Any]) -> Options:
     Raises:
         UserError: an option that it does not have, of the wrong kind, or out of its range.
     """
-    kind = OPTIONS[path]
-    known = {one.name: one for one in fields(kind)}
+    kind, chosen = OPTIONS[path], dict(given)
+    known = {one.name: one.default for one in fields(kind)}
     for name, value in given.items():
         if name not in known:
             some = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"attribute.options.{name} is no option of attribute.path={path}: {some}")
-        wanted = type(known[name].default)
-        right = isinstance(value, (int, float)) and not isinstance(value, bool) if wanted is float else True
-        if wanted in (int, bool):
-            right = type(value) is wanted
-        if name == "step":
-            right = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-        if not right:
-            sort = "true or false" if wanted is bool else "number"
+        wanted = float if name == "step" else type(known[name])
+        if name == "decoder" or (name == "step" and value is None):
+            continue
+        if isinstance(value, bool) != (wanted is bool) or not isinstance(
+            value, (float, int) if wanted is float else wanted
+        ):
+            sort = {bool: "true or false", int: "whole number", float: "number"}[wanted]
             raise UserError(f"attribute.options.{name}={value} is no {sort}")
-    return kind(**given)
+        chosen[name] = wanted(value)
+    return kind(**chosen)
 
 
 def attributed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class AttributionLoop(UnitLoop):
 
     def _references(self, source: Source, rows: list[int]) -> list[Source]:
         """The source from other images, of other classes where there are any."""
-        found = []
+        found: list[Any] = []
         for turn in range(REFERENCES):
             each = [self._coded(self._open(self.indices[self._other(row, f"reference {turn}")])) for row in rows]
             other = Coded(*(torch.cat(part) for part in zip(*each, strict=True)))
@@ -229,7 +229,8 @@ class AttributionLoop(UnitLoop):
         assert self.methods is not None
         kind = SourceKind.pixels if self.lower == PIXELS else SourceKind.positions
         vectors = coded.vectors if self.lower == PIXELS else coded.codes @ self.dictionary.atoms
-        source, rows, targets = UnitSource(kind, vectors), [case.row], self._targets([case.row])
+        source: Any = UnitSource(kind, vectors)  # pyright does not take a cached property for a property
+        rows, targets = [case.row], self._targets([case.row])
         given = self.segment, self.layout, source, coded.clean, targets
         straight = attribute(*given, self.settings.without_profile(self.portions.paths))
         edges = [all_units(straight.edges[weight]) for weight in WEIGHTS]
