@@ -38,6 +38,7 @@ from vismech.attribution.methods import (
     SmoothGrad,
     Spectral,
     options_of,
+    told_cost,
 )
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import Edges, UnitSource
@@ -493,6 +494,11 @@ def test_costs_are_those_that_are_counted() -> None:
     assert Guided().calls(8, TARGETS, 10) == 8 * 2 * TARGETS
     assert Ig2().calls(8, TARGETS, 10) == 8 * (2 + TARGETS)
     assert Spectral().calls(8, TARGETS, 10) == 8 * (1 + TARGETS)
+    assert told_cost(PathWeight.guided_ig, {}, 200) == (
+        "attribute.path=guided_ig: 400 model calls an image, and 400 for each further target, where ig takes 400 and "
+        "200; each target has a path of its own, so fewer kept concepts (graph.important) cost less"
+    )
+    assert "for each concept" in told_cost(PathWeight.occlusion, {}, 1)
 
 
 def test_one_number_of_each() -> None:

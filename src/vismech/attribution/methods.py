@@ -163,6 +163,19 @@ def options_of(path: PathWeight, given: Mapping[str, Any]) -> Options:
     return kind(**chosen)
 
 
+def told_cost(path: PathWeight, given: Mapping[str, Any], steps: int) -> str:
+    """What a trace costs, before it is known how many targets and concepts it has."""
+    options = options_of(path, given)
+    if isinstance(options, Occlusion):
+        return f"attribute.path={path.value}: one model call an image for each concept, whatever the targets"
+    first, both, plain = options.calls(steps, 1, 0), options.calls(steps, 2, 0), Options().calls(steps, 1, 0)
+    own = "; each target has a path of its own, so fewer kept concepts (graph.important) cost less"
+    return (
+        f"attribute.path={path.value}: {first} model calls an image, and {both - first} for each further target, where "
+        f"ig takes {plain} and {steps}{own if options.own_target else ''}"
+    )
+
+
 def attributed(
     path: PathWeight,
     options: Options,

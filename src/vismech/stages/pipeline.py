@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vismech.attribution.methods import OPTIONS, Manifold, load_decoder, options_of
+from vismech.attribution.methods import OPTIONS, Manifold, load_decoder, options_of, told_cost
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
 from vismech.config.choices import Baseline, Mode, PathWeight, ReadOut, Rule, Stage
@@ -171,7 +171,9 @@ def _stages(config: Config) -> set[Stage]:
 
 
 def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:
-    """Hit or miss for every artifact; a forced stage is a miss."""
+    """Hit or miss for every artifact; a forced stage is a miss. What a trace along another path costs is logged."""
+    if ctx.config.attribute.path in OPTIONS and (plan.to_class or plan.pairs):
+        log.info(told_cost(ctx.config.attribute.path, ctx.config.attribute.options, ctx.config.attribute.steps))
     rows = []
     for spec in plan.specs():
         hit = spec.stage not in ctx.config.force and ctx.store.find(spec) is not None
