@@ -17,6 +17,7 @@ from vismech.attribution.automatic import Choice
 from vismech.config.choices import Baseline, Evaluation, Output, Rule, SourceKind, Stage
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
+from vismech.measures.attribution.methods import MethodSettings
 from vismech.measures.statistics import bootstrap
 from vismech.measures.unit_loop import UnitLoop
 from vismech.network.layers import LOGITS, PIXELS
@@ -70,7 +71,7 @@ class UnitSettings(Settings):
     sensitivity_images: int
     seed: int
     explained: PixelTargets = UNUSED
-    further: Settings = UNUSED
+    further: MethodSettings = UNUSED
 
 
 def unit_jobs(
@@ -80,7 +81,7 @@ def unit_jobs(
     version: int,
     loop: Callable[..., UnitLoop],
     columns: Columns,
-    further: Settings = UNUSED,
+    further: MethodSettings = UNUSED,
 ) -> list[Job]:
     """One artifact for each source and its targets; ``further`` is what the measure's own settings are.
 
