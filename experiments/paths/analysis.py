@@ -96,23 +96,33 @@ def distance_figure(table: pd.DataFrame, path: Path) -> None:
             open_axes(axes, 11)
 
 
+def _joined(runs: list[Path], name: str) -> pd.DataFrame:
+    """A table of all runs; where two of a preset have a source, the later's, which may be of more images."""
+    found: dict[tuple[str, str], pd.DataFrame] = {}
+    for run in runs:
+        table = pd.read_csv(run / name).assign(run=name_of(run))
+        for source, part in table.groupby("source", sort=False):
+            found[name_of(run), str(source)] = part
+    return pd.concat(found.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
-    fine = all([compare(run, FOLDER / "expected.json") for run in options.runs])
+    whole = [run for run in options.runs if "pixels->logits" in (run / "metrics.json").read_text()]
+    fine = all([compare(run, FOLDER / "expected.json") for run in whole])
     distance = [run for run in options.runs if "distance" in name_of(run)]
     others = [run for run in options.runs if run not in distance]
     if others:
-        tables = [pd.read_csv(run / "tables/attribution.csv").assign(run=name_of(run)) for run in others]
-        table = pd.concat(tables).round(5)
-        table.to_csv(options.out / "attribution.csv", index=False)
-        told = [verdict(pd.read_csv(run / "cases/attribution.csv.gz")).assign(run=name_of(run)) for run in others]
-        best = pd.concat(told).round(4)
+        table, cases = (_joined(others, name) for name in ("tables/attribution.csv", "cases/attribution.csv.gz"))
+        table.round(5).to_csv(options.out / "attribution.csv", index=False)
+        best = pd.concat([verdict(part).assign(run=run) for run, part in cases.groupby("run", sort=False)]).round(4)
         best.to_csv(options.out / "verdict.csv", index=False)
         print(best.to_string(index=False))
-        methods_figure(tables[0], options.out / "methods.png")
+        for run, part in table.groupby("run", sort=False):
+            methods_figure(part, options.out / f"methods_{str(run).removeprefix('paths_')}.png")
     if distance:
         table = pd.concat([pd.read_csv(run / "tables/saturation.csv") for run in distance]).drop_duplicates()
         network = ["pixels", *sorted(name for name in set(table["lower"]) if name != "pixels")]
