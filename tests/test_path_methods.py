@@ -37,6 +37,7 @@ from vismech.attribution.methods import (
     Occlusion,
     SmoothGrad,
     Spectral,
+    load_decoder,
     options_of,
     told_cost,
 )
@@ -506,3 +507,16 @@ def test_one_number_of_each() -> None:
     for path in (PathWeight.guided_ig, PathWeight.spectral_ig):
         found = one_number(lambda s: s**2, steps=256, weights=(path,))
         assert float(whole(found.edges[path])) == pytest.approx(1, abs=0.01)
+
+
+def test_a_decoder_is_named_by_its_target() -> None:
+    found = load_decoder({"_target_": "test_path_methods.Linear", "shape": [16, 6]})
+    numbers = activations(1)
+    assert torch.allclose(found.decode(found.encode(numbers)), numbers)
+    with pytest.raises(UserError, match=r"cannot be made: .*; give _target_=package.module.Class"):
+        load_decoder({"_target_": "test_path_methods.Nothing"})
+    with pytest.raises(UserError, match="Layout must have methods encode and decode"):
+        load_decoder(LOWER)
+    wrong = Settings(steps=2, weights=(PathWeight.manifold_ig,), options=Manifold(Linear((16, 5))))
+    with pytest.raises((UserError, RuntimeError)):
+        attribute(Segment().double(), LOWER, source("channels", numbers), clean(numbers), concept_targets(), wrong)
