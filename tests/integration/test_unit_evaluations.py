@@ -73,7 +73,7 @@ def test_tables_hold_every_source_under_the_contract(finished):
     assert set(here["n"]) <= {1, 2}
     attribution = pd.read_csv(folder / "run/tables/attribution.csv")
     assert list(attribution) == ["source", "target", "path", *TAIL]
-    own = set(AttributionLoop.scores) - {"focus"}  # no mosaics were asked for
+    own = set(AttributionLoop.scores) - {"focus", "filter_kept"}  # neither mosaics nor a filter were asked for
     assert {name for name in attribution["metric"] if not name.endswith("_minus_ig")} == own
     assert set(attribution["path"]) == set(METHODS)
     for table in (saturation, attribution):
@@ -190,6 +190,8 @@ def test_further_methods_are_measured_beside_the_weights(pictures, tmp_path):
     assert told["layer3", "spectral_ig", "completeness"] < 0.3
     assert told[PIXELS, "idgi", "completeness"] < 1e-3
     assert ((told.xs("focus", level="metric") >= 0) & (told.xs("focus", level="metric") <= 1)).all()
+    assert set(table[table["metric"] == "filter_kept"]["path"]) == filtered
+    assert (told.xs("filter_kept", level="metric") > 0).all() and (told.xs("filter_kept", level="metric") <= 1).all()
     paired = table[table["metric"] == "diffid_minus_ig"]
     assert (paired["ci_low"] <= paired["ci_high"]).all() and set(paired["path"]) == (plain | filtered) - {"ig"}
     cases = pd.read_csv(tmp_path / "run/cases/attribution.csv.gz")

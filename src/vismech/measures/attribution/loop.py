@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vismech.attribution.engine import attribute
-from vismech.attribution.filtering import low_pass
+from vismech.attribution.filtering import kept_share, low_pass
 from vismech.attribution.sources import ConceptSource, Source, UnitSource
 from vismech.config.choices import AttributionMethod, Output, SourceKind
 from vismech.draws import seed_of
@@ -44,6 +44,7 @@ SCORES = (
     "max_sensitivity",
     "road",
     "focus",
+    "filter_kept",
 )
 
 
@@ -147,11 +148,23 @@ class AttributionLoop(UnitLoop):
 
     def _filtered(self, edges: Float[Tensor, "*n w q"]) -> Float[Tensor, "*n v q"]:
         assert self.methods is not None and self.methods.filter
+        filtered = low_pass(self._maps(edges), self.methods.filter * max(self.layout.grid)).flatten(-2)
+        return torch.nn.functional.pad(filtered, (0, edges.shape[-1] - filtered.shape[-1]))
+
+    def _maps(self, edges: Float[Tensor, "*n w q"]) -> Float[Tensor, "*n v h w2"]:
+        """The maps that are filtered."""
         plain = [name for name in self.names if "+" not in name][:-1]
         chosen = [place for place, name in enumerate(plain) if name not in UNFILTERED]
-        maps = edges[..., chosen, : self.layout.positions].unflatten(-1, self.layout.grid)
-        filtered = low_pass(maps, self.methods.filter * max(self.layout.grid)).flatten(-2)
-        return torch.nn.functional.pad(filtered, (0, edges.shape[-1] - filtered.shape[-1]))
+        return edges[..., chosen, : self.layout.positions].unflatten(-1, self.layout.grid)
+
+    def _kept(self, case: Case) -> Measured:
+        """What share of its energy each filtered map keeps; of the others it does not exist."""
+        assert self.methods is not None and self.methods.filter
+        kept = kept_share(self._maps(case.edges), self.methods.filter * max(self.layout.grid))
+        place = [number for number, name in enumerate(self.names) if "+" in name]
+        value = kept.new_zeros(len(kept), len(self.names))
+        value[:, place] = kept
+        return Measured(value, value > 0)
 
     def measure(self, coded: Coded, case: Case) -> dict[str, Measured]:
         """See :class:`UnitLoop`; max-sensitivity of a random order says nothing and is left undefined."""
@@ -179,6 +192,8 @@ class AttributionLoop(UnitLoop):
         found["max_sensitivity"] = Measured(*(torch.nn.functional.pad(part, (0, 1)) for part in disturbed))
         if self.lower == PIXELS and case.row in self.sensitivity_rows:
             found["road"] = Measured(self._road(coded, case, attribution, generator), everywhere)
+        if self.methods and self.methods.filter and self.lower == PIXELS:
+            found["filter_kept"] = self._kept(case)
         if self.methods and self.methods.mosaics and self.upper == LOGITS:
             told = self._focus(case, generator)
             if told is not None:
