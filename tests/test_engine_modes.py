@@ -22,8 +22,9 @@ from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Mode, PathWeight, Rule, SourceKind
 from vismech.errors import UserError
+from vismech.measures.saturation.scores import WEIGHTS
 
-ALL = tuple(weight for weight in PathWeight if weight is not PathWeight.custom)
+ALL = WEIGHTS
 COMPLETE = (PathWeight.ig, PathWeight.idg)
 
 

@@ -22,8 +22,9 @@ from vismech.attribution.gig import ROW_MULTIPLE
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import Mode, PathWeight, ReadOut, Rule, SourceKind
+from vismech.measures.saturation.scores import WEIGHTS
 
-ALL = tuple(weight for weight in PathWeight if weight is not PathWeight.custom)
+ALL = WEIGHTS
 COMPLETE = (PathWeight.ig, PathWeight.idg)
 
 

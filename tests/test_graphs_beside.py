@@ -84,7 +84,7 @@ def test_the_page_holds_every_pair_and_reaches_nothing(tmp_path):
     first = drawn()
     found = beside(first, renumbered(first, 7))
     sides = [Side(name, verdict(first.graph).facts, tmp_path) for name in ("one", "<two>")]
-    text = render_beside(sides, found.concepts, found.layers, {"129": "spoonbill", "99": "goose"})
+    text = render_beside(sides, found.concepts, found.layers, {"129": "spoonbill", "130": "goose"})
     assert text.count('class="pair"') == len(found.concepts) and "&lt;two&gt;" in text and "<two>" not in text
     assert not re.search(r"https?://|<script", text)
-    assert text == render_beside(sides, found.concepts, found.layers, {"129": "spoonbill", "99": "goose"})
+    assert text == render_beside(sides, found.concepts, found.layers, {"129": "spoonbill", "130": "goose"})

@@ -14,7 +14,17 @@ from integration.conftest import tiny_config
 from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.config.choices import Baseline, Evaluation, Rule, SourceKind
+from vismech.config.choices import (
+    AttributionMethod,
+    Baseline,
+    Evaluation,
+    Images,
+    PathWeight,
+    Rule,
+    Scope,
+    SourceKind,
+    Stage,
+)
 from vismech.errors import UserError
 from vismech.measures.attribution.loop import METHODS, AttributionLoop
 from vismech.measures.saturation.scores import WEIGHTS
@@ -63,7 +73,8 @@ def test_tables_hold_every_source_under_the_contract(finished):
     assert set(here["n"]) <= {1, 2}
     attribution = pd.read_csv(folder / "run/tables/attribution.csv")
     assert list(attribution) == ["source", "target", "path", *TAIL]
-    assert set(attribution["metric"]) == set(AttributionLoop.scores)
+    own = set(AttributionLoop.scores) - {"focus", "filter_kept"}  # neither mosaics nor a filter were asked for
+    assert {name for name in attribution["metric"] if not name.endswith("_minus_ig")} == own
     assert set(attribution["path"]) == set(METHODS)
     for table in (saturation, attribution):
         intervals = table.dropna(subset=["ci_low"])
@@ -150,3 +161,80 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_computed(pictures
     with pytest.raises(UserError, match="measures straight paths from zero"):
         run(config, tmp_path / "run")
     assert not list((tmp_path / "store").glob("*/*/manifest.json"))
+
+
+@pytest.mark.thorough
+def test_further_methods_are_measured_beside_the_weights(pictures, tmp_path):
+    config = config_of(pictures, tmp_path)
+    config.evaluate.kinds, config.evaluate.to_class = [Evaluation.attribution], True
+    config.evaluate.methods = [*AttributionMethod][:3] + [*AttributionMethod][4:]
+    config.evaluate.method_options = {"guided_ig": {"max_dist": 0.3}, "occlusion": {"patch": 8}}
+    config.evaluate.filter, config.evaluate.mosaics, config.evaluate.sensitivity_images = 0.2, True, 1
+    config.evaluate.neighbours = 4
+    # The network answers with one class, and a mosaic needs two.
+    config.graph.scope, config.graph.classes, config.graph.images = Scope["pair"], [0, 1], Images.labelled
+    result = run(config, tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run/tables/attribution.csv")
+    assert list(dict.fromkeys(zip(table["source"], table["target"], strict=True))) == [
+        (PIXELS, LOGITS),
+        ("layer1", LOGITS),
+        ("layer3", LOGITS),
+    ]
+    plain = {*METHODS, *(name.value for name in config.evaluate.methods)}
+    filtered = {f"{name}+filter" for name in plain - {"left_ig", "right_ig", "idg", "random"}}
+    assert set(table[table["source"] == "layer1"]["path"]) == plain
+    assert set(table[table["source"] == PIXELS]["path"]) == plain | filtered
+    # Spectral IG is complete to the order of its rule; only pixels are filled in from their neighbours.
+    assert set(table[table["metric"] == "road"]["source"]) == {PIXELS}
+    told = table.set_index(["source", "path", "metric"])["value"]
+    assert told["layer3", "spectral_ig", "completeness"] < 0.3
+    assert told[PIXELS, "idgi", "completeness"] < 1e-3
+    assert ((told.xs("focus", level="metric") >= 0) & (told.xs("focus", level="metric") <= 1)).all()
+    assert set(table[table["metric"] == "filter_kept"]["path"]) == filtered
+    assert (told.xs("filter_kept", level="metric") > 0).all() and (told.xs("filter_kept", level="metric") <= 1).all()
+    paired = table[table["metric"] == "diffid_minus_ig"]
+    assert (paired["ci_low"] <= paired["ci_high"]).all() and set(paired["path"]) == (plain | filtered) - {"ig"}
+    cases = pd.read_csv(tmp_path / "run/cases/attribution.csv.gz")
+    whole = cases.groupby(["source", "path", "metric"])["value"].mean()
+    assert whole["layer3", "guided_ig", "diffid"] == pytest.approx(told["layer3", "guided_ig", "diffid"])
+    assert result.metrics["attribution/layer3->logits/guided_ig/diffid"] == pytest.approx(
+        told["layer3", "guided_ig", "diffid"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("method_options", {"ig2": {}}, r"method_options.ig2 is for no method of evaluate.methods"),
+        ("method_options", {"guided_ig": {"far": 1}}, "far is no option of attribute.path=guided_ig"),
+        ("method_options", {"guided_ig": 3}, "give the options of attribute.path=guided_ig"),
+        ("filter", 2.0, r"filter=2.0 must be above 0 and at most 1"),
+        ("neighbours", 2, r"neighbours=2 must be at least 3"),
+    ],
+)
+def test_wrong_methods_are_refused_in_one_sentence(pictures, tmp_path, key, value, sentence):
+    config = config_of(pictures, tmp_path)
+    config.evaluate.kinds, config.evaluate.methods = [Evaluation.attribution], [AttributionMethod.guided_ig]
+    setattr(config.evaluate, key, value)
+    with pytest.raises(UserError, match=sentence):
+        run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [PathWeight.guided_ig, *(pytest.param(path, marks=pytest.mark.thorough) for path in ("ig2", "occlusion"))],
+)
+def test_a_trace_along_another_path_tells_its_cost(pictures, tmp_path, path):
+    config = config_of(pictures, tmp_path)
+    config.evaluate.kinds, config.until = [], Stage.graph
+    path = PathWeight(path)
+    config.attribute.path, config.attribute.rule, config.attribute.steps = path, Rule.riemann_left, 6
+    run(config, tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run/tables/completeness.csv")
+    calls = table[table["metric"] == "model_calls"].set_index(["lower", "upper"])["value"]
+    targets = json.loads(next((tmp_path / "store/trace").glob("*/trace.json")).read_text())
+    assert set(table["path"]) == {path.value} and targets
+    assert calls["layer3", LOGITS] == {"guided_ig": 12, "ig2": 18, "occlusion": 9}[path.value]
+    config.attribute.options = {"step": 0}
+    with pytest.raises(UserError, match=r"options.step"):
+        run(config, tmp_path / "again")

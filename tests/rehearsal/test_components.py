@@ -17,14 +17,18 @@ from rehearsal.budgets import within_budget
 from rehearsal.device import Counts, device
 from rehearsal.trainer import take_over
 from vismech.attribution.engine import Settings, attribute
+from vismech.attribution.filtering import low_pass
 from vismech.attribution.idgi import idgi
+from vismech.attribution.methods import OPTIONS as PATHS
 from vismech.attribution.sources import ConceptSource, UnitSource
 from vismech.attribution.targets import ConceptTargets, LogitTargets, anchors
-from vismech.config.choices import Along, Code, Mode, PathWeight, ReadOut, SaeActivation, SourceKind
+from vismech.config.choices import Along, Code, Mode, PathWeight, ReadOut, Rule, SaeActivation, SourceKind
 from vismech.dictionaries import METHODS, Dictionary, build
 from vismech.dictionaries.base import ENCODERS
 from vismech.dictionaries.coding import Coding, encode
 from vismech.dictionaries.refinement import Refinement
+from vismech.measures.attribution.mosaics import mosaic
+from vismech.measures.attribution.road import imputed
 from vismech.network.cut import LOGITS, HookedNetwork, Network, open_network
 from vismech.network.pfv import layout_of
 from vismech.receptive_field import attribution_maps, layer_relevance, sharing_ratios
@@ -218,6 +222,34 @@ def test_attribution(name, opened) -> None:
         return [list(one.edges.values()), one.value, one.steps, list(two.edges.values()), two.moves, two.crossing]
 
     rehearse(f"attribution {name}", work, tiny.images(2), *atoms, model=model)
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path is not PathWeight.manifold_ig])
+def test_other_paths(opened, path) -> None:
+    model, network = opened
+    layout, segment = layout_of(network.shape(LOWER), LOWER), network.segment(LOWER, LOGITS)
+    atoms = vectors_and_atoms(1, layout.channels, 20)[1]
+    settings = Settings(Rule.midpoint, 4, (path,), rows=8)
+
+    def work(images: Tensor, atoms: Tensor) -> Any:
+        found = network.activations(images, [LOWER, LOGITS])
+        x = layout.vectors(found[LOWER])
+        codes = Dictionary(atoms, Coding(Code.omp, l0=4), None, {"vector_norm": 1.0}).encode(x)
+        source: Any = ConceptSource(atoms, codes, x, Along.activation)
+        told = attribute(segment, layout, source, found[LOWER], LogitTargets(found[LOGITS].argmax(1)), settings)
+        return [told.edges[path], told.value, told.baseline, told.moves]
+
+    rehearse(f"path {path.value}", work, tiny.images(2), atoms, model=model)
+
+
+def test_filters_and_filled_in_pixels() -> None:
+    def work(maps: Tensor, image: Tensor) -> Any:
+        removed = maps[:, :8, :8] > 0
+        filled = imputed(image[0, :, :8, :8], removed, torch.Generator().manual_seed(0), rounds=8)
+        return low_pass(maps, 3.0), filled, mosaic(image[:1].expand(4, -1, -1, -1), (1, 0, 3, 2))
+
+    maps = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1))
+    rehearse("filter, road, mosaic", work, maps, tiny.images(2))
 
 
 def test_idgi(opened) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,10 +18,13 @@ from torch import Tensor
 from vismech.attribution.automatic import PROBED, Choice, settle
 from vismech.attribution.forward import integrate_forward
 from vismech.attribution.gig import Ends, Profile, Segment, ends, integrate
+from vismech.attribution.integral import PLAIN, Settings
+from vismech.attribution.methods import OPTIONS, attributed
+from vismech.attribution.model_calls import Problem
 from vismech.attribution.quadrature import Quadrature, added, doubled, quadrature
 from vismech.attribution.sources import Edges, Source
 from vismech.attribution.targets import ConceptTargets, Targets
-from vismech.attribution.weights import SIDES, OwnWeight
+from vismech.attribution.weights import SIDES, changes
 from vismech.config.choices import Mode, PathWeight, ReadOut, Rule
 from vismech.errors import UserError
 from vismech.network.pfv import Layout
@@ -31,66 +34,6 @@ log = logging.getLogger(__name__)
 # Cost of one path point in forward passes: 1 + REVERSE·T backward, FORWARD·Q forward (experiments/benchmarks/modes.py).
 # Constants, since a mode that depended on a timing would make the last digits of a result depend on it too.
 REVERSE, FORWARD = 1.0, 2.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the integral is taken.
-
-    Attributes:
-        rule, steps, power: quadrature; the rule auto begins with ``steps`` and settles for what :func:`settled` finds.
-        weights: which weights to put under the integral.
-        phi: share of the change that left_ig ends at.
-        mode: reverse, forward, or the cheaper of the two for each image.
-        rows: path points per pass; memory grows with it and not with the number of steps.
-        profile: keep values and gradient norms at the nodes too; needs reverse mode, one source and no tolerance.
-        tolerance: double the steps of an image as long as that changes its edges by more than this share,
-            ``Σ|fine − coarse| / Σ|fine|`` over the units, at the worst target and weight.
-        max_steps: the most steps that ``tolerance`` may lead to.
-        own: the weight of one's own, for ``custom``.
-
-    Raises:
-        UserError: settings that exclude one another.
-    """
-
-    rule: Rule = Rule.midpoint
-    steps: int = 32
-    weights: tuple[PathWeight, ...] = (PathWeight.ig,)
-    phi: float = 0.9
-    mode: Mode = Mode.auto
-    rows: int = 256
-    profile: bool = False
-    tolerance: float | None = None
-    max_steps: int = 512
-    power: int = 1
-    own: OwnWeight | None = None
-
-    def at(self, choice: Choice) -> Settings:
-        """The same with chosen nodes."""
-        return replace(self, rule=choice.rule, steps=choice.steps, power=choice.power)
-
-    def __post_init__(self) -> None:
-        if not self.weights:
-            raise UserError("no path weight is asked for: name one, such as ig")
-        if not 0 < self.phi < 1:
-            raise UserError(f"attribute.phi={self.phi} is no share of a change: give a number between 0 and 1")
-        if (PathWeight.custom in self.weights) != (self.own is not None):
-            raise UserError(
-                "attribute.path=custom and attribute.weight=package.module:weight belong together: give both"
-            )
-        if self.profile and (self.mode is Mode.forward or self.tolerance is not None):
-            raise UserError(
-                "a profile holds gradients at fixed nodes: ask for it in reverse mode and without tolerance"
-            )
-        if self.tolerance is None:
-            return
-        if not self.tolerance > 0:
-            raise UserError(f"attribute.tolerance={self.tolerance}: give a share above zero, or null for fixed steps")
-        if self.max_steps < doubled(self.rule, self.steps):
-            raise UserError(
-                f"attribute.max_steps={self.max_steps} leaves no room to double attribute.steps={self.steps}: give at "
-                f"least {doubled(self.rule, self.steps)}"
-            )
 
 
 class Attribution(NamedTuple):
@@ -131,7 +74,7 @@ def attribute(
     sources: Source | Sequence[Source],
     clean: Tensor,
     targets: Targets,
-    settings: Settings = Settings(),
+    settings: Settings = PLAIN,
 ) -> Attribution:
     """Edges from a source's units to ``targets``; the mean over several sources, which differ in their baselines.
 
@@ -154,11 +97,40 @@ def attribute(
     if settings.profile and len(each) > 1:
         raise UserError("a profile is that of one path: ask for it with a single baseline")
     problem = _Problem(segment, layout, clean, targets, settings)
+    if settings.weights[0] in OPTIONS:
+        return _by_method(problem, each)
     paths = _paths(problem, each)
     if settings.rule is Rule.auto:
         problem = problem._replace(settings=settings.at(_settled(problem, paths, len(clean))))
     solve = _fixed if settings.tolerance is None else _refined
     return _joined([solve(problem, paths, images, mode) for images, mode in _groups(problem, each[0])])
+
+
+def _by_method(problem: _Problem, sources: Sequence[Source]) -> Attribution:
+    """The mean over sources of what is no weight on a path, as many images at a time as fit into a pass."""
+    settings, clean, targets = problem.settings, problem.clean, problem.targets
+    name = settings.weights[0]
+    options = settings.options or OPTIONS[name]()
+    rule = quadrature(Rule.midpoint if settings.rule is Rule.auto else settings.rule, settings.steps, settings.power)
+    images = torch.arange(len(clean), device=clean.device)
+    found = [attributed(name, options, Problem(*problem[:4]), one, images, rule, settings.rows) for one in sources]
+
+    def mean(parts: Sequence[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean(0)
+
+    value, present = found[0].value, targets.present
+    moves = torch.stack([changes(one.value, one.baseline) for one in found]).all(0)
+    return Attribution(
+        edges={name: Edges(*(mean(part) for part in zip(*(one.edges for one in found), strict=True)))},
+        value=value,
+        baseline=mean([one.baseline for one in found]),
+        present=present,
+        moves=moves & present,
+        crosses=torch.zeros_like(present),
+        crossing=torch.ones_like(value),
+        energy=torch.zeros_like(value),
+        steps=torch.full_like(images, settings.steps),
+    )
 
 
 def settled(

@@ -1,8 +1,8 @@
 """The graph in the JSON that viewers of attribution graphs read (circuit-tracer's, Neuronpedia's; schema version 1).
 
 That schema is of language models, so that some of its words stand for other things here: a "token position" is always
-0, the "prompt" is what is explained, a layer is its place among the traced ones, and a class is a "logit". Concepts have
-the type of features; error nodes theirs; the offset of a layer, which nothing below explains, is an "embedding".
+0, the "prompt" is what is explained, a layer is its place among the traced ones, and a class is a "logit". Concepts
+have the type of features; error nodes theirs; the offset of a layer, which nothing below explains, is an "embedding".
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ VERSION = 1
 def attribution_graph(graph: Mapping[str, Any], slug: str, scan: str) -> dict[str, Any]:
     """The graph, with names, as plain data of that schema.
 
-    `influence` of a node is what the nodes from the strongest down to it have together of all influence, as the viewers'
-    threshold takes it; weights of links are the means over groups.
+    `influence` of a node is what the nodes from the strongest down to it have together of all influence, as viewers'
+    thresholds take it; weights of links are the means over groups.
 
     Args:
         graph: as :func:`~vismech.attribution.graph.named` gives it.

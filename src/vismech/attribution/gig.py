@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vismech.attribution.paths import Curve
+from vismech.attribution.paths import Curve, Points
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.targets import Targets
 from vismech.attribution.weights import OwnWeight, Weighing
@@ -102,7 +102,7 @@ class Piece(NamedTuple):
 def pieces(
     segment: Segment,
     layout: Layout,
-    curve: Curve,
+    curve: Points,
     clean: Tensor,
     targets: Targets,
     nodes: Float[Tensor, " s"],

@@ -15,7 +15,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -71,6 +71,15 @@ class Straight(Path):
 
 
 STRAIGHT = Straight()
+
+
+@runtime_checkable
+class Points(Protocol):
+    """What can be followed: points of each image, whatever makes them."""
+
+    def points(self, image: Int[Tensor, " b"], alpha: Float[Tensor, " s"]) -> Float[Tensor, "b s p c"]:
+        """PFVs at α of some images."""
+        ...
 
 
 @dataclass(frozen=True)

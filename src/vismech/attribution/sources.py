@@ -178,8 +178,11 @@ class ConceptSource:
         squares = gradient.new_zeros(len(gradient), self.count + 1)
         moving = self._moving(image)
         units = moving.any(0).nonzero()[:, 0]
-        for row, slope in zip(squares, gradient, strict=True):
-            row[units] = ((slope @ self.atoms[units].T).square() * moving[:, units]).sum(0)
+        atoms, moving = self.atoms[units].T, moving[:, units].to(gradient)
+        # A few nodes at a time, so that what lies between the products stays in a CPU's cache.
+        some = max(1, CACHED_NUMBERS // max(1, moving.numel()))
+        for rows, slopes in zip(squares.split(some), gradient.split(some), strict=True):
+            rows[:, units] = torch.einsum("spn,pn->sn", (slopes @ atoms).square_(), moving)
         for residual in self.residual_directions:
             along = torch.nn.functional.normalize(residual[image], dim=1)
             squares[:, -1] += (gradient * along).sum(2).square().sum(1)

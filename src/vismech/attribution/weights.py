@@ -27,6 +27,11 @@ OwnWeight = Callable[[Float[Tensor, " s"], Float[Tensor, "n s"]], Float[Tensor, 
 """A weight of one's own, from α and from the share of its change that each target has made there."""
 
 
+def changes(value: Float[Tensor, "b t"], baseline: Float[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """Whether the change of each target along the path is more than rounding."""
+    return (value - baseline).abs() > STILL * torch.maximum(value.abs(), baseline.abs())
+
+
 class Weighing:
     """What to multiply gradients by, and what the path told on the way.
 
@@ -65,7 +70,7 @@ class Weighing:
         mine = (PathWeight.custom,) if PathWeight.custom in self.wanted else ()
         self.kept = [*(SIDES if self.split else plain), *mine, *([PathWeight.idg] if self.slopes else [])]
         self.baseline, self.change, self.phi = baseline, value - baseline, phi
-        self.moves = present & (self.change.abs() > STILL * torch.maximum(value.abs(), baseline.abs()))
+        self.moves = present & changes(value, baseline)
         self.crosses = torch.zeros_like(present)
         self.crossing, self.energy = torch.ones_like(value), torch.zeros_like(value)
 

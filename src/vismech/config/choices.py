@@ -126,13 +126,33 @@ class MeanRule(StrEnum):
 
 
 class PathWeight(StrEnum):
-    """The weight under the path integral."""
+    """The weight under the path integral; or another path, or what has none."""
 
     ig = "ig"
     left_ig = "left_ig"
     right_ig = "right_ig"
     idg = "idg"
     custom = "custom"
+    guided_ig = "guided_ig"
+    ig2 = "ig2"
+    spectral_ig = "spectral_ig"
+    manifold_ig = "manifold_ig"
+    idgi = "idgi"
+    smooth_grad = "smooth_grad"
+    occlusion = "occlusion"
+
+
+class AttributionMethod(StrEnum):
+    """What evaluate=attribution measures beside the weights on the straight path."""
+
+    guided_ig = "guided_ig"
+    ig2 = "ig2"
+    spectral_ig = "spectral_ig"
+    manifold_ig = "manifold_ig"
+    idgi = "idgi"
+    smooth_grad = "smooth_grad"
+    occlusion = "occlusion"
+    covariance = "covariance"
 
 
 class Along(StrEnum):

@@ -10,6 +10,7 @@ from typing import Any
 
 from vismech.config.choices import (
     Along,
+    AttributionMethod,
     Baseline,
     CircuitErrors,
     CircuitOrder,
@@ -159,7 +160,14 @@ class AttributeConfig:
 
     path: PathWeight = PathWeight.ig
     """Weight under the path integral: ig; left_ig and right_ig (before and after the target has made `phi` of its
-    change); idg (the target's own slope)."""
+    change); idg (the target's own slope). Or another path, in codes of concepts: guided_ig (each target's own: what has
+    the smallest slope moves first; steps · 2 · targets model calls), ig2 (down to the baseline's representation),
+    spectral_ig (the difference's largest components first), manifold_ig (the shortest on your decoder's manifold). Or
+    none: idgi, smooth_grad, occlusion."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What these read: guided_ig fraction=0.25, max_dist=0.02; ig2 step (null: twice the straight way's), clip=true;
+    spectral_ig window=0.4; manifold_ig decoder (`_target_` of a class with encode and decode, and its arguments),
+    iterations=20; smooth_grad noise=0.15, seed=0; occlusion patch=1."""
     weight: str | None = None
     """path=custom: package.module:weight, a function of your own: weight(alphas, progress), the path's nodes [S] and
     what share of its change each target has made there [N, S], to the weight of each [N, S]."""
@@ -292,6 +300,20 @@ class EvaluateConfig:
     """saturation, attribution: concepts of each layer (to the next; the last to the class), pixels (to the class)."""
     sensitivity_images: int = 20
     """saturation, attribution: images of these whose max-sensitivity is measured: ten attributions each."""
+    to_class: bool = False
+    """saturation, attribution: concepts of every layer to the class, whatever lies between, not to the next layer's."""
+    methods: list[AttributionMethod] = field(default_factory=list)
+    """attribution: measured beside ig, left_ig, right_ig and idg, with as many steps: paths of attribute.path, and
+    covariance (of codes or pixels with the class, over `neighbours` images; to the class only)."""
+    method_options: dict[str, Any] = field(default_factory=dict)
+    """attribution: method → its attribute.options, such as {guided_ig: {max_dist: 0.1}}."""
+    filter: float | None = None
+    """attribution of pixels: measure every method's map also with its low frequencies alone, up to this share of the
+    side (FORGrad's is 15/224 = 0.067); null: as it is."""
+    neighbours: int = 50
+    """attribution: images whose covariance is taken, the nearest to each."""
+    mosaics: bool = False
+    """attribution: also Focus, on a mosaic of each image, one more of its class and two others (to the class only)."""
     networks: list[str] = field(default_factory=list)
     """planted: names of vismech.measures.planted.networks; empty: all."""
     seeds: int = 5

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vismech.config.choices import Stage
+from vismech.config.choices import PathWeight, Stage
 from vismech.config.schema import Config
 from vismech.config.trust import check_model, check_own
 from vismech.errors import UserError
@@ -31,7 +31,7 @@ def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
     """The configuration of a run, from its folder; paths are those of the folder that it was started in.
 
     Of the code that it names only what :mod:`vismech.config.trust` allows is imported; what names code that
-    no concept needs (``attribute.curve`` and ``weight``, ``evaluate.own``, ``report.elements``) is left out.
+    no concept needs (``attribute.curve``, ``weight`` and a decoder, ``evaluate.own``, ``report.elements``) is left out.
 
     Raises:
         UserError: no run there, files that are none of a run's, or code of packages that are not ``trusted``.
@@ -56,6 +56,8 @@ def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
     check_model(config.model, run, trusted)
     check_own(config, run, trusted)
     config.attribute.curve, config.attribute.weight = {}, None
+    if "decoder" in config.attribute.options:
+        config.attribute.path, config.attribute.options = PathWeight.ig, {}
     config.evaluate.own, config.report.elements = [], []
     config.store.root = str(started / config.store.root)
     for part, name in ((config.data, "root"), (config.model, "checkpoint")):

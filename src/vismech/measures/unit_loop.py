@@ -79,6 +79,10 @@ class UnitLoop(TraceLoop):
         """The metrics of :attr:`scores` for one image's moving targets."""
         raise NotImplementedError
 
+    def more(self, coded: Coded, rows: list[int]) -> list[Tensor]:
+        """Further attributions to all units [B, T, Q], beside those of the weights."""
+        return []
+
     def batch(self, found: Attribution) -> Columns:
         """Further columns, which the attribution of a batch holds already."""
         return {}
@@ -114,7 +118,7 @@ class UnitLoop(TraceLoop):
         coded = self._coded(images)
         found = self._attribute(coded, rows, self.settings)
         (source,), targets = self._sources(coded, rows), self._targets(rows)
-        edges = torch.stack([all_units(found.edges[weight]) for weight in WEIGHTS], 2)
+        edges = self._stacked(found, coded, rows)
         done: dict[int, Columns] = {}
         for index, row in enumerate(rows):
             if row not in done:  # the last batch is padded with its last row
@@ -151,7 +155,7 @@ class UnitLoop(TraceLoop):
     def sensitivity(self, coded: Coded, case: Case) -> Measured:
         """Max-sensitivity of all weights: noise on pixels or on the activation, which is then coded anew."""
         if case.row not in self.sensitivity_rows:
-            nothing = case.edges.new_zeros(case.edges.shape[:2])
+            nothing = case.edges.new_zeros(self.shown(case.edges, case).shape[:2])
             return Measured(nothing, nothing.bool())
         vectors = coded.vectors[0]
         radius = RADIUS if self.lower == PIXELS else RADIUS * root_mean_square(vectors)
@@ -159,5 +163,12 @@ class UnitLoop(TraceLoop):
         codes = coded.codes.expand(len(noisy), -1, -1) if self.lower == PIXELS else self._codes(noisy)
         many = Coded(coded.clean.expand(len(noisy), *coded.clean.shape[1:]), noisy, codes)
         found = self._attribute(many, [case.row] * len(noisy), replace(self.settings, profile=False))
-        disturbed = torch.stack([all_units(found.edges[weight]) for weight in WEIGHTS], 2)
-        return max_sensitivity(case.edges, disturbed[:, case.targets])
+        disturbed = self._stacked(found, many, [case.row] * len(noisy))[:, case.targets]
+        return max_sensitivity(self.shown(case.edges, case), self.shown(disturbed, case))
+
+    def shown(self, edges: Float[Tensor, "*n t w q"], case: Case) -> Float[Tensor, "*n t v q"]:
+        """What is compared of the attributions to all units: as they are, or further ones made from them."""
+        return edges
+
+    def _stacked(self, found: Attribution, coded: Coded, rows: list[int]) -> Float[Tensor, "b t w q"]:
+        return torch.stack([*(all_units(found.edges[weight]) for weight in WEIGHTS), *self.more(coded, rows)], 2)

@@ -17,6 +17,7 @@ from vismech.attribution.automatic import Choice
 from vismech.config.choices import Baseline, Evaluation, Output, Rule, SourceKind, Stage
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
+from vismech.measures.attribution.methods import MethodSettings
 from vismech.measures.statistics import bootstrap
 from vismech.measures.unit_loop import UnitLoop
 from vismech.network.layers import LOGITS, PIXELS
@@ -59,6 +60,7 @@ class UnitSettings(Settings):
         images, sensitivity_images: the configuration's group ``evaluate`` documents them.
         seed: of disturbances and random sets of units.
         explained: of pixels, which have no trace, the targets.
+        further: what the measure alone reads.
     """
 
     lower: str
@@ -69,12 +71,19 @@ class UnitSettings(Settings):
     sensitivity_images: int
     seed: int
     explained: PixelTargets = UNUSED
+    further: MethodSettings = UNUSED
 
 
 def unit_jobs(
-    ctx: Context, plan: Plan, kind: Evaluation, version: int, loop: type[UnitLoop], columns: Columns
+    ctx: Context,
+    plan: Plan,
+    kind: Evaluation,
+    version: int,
+    loop: Callable[..., UnitLoop],
+    columns: Columns,
+    further: MethodSettings = UNUSED,
 ) -> list[Job]:
-    """One artifact for each source and its targets.
+    """One artifact for each source and its targets; ``further`` is what the measure's own settings are.
 
     Raises:
         UserError: sources, paths or numbers that cannot be measured.
@@ -95,14 +104,15 @@ def unit_jobs(
 
     def add(lower: str, upper: str, explained: Any = UNUSED, **parents: Spec[Any]) -> None:
         unit = f"{lower}->{upper}"
-        settings = UnitSettings(lower, upper, path, *shared, explained)
+        settings = UnitSettings(lower, upper, path, *shared, explained, further)
         found[unit] = Spec(Stage.evaluate.value, version, unit, settings, parents)
 
     if SourceKind.pixels in evaluate.sources:
         assert plan.logits is not None
         add(PIXELS, LOGITS, PixelTargets(trace_stage.explained_of(ctx), attribute.output), logits=plan.logits)
     if SourceKind.concepts in evaluate.sources:
-        for lower, upper in pairwise([*ctx.layers, LOGITS]):
+        far = [(layer, LOGITS) for layer in ctx.layers]
+        for lower, upper in far if evaluate.to_class else pairwise([*ctx.layers, LOGITS]):
             add(lower, upper, trace=plan.to_class[lower] if upper == LOGITS else plan.pairs[lower, upper])
 
     def compute(work: Work, specs: Mapping[str, Spec[UnitSettings]]) -> None:
@@ -148,7 +158,7 @@ def _source(work: Work, spec: Spec[UnitSettings]) -> _Source:
     return _Source(work.layout(lower), path, dictionary, concepts, facts["images"], np.array(facts["classes"]))
 
 
-def _fill(work: Work, spec: Spec[UnitSettings], kind: type[UnitLoop], columns: Columns) -> None:
+def _fill(work: Work, spec: Spec[UnitSettings], kind: Callable[..., UnitLoop], columns: Columns) -> None:
     """The kind's arrays, ``images.json`` and ``units.json``; a pass that was killed is continued."""
     source, wanted = _source(work, spec), spec.settings
     chosen = spread(list(range(len(source.images))), wanted.images)

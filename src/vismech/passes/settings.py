@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vismech.attribution import automatic
-from vismech.attribution.engine import Settings as Integral
+from vismech.attribution.integral import Settings as Integral
+from vismech.attribution.methods import OPTIONS, options_of
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
 from vismech.sources.own import Own
@@ -40,6 +41,7 @@ class PathSettings(Settings):
     readout: ReadOut = UNUSED
     seed: int = UNUSED
     automatic: int = UNUSED
+    options: Mapping[str, Any] = UNUSED
     weight: Own = UNUSED
     mode: Mode = field(default=Mode.auto, metadata=UNHASHED)
 
@@ -55,7 +57,9 @@ class PathSettings(Settings):
         names = names | {"rule", "steps"}
         if "path" in names and config.path in SIDES:
             names.add("phi")
-        own = UNUSED
+        own, options = UNUSED, UNUSED
+        if "path" in names and config.path in OPTIONS:
+            options = asdict(options_of(config.path, config.options))
         if "path" in names and config.path is PathWeight.custom:
             own = Own.of(config.weight, {}, "attribute.weight")
         if "baseline" in names:
@@ -68,9 +72,9 @@ class PathSettings(Settings):
             chosen["max_steps"] = config.max_steps
         if seed is not None and config.baseline is Baseline.images:
             chosen["seed"] = seed
-        if config.rule is Rule.auto:
+        if config.rule is Rule.auto and options is UNUSED:
             chosen["automatic"] = automatic.VERSION
-        return cls(**chosen, weight=own, mode=config.mode)
+        return cls(**chosen, weight=own, options=options, mode=config.mode)
 
     @property
     def under(self) -> PathWeight:
@@ -93,4 +97,5 @@ class PathSettings(Settings):
             tolerance=used(self.tolerance, None),
             max_steps=used(self.max_steps, self.steps),
             own=self.weight.load() if self.weight else None,
+            options=options_of(self.under, used(self.options, {})) if self.under in OPTIONS else None,
         )

@@ -23,6 +23,7 @@ from vismech.attribution.engine import (
     settled,
 )
 from vismech.attribution.gig import Segment
+from vismech.attribution.methods import OPTIONS, Options
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
 from vismech.attribution.sources import ConceptSource, Edges, Source
@@ -173,10 +174,28 @@ class TraceLoop(ImageLoop):
         self.path, self.settings = load_path(used(self.how.curve, {})), self.integral()
         with torch.no_grad(), one_thread():
             self.baselines = self._baselines()
-            if self.settings.rule is Rule.auto:
+            if self.settings.weights[0] in OPTIONS:
+                self._tell_cost()
+            elif self.settings.rule is Rule.auto:
                 self.settings = self.settings.at(self.nodes or chosen_nodes(self._folder, self._settled))
             if self.settings.mode is Mode.auto:
                 self.settings = replace(self.settings, mode=self._mode())
+
+    def _tell_cost(self) -> None:
+        """What an attribution that is no weight on a path costs, where its targets cannot share it also why."""
+        self.settings = replace(self.settings, mode=Mode.reverse)
+        options, steps = self.settings.options or Options(), self.settings.steps
+        targets = 1 if self.concepts is None else len(self.concepts.concepts)
+        log.info(
+            "%s → %s, attribute.path=%s: %d model calls an image for %d targets%s; ig takes %d with as many steps",
+            self.lower,
+            self.upper,
+            self.how.under.value,
+            options.calls(steps, targets, self.dictionary.k),
+            targets,
+            ", each with a path of its own" if options.own_target else "",
+            Options().calls(steps, targets, self.dictionary.k),
+        )
 
     def integral(self) -> Settings:
         """How the integral is taken, with the rows that the runtime allows."""

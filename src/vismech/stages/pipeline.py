@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vismech.attribution.methods import OPTIONS, Manifold, load_decoder, options_of, told_cost
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
 from vismech.config.choices import Baseline, LoggerKind, Mode, PathWeight, ReadOut, Rule, Stage
@@ -180,7 +181,9 @@ def _stages(config: Config) -> set[Stage]:
 
 
 def describe_plan(ctx: Context, plan: Plan) -> list[dict[str, Any]]:
-    """Hit or miss for every artifact; a forced stage is a miss."""
+    """Hit or miss for every artifact; a forced stage is a miss. What a trace along another path costs is logged."""
+    if ctx.config.attribute.path in OPTIONS and (plan.to_class or plan.pairs):
+        log.info(told_cost(ctx.config.attribute.path, ctx.config.attribute.options, ctx.config.attribute.steps))
     rows = []
     for spec in plan.specs():
         hit = spec.stage not in ctx.config.force and ctx.store.find(spec) is not None
@@ -377,7 +380,21 @@ def _check_attribute(config: Config) -> None:
         config.runtime.path_batch_size
     )
     load_path(attribute.curve)
+    _check_method(attribute)
     if attribute.baseline is Baseline.image and attribute.baseline_image is None:
         raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")
     if attribute.mode is Mode.forward and attribute.readout is ReadOut.code:
         raise UserError("attribute.readout=code has no forward derivative: give attribute.mode=reverse or auto")
+
+
+def _check_method(attribute: AttributeConfig) -> None:
+    method = f"attribute.path={attribute.path.value}"
+    if attribute.path not in OPTIONS:
+        if attribute.options:
+            raise UserError(f"{method} has no options: leave attribute.options={attribute.options} out")
+        return
+    options = options_of(attribute.path, attribute.options)
+    if isinstance(options, Manifold):
+        load_decoder(options.decoder)
+    if attribute.curve:
+        raise UserError(f"{method} is a path of its own: leave attribute.curve empty")

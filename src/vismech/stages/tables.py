@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from vismech.attribution.account import Answered, shares
+from vismech.attribution.methods import COMPLETE, OPTIONS, options_of
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import PathWeight, Rule
 from vismech.network.layers import LOGITS
@@ -47,7 +48,8 @@ def completeness(work: Work, plan: Plan) -> pd.DataFrame:
 
     ``gap_median`` and ``gap_p95`` of the completeness gap, over (image, target) pairs that are present and change along
     the path; a part of the path, left_ig or right_ig, has no gap but a ``share_median`` of the change, and counts the
-    targets that never make the share φ. ``step_change``: with twice the steps. ``absent_targets``, ``still_targets``
+    targets that never make the share φ; so do attributions that are not complete. ``model_calls`` an image of what is
+    no weight on the straight path. ``step_change``: with twice the steps. ``absent_targets``, ``still_targets``
     (present, but without a change) and ``uncrossed_targets`` are left out of what stands above them. With a tolerance,
     ``steps_mean`` and ``steps_max`` of the images. ``rule``, ``steps`` and ``power`` are those that rule=auto chose.
     """
@@ -62,8 +64,9 @@ def completeness(work: Work, plan: Plan) -> pd.DataFrame:
 
 
 def _nodes(path: PathSettings, trace: Artifact) -> dict[str, Any]:
-    if path.rule is not Rule.auto:
-        return {"rule": path.rule.value, "steps": path.steps, "power": 1}
+    if path.rule is not Rule.auto or path.under in OPTIONS:
+        rule = Rule.midpoint if path.rule is Rule.auto else path.rule
+        return {"rule": rule.value, "steps": path.steps, "power": 1}
     chosen = read_nodes(trace.path(NODES))
     return {"rule": chosen.rule.value, "steps": chosen.steps, "power": chosen.power}
 
@@ -80,7 +83,13 @@ def _converged(path: PathSettings, trace: Artifact) -> Iterator[_Measured]:
         return np.asarray(trace.array(f"{name}.npy"))
 
     present, moves, change = column("present"), column("moves"), column("change")
-    if path.under in (*SIDES, PathWeight.custom):  # parts of the change, so that no gap tells of them
+    if path.under in OPTIONS:
+        targets = present.shape[1]
+        options = options_of(path.under, used(path.options, {}))
+        calls = options.calls(path.steps, targets, column("edges").shape[2])
+        yield _Measured("model_calls", calls, len(present), "count per image")
+    unequal = path.under in OPTIONS and path.under not in COMPLETE
+    if unequal or path.under in (*SIDES, PathWeight.custom):  # parts of the change, so that no gap tells of them
         whole = column("value") - column("baseline")
         part = column("edges").sum(2) + column("error")
         yield _quantile("share_median", part[moves] / whole[moves], 0.5)

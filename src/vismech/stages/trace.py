@@ -85,7 +85,7 @@ def gradient_job(ctx: Context, lower: str, logits: Spec[Any], dictionary: Spec[A
     """As :func:`class_job`, with one node at the end of the path, where edges are u × gradient."""
     settings = _settings(ctx, lower, LOGITS)
     nodes: dict[str, Any] = {"rule": Rule.riemann_right, "steps": 1, "check_images": 0}
-    nodes |= dict.fromkeys(("path", "phi", "weight", "tolerance", "max_steps", "automatic"), UNUSED)
+    nodes |= dict.fromkeys(("path", "phi", "weight", "tolerance", "max_steps", "automatic", "options"), UNUSED)
     return _job(ctx, replace(settings, path=replace(settings.path, **nodes)), logits=logits, dictionary=dictionary)
 
 

@@ -68,7 +68,7 @@ def abpc(outputs: Outputs, attribution: Float[Tensor, "t w q"], ends: Change) ->
     """
     count = attribution.shape[2]
     removed = torch.tensor([round(share * count) for share in ABPC_SHARES], device=attribution.device)
-    rank = _ranks(attribution, ends)[:, :, None]
+    rank = ranks(attribution, ends)[:, :, None]
     kept = torch.cat([rank < count - removed[:, None], rank >= removed[:, None]], 2)
     low, high = _normalised(outputs, kept, ends).clamp(0, 1).chunk(2, 2)
     return Measured((low - high).clamp(min=0).sum(2) / (len(ABPC_SHARES) + 1), attribution.any(2))
@@ -93,7 +93,7 @@ def curves(outputs: Outputs, attribution: Float[Tensor, "t w q"], ends: Change, 
     """Reveal and remove units (Petsiuk et al. 2018) in ``steps`` equal steps, rounded to whole units."""
     count = attribution.shape[2]
     marks = torch.tensor([round(step * count / steps) for step in range(steps + 1)], device=attribution.device)
-    rank = _ranks(attribution, ends)
+    rank = ranks(attribution, ends)
     first = rank[:, :, None] < marks[:, None]
     both = _normalised(outputs, torch.cat([first, ~first], 2), ends)
     size = attribution.abs()
@@ -170,7 +170,7 @@ def max_sensitivity(attribution: Float[Tensor, "t w q"], disturbed: Float[Tensor
     return ratio((disturbed - attribution).norm(dim=3).amax(0), attribution.norm(dim=2))
 
 
-def _ranks(attribution: Float[Tensor, "t w q"], ends: Change) -> Int[Tensor, "t w q"]:
+def ranks(attribution: Float[Tensor, "t w q"], ends: Change) -> Int[Tensor, "t w q"]:
     """Place of each unit by descending φ · sign Δ; of equal ones the first unit comes first."""
     signed = attribution * ends.change.sign()[:, None, None]
     order = signed.sort(dim=2, descending=True, stable=True).indices

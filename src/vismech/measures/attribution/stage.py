@@ -2,47 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from vismech.config.choices import Evaluation
-from vismech.measures.attribution.loop import METHODS, AttributionLoop
+from vismech.measures.attribution.loop import SCORES, AttributionLoop, methods_of
+from vismech.measures.attribution.methods import MethodSettings
 from vismech.measures.base import TRACED, Kind
 from vismech.measures.unit_loop import score_columns
 from vismech.measures.units import Scores, interval_row, unit_jobs
+from vismech.network.layers import PIXELS
 from vismech.network.pfv import Layout
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import tidy
-from vismech.stages.work import Work
+from vismech.stages.work import Work, read_images
+from vismech.store.artifacts import Spec
 from vismech.store.rows import Column
+from vismech.store.settings import used
 
-VERSION = 1
+VERSION = 2
 MEDIANS = ("completeness", "infidelity", "infidelity_relative")
 """Errors relative to a change that may be small, or squared: a mean would be that of a few targets."""
 UNITS = {"infidelity": "output squared"}
+KEYS = ["source", "target", "path"]
 
 
-def _columns(targets: int, steps: int, pixels: Layout | None) -> dict[str, Column]:
-    return score_columns(AttributionLoop.scores, targets)
+def _columns(how: MethodSettings | None, targets: int, steps: int, pixels: Layout | None) -> dict[str, Column]:
+    width = len(methods_of(how, pixels is not None))
+    return score_columns(dict.fromkeys(SCORES, (width,)), targets)
 
 
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
     """One pair of layers each, and the pixels."""
-    return unit_jobs(ctx, plan, Evaluation.attribution, VERSION, AttributionLoop, _columns)
+    how = MethodSettings.of(ctx.config.evaluate)
+    loop = partial(AttributionLoop, methods=how or None)
+    return unit_jobs(ctx, plan, Evaluation.attribution, VERSION, loop, partial(_columns, how or None), how)
+
+
+def _methods(spec: Spec[Any]) -> tuple[str, ...]:
+    return methods_of(used(spec.settings.further, None), spec.inputs["lower"] == PIXELS)
+
+
+def _base(spec: Spec[Any], method: str) -> dict[str, Any]:
+    return {"source": spec.inputs["lower"], "target": spec.inputs["upper"], "path": method}
 
 
 def rows(work: Work, plan: Plan) -> pd.DataFrame:
-    """Every source, target and method, in the form of ``attribution.csv``; ``n`` counts images, which are resampled."""
+    """Every source, target and method, in the form of ``attribution.csv``; ``n`` counts images, which are resampled.
+
+    ``<metric>_minus_ig`` is the difference to ig target by target, with the interval of paired cases.
+    """
     found = []
     for spec in plan.evaluations[Evaluation.attribution].values():
         scores = Scores(work.store.open(spec))
-        for column, method in enumerate(METHODS):
-            base = {"source": spec.inputs["lower"], "target": spec.inputs["upper"], "path": method}
-            for metric in AttributionLoop.scores:
+        names = _methods(spec)
+        for column, method in enumerate(names):
+            base = _base(spec, method)
+            for metric in SCORES:
                 middle = np.median if metric in MEDIANS else np.mean
-                cases = scores.images(metric, column, middle=middle)
-                found += interval_row(base, metric, cases, UNITS.get(metric, "share"), middle)
-    return tidy(found, ["source", "target", "path"])
+                units = UNITS.get(metric, "share")
+                found += interval_row(base, metric, scores.images(metric, column, middle=middle), units, middle)
+                if column:
+                    cases = scores.images(metric, column, against=names.index("ig"), middle=middle)
+                    found += interval_row(base, f"{metric}_minus_ig", cases, units, middle)
+    return tidy(found, KEYS)
 
 
-KIND = Kind(jobs, "attribution", "attribution/{source}->{target}/{path}", rows, needs=TRACED)
+def cases(work: Work, plan: Plan) -> pd.DataFrame:
+    """What :func:`rows` averages, image by image, for paired comparisons between runs."""
+    frames = [frame for spec in plan.evaluations[Evaluation.attribution].values() for frame in _cases(work, spec)]
+    if not frames:
+        return pd.DataFrame(columns=[*KEYS, "metric", "image", "value"])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _cases(work: Work, spec: Spec[Any]) -> Iterator[pd.DataFrame]:
+    artifact = work.store.open(spec)
+    scores, ids = Scores(artifact), np.array(read_images(artifact).ids)
+    for column, method in enumerate(_methods(spec)):
+        for metric in SCORES:
+            middle = np.median if metric in MEDIANS else np.mean
+            some = scores.array(f"{metric}_defined")[..., column].any(1)
+            values = scores.images(metric, column, middle=middle)
+            yield pd.DataFrame({**_base(spec, method), "metric": metric, "image": ids[some], "value": values})
+
+
+KIND = Kind(jobs, "attribution", "attribution/{source}->{target}/{path}", rows, cases=cases, needs=TRACED)

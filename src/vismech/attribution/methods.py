@@ -1,0 +1,245 @@
+"""Attributions that are no weight on a straight path, by the name that ``attribute.path`` gives them.
+
+Each has its options, one frozen dataclass, which ``attribute.options`` fills; a wrong name or value there is refused.
+``calls`` is what one image costs in model calls, forward and backward passes alike; ig's is S · (1 + T).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
+
+from jaxtyping import Int
+from torch import Tensor
+
+from vismech.attribution.bent import Decoder, manifold_ig, spectral_ig
+from vismech.attribution.controls import occlusion, smooth_grad
+from vismech.attribution.coordinates import coordinates_of
+from vismech.attribution.idgi import idgi
+from vismech.attribution.model_calls import Problem
+from vismech.attribution.quadrature import Quadrature
+from vismech.attribution.searched import Found, guided_ig, ig2
+from vismech.attribution.sources import Edges, Source
+from vismech.config.choices import PathWeight
+from vismech.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a method that has none.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    own_target = False
+    """Whether every target has a path of its own, so that cost grows with targets as with images."""
+
+    def calls(self, steps: int, targets: int, units: int) -> int:
+        """Model calls of one image."""
+        return steps * (1 + targets)
+
+
+@dataclass(frozen=True)
+class Guided(Options):
+    """Of guided_ig: the share of coordinates that move at a time, and how far from the straight path."""
+
+    own_target = True
+    fraction: float = 0.25
+    max_dist: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check("fraction", self.fraction, 0 < self.fraction <= 1, "above 0 and at most 1: it is a share")
+        _check("max_dist", self.max_dist, 0 <= self.max_dist <= 1, "between 0 and 1: it is a share of the way")
+
+    def calls(self, steps: int, targets: int, units: int) -> int:
+        """See :class:`Options`."""
+        return 2 * steps * targets
+
+
+@dataclass(frozen=True)
+class Ig2(Options):
+    """Of ig2: the length of a step (null: twice the straight way's), and whether numbers stay in the input's range."""
+
+    step: float | None = None
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        _check("step", self.step, self.step is None or self.step > 0, "above 0, or null")
+
+    def calls(self, steps: int, targets: int, units: int) -> int:
+        """See :class:`Options`."""
+        return steps * (2 + targets)
+
+
+@dataclass(frozen=True)
+class Spectral(Options):
+    """Of spectral_ig: the share of the path over which a component enters."""
+
+    window: float = 0.4
+
+    def __post_init__(self) -> None:
+        _check("window", self.window, 0 < self.window <= 1, "above 0 and at most 1: it is a share of the path")
+
+
+@dataclass(frozen=True)
+class Manifold(Options):
+    """Of manifold_ig: ``_target_`` and arguments of a decoder, and rounds of the search for the shortest path."""
+
+    decoder: Any = None
+    iterations: int = 20
+
+    def __post_init__(self) -> None:
+        own = "_target_" in self.decoder if isinstance(self.decoder, Mapping) else hasattr(self.decoder, "decode")
+        if not own:
+            raise UserError(
+                "attribute.path=manifold_ig needs a manifold: give attribute.options.decoder._target_="
+                "package.module.Class, with methods encode and decode"
+            )
+        _check("iterations", self.iterations, self.iterations >= 0, "a number of rounds, 0 or more")
+
+
+@dataclass(frozen=True)
+class SmoothGrad(Options):
+    """Of smooth_grad: noise as a share of the range of an image's numbers, and its seed."""
+
+    noise: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check("noise", self.noise, self.noise >= 0, "a share of the range, 0 or more")
+
+
+@dataclass(frozen=True)
+class Occlusion(Options):
+    """Of occlusion: the side of the squares of pixels that are left out at once."""
+
+    patch: int = 1
+
+    def __post_init__(self) -> None:
+        _check("patch", self.patch, self.patch >= 1, "a side of at least 1 pixel")
+
+    def calls(self, steps: int, targets: int, units: int) -> int:
+        """See :class:`Options`; of concepts and channels, which no square joins."""
+        return 1 + -(-units // self.patch**2)
+
+
+OPTIONS: Mapping[PathWeight, type[Options]] = {
+    PathWeight.guided_ig: Guided,
+    PathWeight.ig2: Ig2,
+    PathWeight.spectral_ig: Spectral,
+    PathWeight.manifold_ig: Manifold,
+    PathWeight.idgi: Options,
+    PathWeight.smooth_grad: SmoothGrad,
+    PathWeight.occlusion: Occlusion,
+}
+COMPLETE = (PathWeight.guided_ig, PathWeight.ig2, PathWeight.spectral_ig, PathWeight.manifold_ig)
+"""Those that are paths, so that their gap is an error of the steps."""
+
+
+def options_of(path: PathWeight, given: Mapping[str, Any]) -> Options:
+    """The options of a method from ``attribute.options``.
+
+    Raises:
+        UserError: an option that it does not have, of the wrong kind, or out of its range.
+    """
+    kind, chosen = OPTIONS[path], dict(given)
+    known = {one.name: one.default for one in fields(kind)}
+    for name, value in given.items():
+        if name not in known:
+            some = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(f"attribute.options.{name} is no option of attribute.path={path}: {some}")
+        wanted = float if name == "step" else type(known[name])
+        if name == "decoder" or (name == "step" and value is None):
+            continue
+        if isinstance(value, bool) != (wanted is bool) or not isinstance(
+            value, (float, int) if wanted is float else wanted
+        ):
+            sort = {bool: "true or false", int: "whole number", float: "number"}[wanted]
+            raise UserError(f"attribute.options.{name}={value} is no {sort}")
+        chosen[name] = wanted(value)
+    return kind(**chosen)
+
+
+def told_cost(path: PathWeight, given: Mapping[str, Any], steps: int) -> str:
+    """What a trace costs, before it is known how many targets and concepts it has."""
+    options = options_of(path, given)
+    if isinstance(options, Occlusion):
+        return f"attribute.path={path.value}: one model call an image for each concept, whatever the targets"
+    first, both, plain = options.calls(steps, 1, 0), options.calls(steps, 2, 0), Options().calls(steps, 1, 0)
+    own = "; each target has a path of its own, so fewer kept concepts (graph.important) cost less"
+    return (
+        f"attribute.path={path.value}: {first} model calls an image, and {both - first} for each further target, where "
+        f"ig takes {plain} and {steps}{own if options.own_target else ''}"
+    )
+
+
+def attributed(
+    path: PathWeight,
+    options: Options,
+    problem: Problem,
+    source: Source,
+    images: Int[Tensor, " i"],
+    rule: Quadrature,
+    rows: int,
+) -> Found:
+    """What a method attributes of some images; ``rule`` counts where only the number of steps does.
+
+    Raises:
+        UserError: a source that the method cannot take.
+        NotFinite: a value or gradient is not finite.
+    """
+    steps = len(rule.nodes)
+    if isinstance(options, Manifold):
+        numbers, decoder = coordinates_of(source), load_decoder(options.decoder)
+        return manifold_ig(problem, source, numbers, images, steps, rows, decoder, options.iterations)
+    if path is PathWeight.idgi:
+        return _idgi(problem, source, images, steps, rows)
+    numbers = coordinates_of(source)
+    match path:
+        case PathWeight.guided_ig:
+            return guided_ig(problem, numbers, images, steps, rows, **asdict(options))
+        case PathWeight.ig2:
+            return ig2(problem, numbers, images, steps, rows, **asdict(options))
+        case PathWeight.spectral_ig:
+            return spectral_ig(problem, source, numbers, images, rule, rows, **asdict(options))
+        case PathWeight.smooth_grad:
+            return smooth_grad(problem, numbers, images, steps, rows, **asdict(options))
+        case _:
+            return occlusion(problem, numbers, images, rows, **asdict(options))
+
+
+def _idgi(problem: Problem, source: Source, images: Int[Tensor, " i"], steps: int, rows: int) -> Found:
+    found = idgi(problem.segment, problem.layout, source, problem.clean, problem.targets, steps, rows)
+    edges = Edges(*(part[images] for part in found.edges))
+    return Found(edges, found.value[images], found.baseline[images])
+
+
+def load_decoder(decoder: Any) -> Decoder:
+    """The decoder that ``attribute.options.decoder`` names; an object is taken as it is.
+
+    Raises:
+        UserError: no such class, arguments that it does not take, or one without ``encode`` and ``decode``.
+    """
+    found = decoder
+    if isinstance(decoder, Mapping):
+        arguments = dict(decoder)
+        target = str(arguments.pop("_target_", ""))
+        module, _, name = target.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name)(**arguments)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"attribute.options.decoder={dict(decoder)} cannot be made: {error}; give "
+                "_target_=package.module.Class and its arguments"
+            ) from error
+    if not (callable(getattr(found, "encode", None)) and callable(getattr(found, "decode", None))):
+        raise UserError(f"attribute.options.decoder: {type(found).__name__} must have methods encode and decode")
+    return cast(Decoder, found)
+
+
+def _check(name: str, value: Any, fine: bool, remedy: str) -> None:
+    if not fine:
+        raise UserError(f"attribute.options.{name}={value} must be {remedy}")
