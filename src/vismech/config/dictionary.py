@@ -1,0 +1,88 @@
+"""The configuration's group ``dictionary``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vismech.config.choices import Code, MeanRule, Method, SaeActivation
+
+
+@dataclass
+class SaeConfig:
+    """How a sparse autoencoder is trained (dictionary.method=sae)."""
+
+    activation: SaeActivation = SaeActivation.topk
+    """relu (L1), topk, batchtopk or jumprelu (L0)."""
+    l0_per_channel: float = 0.25
+    """Active latents per vector of topk and batchtopk, as a fraction of the channels."""
+    sparsity: float = 0.01
+    """Weight of the penalty of relu (L1 of the codes) and jumprelu (L0), vectors scaled to unit mean square."""
+    steps: int = 6_000
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Vectors per step."""
+    learning_rate: float = 4e-3
+    """Largest learning rate of Adam."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises from zero."""
+    decay: float = 0.2
+    """Share of the steps, at the end, over which it falls to zero."""
+
+
+@dataclass
+class DictionaryConfig:
+    """How each layer's concepts are found and how vectors are written in them."""
+
+    method: Method = Method.bisecting
+    """bisecting or (flat) kmeans: spherical k-means; nmf, semi_nmf (of vectors with negative values),
+    dictionary_learning: matrix factorisations; sae: sparse autoencoder; pca, channels, rotation (of the channels),
+    random (unit vectors), random_pfv (vectors of the layer): controls; saved: those of `path`. pca,
+    channels and rotation have at most as many concepts as channels."""
+    k: int | str | None = None
+    """Number of concepts per layer; null: k_per_channel times the channels; auto (also where both are null): as few as
+    leave no more than `unexplained` of vectors that had no part in finding them, of ¼ to 8 per channel, as far as there
+    are `vectors_per_concept`."""
+    k_per_channel: int | None = None
+    """Concepts per channel (used when k is null); the paper's are 8."""
+    unexplained: float = 0.1
+    """k=auto: the share of held-out vectors, as squared error of their code, that may stay unexplained."""
+    vectors_per_concept: int = 10
+    """k=auto: at least so many vectors for each concept."""
+    center: bool = False
+    """Subtract the mean vector first and keep it as an explicit mean concept (sae: its learnt pre-bias)."""
+    mean_rule: MeanRule = MeanRule.kept
+    """What the mean concept is when concepts are inserted and deleted: ranked like any other, or always kept."""
+    code: Code = Code.lasso
+    """lasso (signed), lasso_nonnegative, omp (orthogonal matching pursuit), omp_nonnegative, simultaneous_omp (one set
+    of concepts per image), coarse_to_fine (half of a vector's concepts from a few for the whole image, half for what
+    these miss), coarse_to_fine_nonnegative, or encoder (the method's own: sae, nmf, semi_nmf, and the bases)."""
+    penalty: float = 0.02
+    """The lasso's λ as a fraction of the mean norm of the training vectors."""
+    l0_per_channel: float = 0.5
+    """Concepts per vector for omp and coarse_to_fine, as a fraction of the channels."""
+    concepts_per_image: int = 16
+    """Concepts per image for simultaneous_omp; for coarse_to_fine those of its first stage."""
+    fine_concepts: int | None = 48
+    """Concepts per image for the second stage of coarse_to_fine; null: any number."""
+    iterations: int = 200
+    """Iterations of kmeans, nmf and semi_nmf; minibatches of dictionary_learning."""
+    refine: int = 0
+    """Rounds in which the atoms are fitted anew to codes of l0_per_channel, for omp and coarse_to_fine."""
+    unit: bool = True
+    """bisecting, kmeans: length-normalise vectors before clustering (cosine geometry); false: vectors as they are."""
+    sae: SaeConfig = field(default_factory=SaeConfig)
+    """How a sparse autoencoder is trained."""
+    min_size: int = 2
+    """A cluster smaller than this is not split."""
+    target: str | None = None
+    """method=custom: package.module:fit, a function of your own, fit(vectors, k, *, seed, center, device, **options),
+    that returns vismech.dictionaries.Fitted."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """method=custom: its keyword arguments."""
+    path: str | None = None
+    """method=saved: a folder that vismech-store export wrote, or one with such a folder for each layer."""
+    code_target: str | None = None
+    """code=custom: package.module:encode, a function of your own: encode(vectors, atoms, **code_options)."""
+    code_options: dict[str, Any] = field(default_factory=dict)
+    """code=custom: its keyword arguments."""
