@@ -38,6 +38,20 @@ class Segment(nn.Module):
         return self.activation(x) if self.head is None else self.head(self.activation(x).mean((2, 3)))
 
 
+class Power(Path):
+    """The straight line at another pace: α to a power."""
+
+    def __init__(self, power: float):
+        self.power = power
+
+    def anchors(self, baseline, end):
+        return [baseline, end]
+
+    def coefficients(self, alpha):
+        moved = alpha**self.power
+        return torch.stack([1 - moved, moved], 1)
+
+
 class Through(Path):
     """A curve through the activation's mean over its positions, halfway: first how much of a concept, then where."""
 

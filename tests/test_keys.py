@@ -133,7 +133,11 @@ def test_what_json_does_not_know_is_refused(value) -> None:
 
 # What edges depend on: what makes a field matter, and another value of it; what the edges lead to.
 IMAGE, IMAGES = {"baseline": Baseline.image, "baseline_image": "a.png"}, {"baseline": Baseline.images}
-PART, ADAPTIVE, OWN = {"path": PathWeight.left_ig}, {"tolerance": 0.1}, {"curve": {"_target_": "a.B", "x": 1}}
+PART, ADAPTIVE, OWN = (
+    {"path": PathWeight.left_ig},
+    {"tolerance": 0.1},
+    {"curve": {"_target_": "curves.Power", "power": 1}},
+)
 MATTERS: dict[str, tuple[dict, object, str]] = {
     "path": ({}, PathWeight.idg, "layer"),
     "weight": ({"path": PathWeight.custom, "weight": "torch:ones_like"}, "torch:zeros_like", "layer"),
@@ -141,8 +145,9 @@ MATTERS: dict[str, tuple[dict, object, str]] = {
     "baseline": ({}, Baseline.blank, "layer"),
     "baseline_image": (IMAGE, "b.png", "layer"),
     "baselines": (IMAGES, 9, "layer"),
-    "along": ({}, Along.activation, "layer"),
-    "curve": (OWN, {"_target_": "a.B", "x": 2}, "layer"),
+    "along": ({}, Along.reconstruction, "layer"),
+    "curve": (OWN, {"_target_": "curves.Power", "power": 2}, "layer"),
+    "options": ({"path": PathWeight.guided_ig}, {"fraction": 0.5}, "layer"),
     "rule": ({}, Rule.trapezoid, "layer"),
     "steps": ({}, 33, "layer"),
     "tolerance": (ADAPTIVE, 0.2, "layer"),

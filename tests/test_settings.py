@@ -12,6 +12,8 @@ import pytest
 
 import vismech
 from vismech.config.choices import Evaluation
+from vismech.config.schema import Config
+from vismech.passes.settings import PathSettings
 from vismech.store.artifacts import Spec
 from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings
 
@@ -116,3 +118,22 @@ def test_what_is_unused_is_one_thing_also_in_another_process() -> None:
     import pickle
 
     assert pickle.loads(pickle.dumps(UNUSED)) is UNUSED and copy.deepcopy(UNUSED) is UNUSED and not UNUSED
+
+
+def test_the_code_of_a_curve_of_ones_own_is_in_the_key(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = []
+    for turn, body in enumerate(("alpha", "alpha**2")):
+        (tmp_path / f"bent{turn}.py").write_text(
+            "import torch\nfrom vismech import Path\n\n\nclass Bent(Path):\n"
+            "    def anchors(self, baseline, end):\n        return [baseline, end]\n\n"
+            f"    def coefficients(self, alpha):\n        return torch.stack([1 - {body}, {body}], 1)\n"
+        )
+        for again in (1, 2):
+            config = Config().attribute
+            config.curve = {"_target_": f"bent{turn}.Bent"}
+            found = PathSettings.of(config, {"path", "baseline", "along"})
+            keys.append((again, found.inputs()["curve_code"]))
+    codes = [code for _, code in keys]
+    assert codes[0] == codes[1] and codes[2] == codes[3] and codes[0] != codes[2]
+    assert "curve_code" not in PathSettings.of(Config().attribute, {"path", "baseline"}).inputs()

@@ -50,7 +50,8 @@ def plain(pictures, tmp_path_factory) -> Config:
     config.dictionary.k, config.graph.images_per_class, config.describe.cards = 12, 6, 0
     config.until = Stage.dictionary
     run(config, tmp_path_factory.mktemp("run"))
-    config.until, config.attribute = Stage.graph, AttributeConfig(steps=4, max_steps=16, phi=0.7)
+    config.until = Stage.graph
+    config.attribute = AttributeConfig(along=Along.reconstruction, steps=4, max_steps=16, phi=0.7)
     return config
 
 
@@ -169,7 +170,9 @@ def test_along_the_reconstruction_nothing_is_an_error(plain, tmp_path) -> None:
     assert not found["layer2->layer3", "error"].any()
     assert not any(node["kind"] == "error" for node in found.graph["nodes"])
     scores = found.table("graph")
-    assert set(scores[scores.layer.isna()].metric) == {"untraced_share", "offset_share", "nodes", "links"}
+    assert set(scores[scores.layer.isna()].metric) == {
+        *("accuracy", "untraced_share", "offset_share", "nodes", "links")
+    }
     assert not scores[scores.metric == "error"].value.any()
 
 

@@ -101,7 +101,7 @@ class AttributeConfig:
     """activation: the path leads to the activation itself, and what the concepts miss is an error node; reconstruction:
     to what the concepts rebuild, as in the paper."""
     curve: dict[str, Any] = field(default_factory=dict)
-    """A path of your own: `_target_`, package.module.Class, and its arguments (its code is not in the key); empty:
+    """A path of your own: `_target_`, package.module.Class, and its arguments; its code is in the key; empty:
     straight."""
     rule: Rule = Rule.auto
     """Quadrature rule. auto: for each pair of layers midpoint where its median completeness gap on the first images is

@@ -9,9 +9,10 @@ from typing import Any
 from vismech.attribution import automatic
 from vismech.attribution.integral import Settings as Integral
 from vismech.attribution.methods import OPTIONS, options_of
+from vismech.attribution.paths import load_path
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
-from vismech.sources.own import Own
+from vismech.sources.own import Own, code_hash
 from vismech.store.settings import UNHASHED, UNUSED, Settings, used
 
 PHI = 0.9
@@ -22,7 +23,8 @@ PHI = 0.9
 class PathSettings(Settings):
     """The fields of the configuration's group ``attribute``, which documents them, and the seed of drawn baselines.
 
-    ``automatic`` is the version of what rule=auto does. The mode is in no key, for the reason that batch sizes are not.
+    ``automatic`` is the version of what rule=auto does, ``curve_code`` the hash of a curve of one's own. The mode is in
+    no key, for the reason that batch sizes are not.
     """
 
     rule: Rule
@@ -35,6 +37,7 @@ class PathSettings(Settings):
     baseline_image: str | None = UNUSED
     baselines: int = UNUSED
     curve: Mapping[str, Any] = UNUSED
+    curve_code: str = UNUSED
     tolerance: float | None = UNUSED
     max_steps: int = UNUSED
     output: Output = UNUSED
@@ -57,14 +60,16 @@ class PathSettings(Settings):
         names = names | {"rule", "steps"}
         if "path" in names and config.path in SIDES:
             names.add("phi")
-        own, options = UNUSED, UNUSED
+        own, options, code = UNUSED, UNUSED, UNUSED
         if "path" in names and config.path in OPTIONS:
             options = asdict(options_of(config.path, config.options))
         if "path" in names and config.path is PathWeight.custom:
             own = Own.of(config.weight, {}, "attribute.weight")
         if "baseline" in names:
             names |= {Baseline.image: {"baseline_image"}, Baseline.images: {"baselines"}}.get(config.baseline, set())
-            names |= {"curve"} if config.curve else set()
+            if config.curve:
+                names.add("curve")
+                code = code_hash(load_path(config.curve))
         chosen = {name: getattr(config, name) for name in names}
         if "tolerance" in names and config.tolerance is None:
             del chosen["tolerance"]
@@ -74,7 +79,7 @@ class PathSettings(Settings):
             chosen["seed"] = seed
         if config.rule is Rule.auto and options is UNUSED:
             chosen["automatic"] = automatic.VERSION
-        return cls(**chosen, weight=own, options=options, mode=config.mode)
+        return cls(**chosen, weight=own, options=options, curve_code=code, mode=config.mode)
 
     @property
     def under(self) -> PathWeight:

@@ -36,6 +36,14 @@ def load_own(target: str | None, key: str, options: Mapping[str, Any] | None = N
     return found
 
 
+def code_hash(value: Any) -> str:
+    """What tells a function, class or object of one's own in keys: its code, and the user's code that it names."""
+    from vismech.sources.source_code import tell_value  # loads torch
+    from vismech.store.artifacts import canonical
+
+    return hashlib.sha256(canonical(tell_value(value)).encode()).hexdigest()[:20]
+
+
 @dataclass(frozen=True)
 class Own(Settings):
     """Something of one's own, with its options; the key holds its code, so that a change of it is another artifact.
@@ -57,11 +65,7 @@ class Own(Settings):
         Raises:
             UserError: see :func:`load_own`.
         """
-        from vismech.sources.source_code import tell_value  # loads torch
-        from vismech.store.artifacts import canonical
-
-        told = canonical(tell_value(load_own(target, key, options)))
-        return cls(str(target), hashlib.sha256(told.encode()).hexdigest()[:20], dict(options))
+        return cls(str(target), code_hash(load_own(target, key, options)), dict(options))
 
     @property
     def name(self) -> str:
