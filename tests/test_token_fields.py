@@ -14,7 +14,15 @@ from tiny import images as pictures
 from vismech.errors import UserError
 from vismech.network.cut import HookedNetwork, Network, open_network
 from vismech.network.pfv import layout_of
-from vismech.receptive_field.tokens import TokenField, ground_of, lrp, mean_tokens, pixel_maps, token_fields
+from vismech.receptive_field.tokens import (
+    TokenField,
+    concept_fields,
+    ground_of,
+    lrp,
+    mean_tokens,
+    pixel_maps,
+    token_fields,
+)
 from vismech.receptive_field.tokens.steps import compute
 from vismech.sources.cct import Cct
 
@@ -136,7 +144,12 @@ def test_attnlrp_is_its_formulas_written_out(model, network, layer) -> None:
 def test_attnlrp_conserves_without_biases_and_softmax() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = MlpMixer(img_size=SIDE, patch_size=8, embed_dim=12, num_blocks=2, num_classes=5).eval().double().requires_grad_(False)
+        model = (
+            MlpMixer(img_size=SIDE, patch_size=8, embed_dim=12, num_blocks=2, num_classes=5)
+            .eval()
+            .double()
+            .requires_grad_(False)
+        )
     sums = []
     for bias in (0.0, 0.3):
         with torch.no_grad():
@@ -217,6 +230,29 @@ def test_many_units_at_once_are_single_ones(network, method) -> None:
     assert together.maps.shape == (16, 4, 4) and together.prefix.shape == (16,)
 
 
+@pytest.mark.parametrize("method", FOUR)
+def test_a_concepts_field_is_the_sum_of_its_positions_fields(network, method) -> None:
+    x = image(count=2)
+    codes = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(1)).double().clamp(min=0)
+    found = concept_fields(network, x, "blocks.0", codes, method=method, steps=2)
+    vectors = network.layout("blocks.0").vectors(network.activations(x, ["blocks.0"])["blocks.0"])
+    each = torch.stack(
+        [token_fields(network, one[None], "blocks.0", range(16), method=method, steps=2).maps for one in x]
+    )
+    lengths = vectors.norm(dim=2) if method != "rollout" else torch.ones(2, 16).double()
+    expected = torch.einsum("bp,bphw->bhw", codes.flatten(1) / lengths, each).clamp(min=0)
+    if method == "ig":  # lengths before the sum over positions: an upper bound
+        assert (found <= expected + 1e-9).all()
+        codes = (
+            torch.zeros(2, 4, 4)
+            .double()
+            .index_put_((torch.arange(2), torch.tensor(1), torch.tensor(2)), torch.ones(2).double())
+        )
+        found = concept_fields(network, x, "blocks.0", codes, method=method, steps=2)
+        expected = each[:, 6] / lengths[:, 6, None, None]
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_mean_token_keeps_its_position(model, network) -> None:
     x = image(count=5)
     position = model.pos_embed[0, 1:]
@@ -279,7 +315,9 @@ def test_the_graph_tells_class_and_register_tokens(more, prefix) -> None:
 
 def test_tokens_that_are_no_grid_are_asked_for(model) -> None:
     assert layout_of((9, 6), "blocks.1", prefix=5).grid == (2, 2)  # four registers and a class token, not 3 × 3
-    with pytest.raises(UserError, match=r"30 tokens, which are no square grid after 4 others: .*extract.prefix_tokens=N"):
+    with pytest.raises(
+        UserError, match=r"30 tokens, which are no square grid after 4 others: .*extract.prefix_tokens=N"
+    ):
         layout_of((30, 6), "blocks.1", prefix=4)
     network = HookedNetwork(model, image())  # it has no graph that tells
     assert network.layout("blocks.1").prefix == 1

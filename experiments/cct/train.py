@@ -138,7 +138,9 @@ def main() -> None:
         saved = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch, "spent": spent}
         torch.save(saved, partial)
         partial.rename(state)
-        save_file({key: value.contiguous() for key, value in student.state_dict().items()}, a.out / "weights.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in student.state_dict().items()}, a.out / "weights.safetensors"
+        )
 
 
 if __name__ == "__main__":

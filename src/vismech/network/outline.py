@@ -41,6 +41,7 @@ class Outline(Layers):
         layers, calls, shapes: of the network.
         cuts: pairs of layers that can be cut between, as far as they were tried.
         prefixes: of the network.
+        prefix_tokens: what the run's configuration says of them; it is not kept in the note.
     """
 
     identity: dict[str, Any]
@@ -50,6 +51,7 @@ class Outline(Layers):
     shapes: dict[str, tuple[int, ...]]
     cuts: set[tuple[str, str]] = field(default_factory=set)
     prefixes: Mapping[str, int] = field(default_factory=dict)
+    prefix_tokens: int | None = None
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""

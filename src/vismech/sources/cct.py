@@ -61,7 +61,9 @@ class Cct(nn.Module):
     The tokenizer is two 3×3 convolutions, each with ReLU and a 3×3 max-pool of stride 2 ("3x2"): 8 × 8 tokens.
     """
 
-    def __init__(self, depth: int, channels: int = 128, heads: int = 2, mlp_ratio: float = 1, classes: int = 10) -> None:
+    def __init__(
+        self, depth: int, channels: int = 128, heads: int = 2, mlp_ratio: float = 1, classes: int = 10
+    ) -> None:
         super().__init__()
         self.tokenizer = nn.Sequential(
             nn.Conv2d(3, 64, 3, 1, 1, bias=False),

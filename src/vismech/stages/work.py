@@ -68,12 +68,16 @@ class Work:
     @cached_property
     def network(self) -> Network:
         """The model as named layers."""
-        return resources_of(self.site.model, self.site.runtime.channels_last).network
+        network = resources_of(self.site.model, self.site.runtime.channels_last).network
+        network.prefix_tokens = self.site.prefix_tokens
+        return network
 
     @cached_property
     def outline(self) -> Outline:
         """What planning asks of the model: from an earlier run's note, or from the model itself."""
-        return (self._outline_file and read_outline(self._outline_file)) or self._note()
+        outline = (self._outline_file and read_outline(self._outline_file)) or self._note()
+        outline.prefix_tokens = self.site.prefix_tokens
+        return outline
 
     @cached_property
     def _outline_file(self) -> Path | None:

@@ -4,7 +4,16 @@ Four fields behind one contract (:func:`token_fields`): gradient × input, integ
 2024, arXiv 2402.05602) and attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928).
 """
 
-from vismech.receptive_field.tokens.fields import TokenField, TokenMaps, pixel_maps, token_fields
+from vismech.receptive_field.tokens.fields import TokenField, TokenMaps, concept_fields, pixel_maps, token_fields
 from vismech.receptive_field.tokens.ground import Ground, ground_of, mean_tokens
 
-__all__ = ["Ground", "TokenField", "TokenMaps", "ground_of", "mean_tokens", "pixel_maps", "token_fields"]
+__all__ = [
+    "Ground",
+    "TokenField",
+    "TokenMaps",
+    "concept_fields",
+    "ground_of",
+    "mean_tokens",
+    "pixel_maps",
+    "token_fields",
+]

@@ -25,7 +25,7 @@ from vismech.receptive_field.gradient import finite, midpoints
 from vismech.receptive_field.measure import sharing_ratios
 from vismech.receptive_field.tokens import lrp, rollout
 from vismech.receptive_field.tokens.ground import ATTENTION, Ground, exported, ground_of
-from vismech.receptive_field.tokens.steps import compute
+from vismech.receptive_field.tokens.steps import Carried, compute
 
 ROWS = 32
 """Units (or path points) in one pass."""
@@ -99,69 +99,116 @@ def token_fields(
     if baseline is not None and tuple(baseline.shape) != (ground.layout.positions, ground.layout.channels):
         expected = (ground.layout.positions, ground.layout.channels)
         raise UserError(f"the baseline has shape {tuple(baseline.shape)}: give {expected}")
-    task = _Task(graph, ground, layout, chosen, directions, tokens)
-    match method:
-        case TokenField.gradient_x_input:
-            whole = task.gradients(tokens, [1.0], lambda x: graph(x)[0]) * tokens
-        case TokenField.attnlrp:
-            whole = task.gradients(tokens, [1.0], lambda x: compute(graph, x, lrp.RULES, lrp.NAME)) * tokens
-        case TokenField.ig:
-            start = torch.zeros_like(tokens) if baseline is None else ground.layout.activation(baseline[None], tokens)
-            whole = task.gradients(start, midpoints(steps), lambda x: graph(x)[0]) * (tokens - start)
-            whole = whole.abs()
-        case TokenField.rollout:
-            whole = task.rolled_out()
-    return TokenMaps(*(finite(part, layer) for part in _parts(whole, ground.layout)))
+    seeds = directions.new_zeros(len(chosen), layout.positions, layout.channels)
+    rows = torch.arange(len(chosen), device=image.device)
+    seeds[rows, chosen] = 1 / layout.channels if method is TokenField.rollout else directions
+    task = _Task(graph, ground, layout, rows.new_zeros(len(rows)), seeds, tokens)
+    return TokenMaps(*(finite(part, layer) for part in _parts(task.whole(method, steps, baseline), ground.layout)))
+
+
+def concept_fields(
+    network: Network,
+    images: Float[Tensor, "b c H W"],
+    layer: str,
+    codes: Float[Tensor, "b h w"],
+    *,
+    method: TokenField | str,
+    steps: int = 32,
+    baseline: Float[Tensor, "p c"] | None = None,
+) -> Float[Tensor, "b h0 w0"]:
+    """``max(Σ_p u_p A_p / ‖x_p‖, 0)`` over the ground's tokens: a concept's codes u carried down, one row per image.
+
+    A_p is the field of position p before its channels are summed, so that attributions of a sum add up; of rollout, whose
+    rows sum to 1, u_p A_p.
+
+    Raises:
+        UserError: as :func:`token_fields`.
+    """
+    method, network = _method(method), exported(network)
+    if method is TokenField.sharing_ratios:
+        raise UserError("sharing ratios of concepts are made by localization_maps")
+    ground, layout = ground_of(network), network.layout(layer)
+    graph = network.graph_from(ground.node, network.output[layer])
+    with torch.no_grad():
+        tokens = network.graph_from(None, ground.node)(images.detach())[0].contiguous()
+        vectors = layout.vectors(graph(tokens)[0])
+    squares = vectors.square().sum(2, keepdim=True)
+    each = torch.arange(len(images), device=images.device)
+    seeds = vectors * codes.flatten(1)[..., None] / squares.masked_fill(squares == 0, 1)
+    if method is TokenField.rollout:
+        seeds = (codes.flatten(1)[..., None] / layout.channels).expand_as(vectors)
+    task = _Task(graph, ground, layout, each, seeds, tokens)
+    return finite(_parts(task.whole(method, steps, baseline), ground.layout).maps, layer).clamp(min=0)
 
 
 class _Task(NamedTuple):
-    """The units of one image and the graph between."""
+    """Units of images and the graph between.
+
+    Attributes:
+        graph: from the ground to the layer.
+        ground, layout: how the two are read.
+        images: the image of each unit.
+        seeds: what each unit sums of the layer's vectors, [n, P of the layer, C of the layer].
+        tokens: the ground's values of the images.
+    """
 
     graph: fx.GraphModule
     ground: Ground
     layout: Layout
-    chosen: Tensor
-    directions: Tensor
+    images: Tensor
+    seeds: Tensor
     tokens: Tensor
 
-    def gradients(self, start: Tensor, nodes: Sequence[float], function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Mean gradient over the path from ``start`` to the tokens, for each unit: [n, …] as the ground has it."""
-        total = self.tokens.new_zeros(len(self.chosen), *self.tokens.shape[1:])
-        work = [(unit, node) for unit in range(len(self.chosen)) for node in nodes]
+    def whole(self, method: TokenField, steps: int, baseline: Tensor | None) -> Tensor:
+        """Each unit's field over all values of the ground: [n, …] as the ground has them."""
+        ends = self.tokens[self.images]
+        match method:
+            case TokenField.attnlrp:
+                lrp_of = lambda x: compute(self.graph, x, lrp.RULES, lrp.NAME)  # noqa: E731
+                return self._mean_gradient(self.tokens, [1.0], lrp_of) * ends
+            case TokenField.ig:
+                start = torch.zeros_like(self.tokens)
+                if baseline is not None:
+                    start = self.ground.layout.activation(baseline.expand(len(self.tokens), -1, -1), self.tokens)
+                slopes = self._mean_gradient(start, midpoints(steps), lambda x: self.graph(x)[0])
+                return (slopes * (ends - start[self.images])).abs()
+            case TokenField.rollout:
+                return self._rolled_out()
+            case _:
+                return self._mean_gradient(self.tokens, [1.0], lambda x: self.graph(x)[0]) * ends
+
+    def _mean_gradient(self, start: Tensor, nodes: Sequence[float], function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mean gradient of each unit over the path from ``start`` to its image's tokens."""
+        total = self.tokens.new_zeros(len(self.seeds), *self.tokens.shape[1:])
+        work = [(unit, node) for unit in range(len(self.seeds)) for node in nodes]
         for first in range(0, len(work), ROWS):
             units = torch.tensor([unit for unit, _ in work[first : first + ROWS]], device=self.tokens.device)
             alphas = self.tokens.new_tensor([node for _, node in work[first : first + ROWS]])
-            points = start + alphas.view(-1, *(1,) * (start.ndim - 1)) * (self.tokens - start)
-            total.index_add_(0, units, self._gradient(points, self._seeds(units, self.directions[units]), function))
+            here = start[self.images[units]]
+            points = here + alphas.view(-1, *(1,) * (start.ndim - 1)) * (self.tokens[self.images[units]] - here)
+            total.index_add_(0, units, self._gradient(points, units, function))
         return total / len(nodes)
 
-    def _gradient(self, points: Tensor, seeds: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def _gradient(self, points: Tensor, units: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         with torch.enable_grad():
             points = points.detach().requires_grad_()
             value = function(points)
-            seeds = self.layout.activation(seeds, torch.zeros_like(value)).contiguous()
+            seeds = self.layout.activation(self.seeds[units], torch.zeros_like(value)).contiguous()
             return torch.autograd.grad(value, points, seeds)[0]
 
-    def _seeds(self, units: Tensor, vectors: Tensor) -> Tensor:
-        seeds = vectors.new_zeros(len(units), self.layout.positions, self.layout.channels)
-        seeds[torch.arange(len(units)), self.chosen[units]] = vectors
-        return seeds
-
-    def rolled_out(self) -> Tensor:
+    def _rolled_out(self) -> Tensor:
         """Rows of the rollout, each token's in all of its channels together."""
         calls = [operation(node) for node in self.graph.graph.nodes if node.op == "call_function"]
         if calls and not ATTENTION & set(calls):
             raise UserError("rollout has nothing to follow: no attention lies between the ground and the layer")
         found = []
-        for units in torch.arange(len(self.chosen), device=self.tokens.device).split(ROWS):
-            rows = self.tokens.expand(len(units), *self.tokens.shape[1:])
-            flat = torch.full_like(self.directions[units], 1 / self.layout.channels)
+        for units in torch.arange(len(self.seeds), device=self.tokens.device).split(ROWS):
+            rows = self.tokens[self.images[units]]
 
             def carried(t: Tensor, rows: Tensor = rows) -> Tensor:
-                pair = rollout.Carried(rows, t)
-                return compute(self.graph, pair, rollout.RULES, rollout.NAME).carried
+                return compute(self.graph, Carried(rows, t), rollout.RULES, rollout.NAME).carried
 
-            found.append(self._gradient(torch.ones_like(rows), self._seeds(units, flat), carried))
+            found.append(self._gradient(torch.ones_like(rows), units, carried))
         return torch.cat(found)
 
 

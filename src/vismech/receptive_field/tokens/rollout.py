@@ -163,7 +163,9 @@ def _attention(step: Step) -> Carried:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys([*SHAPES, "cat", "concat", "stack", "pad", "constant_pad_nd", "mean", "adaptive_avg_pool2d"], _moved),
+    **dict.fromkeys(
+        [*SHAPES, "cat", "concat", "stack", "pad", "constant_pad_nd", "mean", "adaptive_avg_pool2d"], _moved
+    ),
     **dict.fromkeys(["avg_pool2d"], _moved),
     **dict.fromkeys([*_TOKENWISE, "add", "sub", "mul", "div"], _handed_on),
     "getitem": _getitem,

@@ -18,7 +18,7 @@ SHAPES = {
     "reshape", "reshape_as", "view", "_unsafe_view", "permute", "transpose", "movedim", "flatten", "unflatten", "squeeze",
     "unsqueeze", "select", "slice", "getitem", "unbind", "split", "split_with_sizes", "chunk", "roll", "index", "expand",
     "expand_as", "repeat", "clone", "contiguous", "alias", "to", "_to_copy", "dropout", "t", "narrow", "pixel_unshuffle",
-    "pixel_shuffle",
+    "pixel_shuffle", "mT", "numpy_T", "moveaxis",
 }  # fmt: skip
 """Operations that only move, copy or choose values (a dropout does nothing in eval mode)."""
 
@@ -149,7 +149,9 @@ def _plain(value: Any) -> Any:
 
 def _is_value(node: fx.Node) -> bool:
     """Not a size or a device."""
-    return operation(node) not in ("sym_size", "getattr") and isinstance(node.meta.get("val", torch.empty(0)), (Tensor, tuple, list))
+    return operation(node) not in ("sym_size", "getattr") and isinstance(
+        node.meta.get("val", torch.empty(0)), (Tensor, tuple, list)
+    )
 
 
 def _depends(value: Any, follows: set[fx.Node]) -> bool:
