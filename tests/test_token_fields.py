@@ -1,4 +1,4 @@
-"""Fields over tokens: AttnLRP against its formulas written out, rollout against its product, and what both must keep."""
+"""Fields over tokens: AttnLRP against its formulas written out, rollout against its product, gradients by hand."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_networks_without_attention_end_at_the_pixels() -> None:
     torch.testing.assert_close(mean_tokens(network, x).T.unflatten(1, (32, 32)), x.mean(0))
     with pytest.raises(UserError, match="no attention lies between"):
         token_fields(network, x[:1], "layer2", [0], method="rollout")
-    with pytest.raises(UserError, match="attnlrp has no rule for 'sigmoid' in module 'layer2.1': take gradient"):
+    with pytest.raises(UserError, match=r"attnlrp has no rule for 'sigmoid' in module 'layer2\.1': take gradient"):
         token_fields(network, x[:1], "layer2", [0], method="attnlrp")
     found = token_fields(network, x[:1], "layer1", [0], method="sharing_ratios").maps
     assert found.shape == (1, 32, 32) and float(found.sum()) == pytest.approx(1, abs=1e-4)
@@ -294,7 +294,7 @@ def test_bad_questions_are_refused(network) -> None:
         asked = {"image": x, "layer": "blocks.1", "positions": [0], **more}
         with pytest.raises(UserError, match=message):
             token_fields(network, **asked)
-    with pytest.raises(UserError, match="torch.export cannot capture"):
+    with pytest.raises(UserError, match=r"torch\.export cannot capture"):
         token_fields(HookedNetwork(vit(), x), x, "blocks.1", [0])
 
 

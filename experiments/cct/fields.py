@@ -1,4 +1,4 @@
-"""Which field of a vector is right? Patches inserted and deleted in the order of each, in a transformer and in a ResNet.
+"""Which field of a vector is right? Patches are inserted and deleted in the order of each, in two networks.
 
 python experiments/cct/fields.py --images CIFAR10_TEST --resnet WEIGHTS --out experiments/cct
 
@@ -80,7 +80,8 @@ def unit_of(network: ExportedNetwork, image: Tensor, layer: str, position: int, 
         with torch.no_grad():
             found = []
             for part in kept.split(256):
-                mask = F.interpolate(part.view(-1, 1, SIDE, SIDE), ground.layout.grid, mode="nearest").flatten(1)[..., None]
+                squares = F.interpolate(part.view(-1, 1, SIDE, SIDE), ground.layout.grid, mode="nearest")
+                mask = squares.flatten(1)[..., None]
                 mixed = ground.layout.activation(mask * vectors + (1 - mask) * baseline, tokens)
                 found.append(layout.vectors(graph(mixed)[0])[:, position] @ unit)
             return torch.cat(found)
@@ -198,7 +199,8 @@ def compare(found: pd.DataFrame, expected: Path) -> bool:
         value = values.get(tuple(key.split("/")))
         holds = value is not None and low <= value <= high
         fine &= holds
-        print(f"{'ok  ' if holds else 'FAIL'}  {key:<70} {'missing' if value is None else f'{value:.3f}'} [{low}, {high}]")
+        shown = "missing" if value is None else f"{value:.3f}"
+        print(f"{'ok  ' if holds else 'FAIL'}  {key:<70} {shown} [{low}, {high}]")
     return fine
 
 

@@ -57,7 +57,7 @@ class Positions(StrEnum):
 
 
 class Patches(StrEnum):
-    """How a vector is traced to pixels: sharing ratios, a gradient of its unit, tokens, or its position's own square."""
+    """How a vector is traced to pixels: sharing ratios, its unit's gradient, tokens, or its position's square."""
 
     auto = "auto"
     receptive_field = "receptive_field"

@@ -160,7 +160,7 @@ class ExportedNetwork(Network):
         return _Single(cut, self._placements[cut])
 
     def graph_from(self, start: fx.Node | None, end: fx.Node) -> fx.GraphModule:
-        """The graph from one of its values (None: the images) to another, with the model's own parameters where they lie.
+        """The graph from one of its values (None: the images) to another, on the device of the model.
 
         Raises:
             UserError: a path to ``end`` around ``start``.

@@ -10,8 +10,8 @@ from vismech.network.capture import operation
 def prefix_tokens(module: fx.GraphModule, images: fx.Node) -> dict[fx.Node, int]:
     """For values [B, T, C] of the graph, how many of the T tokens stand before those that come from the image.
 
-    A concatenation along the tokens of constants and then of one value from the images begins a prefix; it stays as long
-    as T does, and a slice takes of it. Nothing is said of values that no such concatenation leads to.
+    A concatenation along the tokens of constants and then of one value from the images begins a prefix; it stays as
+    long as T does, and a slice takes of it. Nothing is said of values that no such concatenation leads to.
     """
     found: dict[fx.Node, int] = {}
     from_images = {images}

@@ -37,7 +37,7 @@ def rule(*names: str, rules: dict[str, Rule] = RULES) -> Callable[[Rule], Rule]:
 
 
 def arguments(node: fx.Node, schema: Any = None) -> Arguments:
-    """The arguments of an ATen call by name, defaults filled in; of another call by the ``schema`` of what it replaces."""
+    """The arguments of an ATen call by name, defaults filled in; of another call by the ``schema`` given."""
     schema = getattr(node.target, "_schema", None) if schema is None else schema
     if schema is None:
         return {}

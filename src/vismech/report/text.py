@@ -102,15 +102,15 @@ TRACED = {
     Patches.attnlrp: Traced(
         "by AttnLRP",
         "bright where they came from: the tokens of the first block, by AttnLRP",
-        "A patch is bright where that feature vector came from: its relevance by AttnLRP, carried down to the tokens that "
-        "the first block with attention reads and spread over their squares, and dimmed around it; the whole image "
-        "beside them is lit where the concept’s code, carried down in the same way, is largest.",
+        "A patch is bright where that feature vector came from: its relevance by AttnLRP, carried down to the tokens "
+        "that the first block with attention reads and spread over their squares, and dimmed around it; the whole "
+        "image beside them is lit where the concept’s code, carried down in the same way, is largest.",
     ),
     Patches.ig: Traced(
         "by integrated gradients of tokens",
         "bright where they came from: the tokens of the first block, by integrated gradients from the mean token",
-        "A patch is bright where that feature vector came from: integrated gradients of its length, on the path from the "
-        "mean token to the tokens that the first block with attention reads, spread over their squares, and dimmed "
+        "A patch is bright where that feature vector came from: integrated gradients of its length, on the path from "
+        "the mean token to the tokens that the first block with attention reads, spread over their squares, and dimmed "
         "around it; the whole image beside them is lit where the concept’s code, carried down in the same way, is "
         "largest.",
     ),

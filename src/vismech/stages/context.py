@@ -9,8 +9,8 @@ from typing import Any
 
 from vismech.config.choices import DataSource, Images, Scope, Stage
 from vismech.config.schema import Config
-from vismech.passes.site import Site
 from vismech.errors import UserError
+from vismech.passes.site import Site
 from vismech.sources.data import ImageData
 from vismech.sources.labels import class_index
 from vismech.sources.own import Own

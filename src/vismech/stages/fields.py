@@ -1,7 +1,7 @@
 """Where concepts come from in pixels, kept in the store: the crops of their nearest vectors, and their localisation.
 
-Ways (``describe.patches``): sharing ratios, gradient × input or integrated gradients of a vector's unit, fields over the
-tokens of the first block with attention, and plain upsampling as the ablation. Sharing ratios have no rule for some
+Ways (``describe.patches``): sharing ratios, gradient × input or integrated gradients of a vector's unit, fields over
+the tokens of the first block with attention, and plain upsampling as the ablation. Sharing ratios have no rule for some
 layers; gradient × input stands in for them there, or with ``auto`` the best field that has rules.
 """
 

@@ -42,7 +42,7 @@ class TokenField(StrEnum):
 
 
 class TokenMaps(NamedTuple):
-    """Fields [n, h, w] over the ground's grid, and what of each fell on its prefix tokens [n]: class token, registers."""
+    """Fields [n, h, w] over the ground's grid, and what of each fell on prefix tokens [n], such as a class token."""
 
     maps: Tensor
     prefix: Tensor
@@ -118,8 +118,8 @@ def concept_fields(
 ) -> Float[Tensor, "b h0 w0"]:
     """``max(Σ_p u_p A_p / ‖x_p‖, 0)`` over the ground's tokens: a concept's codes u carried down, one row per image.
 
-    A_p is the field of position p before its channels are summed, so that attributions of a sum add up; of rollout, whose
-    rows sum to 1, u_p A_p.
+    A_p is the field of position p before its channels are summed, so that attributions of a sum add up; of rollout,
+    whose rows sum to 1, u_p A_p.
 
     Raises:
         UserError: as :func:`token_fields`.

@@ -70,7 +70,7 @@ def ground_of(network: Network) -> Ground:
 
 
 def _block_input(network: ExportedNetwork) -> fx.Node | None:
-    """Where the two sides of the first sum after the first attention part, or the last value before it that all passes."""
+    """Where the two sides of the first sum after the first attention part; all ways to the logits pass it."""
     nodes = list(network.module.graph.nodes)
     attention = next((node for node in nodes if operation(node) in ATTENTION), None)
     if attention is None:

@@ -5,7 +5,7 @@ Relevance is then gradient × input. The rules, one per operation:
     linear operations   their own gradient (the ε-rule with ε → 0; biases keep their share)
     x/std of a norm     std is a constant (their rule for normalisations)
     activations f       f(x) = x · (f(x)/x), the quotient a constant (their identity rule)
-    products A·B        the gradient of each factor is halved (their uniform rule): of attention, v gets ½, q and k get ¼
+    products A·B        the gradient of each factor is halved (their uniform rule): in attention v gets ½, q and k ¼
     softmax             its own gradient (their Taylor rule)
 
 Conservation holds for all but biases and the softmax, whose rule has a constant term.

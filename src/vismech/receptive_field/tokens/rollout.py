@@ -153,8 +153,7 @@ def _sized(step: Step) -> Carried:
 
 
 def _attention(step: Step) -> Carried:
-    q, k, v = (step.given[name] for name in ("query", "key", "value"))
-    given = _sides(step).value
+    v, given = step.given["value"], _sides(step).value
     weights = weights_of(given["query"], given["key"], given)
     value = weights @ given["value"]
     if not isinstance(v, Carried) or v.carried is None:

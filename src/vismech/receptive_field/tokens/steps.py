@@ -15,10 +15,10 @@ from vismech.network.norms import GUARDED
 from vismech.receptive_field.calls import arguments
 
 SHAPES = {
-    "reshape", "reshape_as", "view", "_unsafe_view", "permute", "transpose", "movedim", "flatten", "unflatten", "squeeze",
-    "unsqueeze", "select", "slice", "getitem", "unbind", "split", "split_with_sizes", "chunk", "roll", "index", "expand",
-    "expand_as", "repeat", "clone", "contiguous", "alias", "to", "_to_copy", "dropout", "t", "narrow", "pixel_unshuffle",
-    "pixel_shuffle", "mT", "numpy_T", "moveaxis",
+    "reshape", "reshape_as", "view", "_unsafe_view", "permute", "transpose", "movedim", "flatten", "unflatten",
+    "squeeze", "unsqueeze", "select", "slice", "getitem", "unbind", "split", "split_with_sizes", "chunk", "roll",
+    "index", "expand", "expand_as", "repeat", "clone", "contiguous", "alias", "to", "_to_copy", "dropout", "t",
+    "narrow", "pixel_unshuffle", "pixel_shuffle", "mT", "numpy_T", "moveaxis",
 }  # fmt: skip
 """Operations that only move, copy or choose values (a dropout does nothing in eval mode)."""
 
