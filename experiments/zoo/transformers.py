@@ -22,11 +22,14 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from vismech.attribution.engine import Settings, attribute, completeness_gap
+from vismech.attribution.sources import ConceptSource
 from vismech.attribution.targets import LogitTargets
+from vismech.config.choices import Mode, PathWeight, Rule
 from vismech.errors import UserError
 from vismech.network.cut import LOGITS, ExportedNetwork, Network, open_network
 from vismech.receptive_field.tokens import TokenField, ground_of, mean_tokens, token_fields
-from zoo import IMAGES, coded, gaps, randomised, timm_model, torchvision_model, two_layers
+from zoo import MEASURED, Coded, coded, randomised, timm_model, torchvision_model, two_layers
 
 FIELDS = [field for field in TokenField if field is not TokenField.sharing_ratios]
 TRACED = "traced"
@@ -92,7 +95,7 @@ class Line:
         capture: export, or hooks where torch.export cannot.
         ground: positions that fields end at, and before them the class, register and distillation tokens.
         layer, tokens: what was traced to the class and described, and its positions.
-        gap: median completeness gap of layer → class, nodes chosen on other images.
+        gap: median completeness gap of layer → class with 48 Gauss–Legendre nodes crowded towards the start.
         ig, attnlrp, rollout, gradient_x_input: yes, or the operation that has no rule.
         seconds: of processor time.
     """
@@ -116,8 +119,20 @@ def opened(name: str) -> tuple[Network, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = randomised(make())
-    images = torch.randn(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(MEASURED, 3, side, side, generator=torch.Generator().manual_seed(1))
     return open_network(model, images), images
+
+
+def gap_of(network: Network, layer: str, part: Coded, classes: Tensor) -> float:
+    """Median completeness gap of edges from concepts to the predicted class."""
+    first = torch.arange(MEASURED)
+    source = ConceptSource(part.atoms, part.codes[first], part.vectors[first])
+    settings = Settings(Rule.gauss_legendre, 48, power=2, mode=Mode.reverse, rows=64)
+    targets = LogitTargets(classes[first])
+    told = attribute(network.segment(layer, LOGITS), part.layout, source, part.clean[first], targets, settings)
+    edges = told.edges[PathWeight.ig]
+    gap = completeness_gap(edges.units.sum(2) + edges.error, told.value, told.baseline)[told.moves]
+    return float(gap.median())
 
 
 def positions(layout) -> str:
@@ -148,8 +163,7 @@ def measure(name: str) -> Line:
         with torch.no_grad():
             found = network.activations(images, [layer, LOGITS])
             part = coded(network, layer, found[layer])
-        _, gap, _ = gaps(network, layer, LOGITS, part, LogitTargets(found[LOGITS].argmax(1)))
-        line.gap = float(gap.median())
+        line.gap = gap_of(network, layer, part, found[LOGITS].argmax(1))
         if isinstance(network, ExportedNetwork):
             line.ground = "pixels" if ground_of(network).pixels else positions(ground_of(network).layout)
             baseline = mean_tokens(network, images)

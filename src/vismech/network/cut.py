@@ -165,7 +165,8 @@ class ExportedNetwork(Network):
         Raises:
             UserError: a path to ``end`` around ``start``.
         """
-        start = self.input if start is None else start
+        if start is None:
+            start = self.input
         around = self._path_around(start, end)
         if around is not None or start not in self._reach(end, start):
             raise UserError(f"{_place_of(end)} does not follow from {_place_of(start)} alone: choose a later layer")

@@ -60,4 +60,6 @@ def _concatenation(node: fx.Node, from_images: set[fx.Node], found: dict[fx.Node
 def _tokens(node: fx.Node) -> int | None:
     """T of a value [B, T, C]."""
     value = node.meta.get("val")
-    return int(value.shape[1]) if isinstance(value, Tensor) and value.ndim == 3 else None
+    if not isinstance(value, Tensor) or value.ndim != 3 or not isinstance(value.shape[1], int):
+        return None  # to ask a symbol for its number would fix the number of images
+    return value.shape[1]

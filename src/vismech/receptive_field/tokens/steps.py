@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
@@ -111,9 +111,9 @@ def _value(
     assert callable(node.target)
     name = operation_of(node)
     if not any(read in follows for read in node.all_input_nodes) or not _is_value(node) or name in _NEW:
-        given = (fx.map_arg(part, lambda read: _plain(values[read])) for part in (node.args, node.kwargs))
+        args: Any = fx.map_arg(node.args, lambda read: _plain(values[read]))
+        kwargs: Any = fx.map_arg(node.kwargs, lambda read: _plain(values[read]))
         with torch.no_grad():
-            args, kwargs = given
             return node.target(*args, **kwargs)
     follows.add(node)
     if name not in rules:
@@ -134,7 +134,7 @@ _ORIGINAL = {guarded: original for original, guarded in GUARDED.items()}
 
 def operation_of(node: fx.Node) -> str:
     """Name of the ATen operation; of what stands for one in a cut, that of the original."""
-    original = _ORIGINAL.get(node.target)
+    original = _ORIGINAL.get(cast(Any, node.target))
     return operation(node) if original is None else original._opname
 
 
