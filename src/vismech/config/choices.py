@@ -92,6 +92,7 @@ class SaeActivation(StrEnum):
     relu = "relu"
     topk = "topk"
     batchtopk = "batchtopk"
+    matryoshka = "matryoshka"
     jumprelu = "jumprelu"
 
 
