@@ -99,7 +99,7 @@ def in_order(unit: Unit, scores: np.ndarray) -> tuple[float, float]:
     """Areas under r as patches are inserted, and as they are deleted, the highest score first."""
     ranks = np.empty(COUNT)
     ranks[np.argsort(-scores, kind="stable")] = np.arange(COUNT)
-    counts = np.arange(0, COUNT + 1, 2)
+    counts = np.arange(0, COUNT + 1, 4)
     kept = torch.from_numpy((ranks[None] < counts[:, None]).astype(np.float32))
     r = unit.recovered(torch.cat([kept, 1 - kept]))
     return tuple(float(np.trapezoid(part, counts / COUNT)) for part in (r[: len(counts)], r[len(counts) :]))
@@ -119,11 +119,11 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    name: str, network: ExportedNetwork, images: Tensor, ids: list[str], baseline: Tensor
+    name: str, layers: list[str], network: ExportedNetwork, images: Tensor, ids: list[str], baseline: Tensor
 ) -> tuple[list[dict], dict[str, int]]:
     """A row for each (unit, field, metric); and the units left out, whose value the patches hardly change."""
     rows, skipped = [], {}
-    for layer in LAYERS[name]:
+    for layer in layers:
         for image, sample in zip(images, ids, strict=True):
             layout = network.layout(layer)
             position = int(uniform_positions(f"{layer} {sample}", 0, layout.positions, 1)[0])
@@ -175,6 +175,7 @@ def figure(found: pd.DataFrame, path: Path) -> None:
     )
     for network, line in zip(networks, panels, strict=True):
         layers = LAYERS[network]
+        layers = [layer for layer in layers if ((found.network == network) & (found.layer == layer)).any()]
         for metric, title, panel in zip(METRICS, titles, line, strict=True):
             part = found[(found.network == network) & (found.metric == metric)]
             fields = [field for field in COLOURS if (part.field == field).any()]
@@ -210,6 +211,7 @@ def main() -> None:
     p.add_argument("--resnet", type=Path, required=True, help="weights of CIFAR ResNet-20")
     p.add_argument("--weights", type=Path, default=HERE / "cct_3_3x2.safetensors")
     p.add_argument("--networks", nargs="+", choices=list(LAYERS), default=list(LAYERS), help="others: as in OUT")
+    p.add_argument("--layers", nargs="+", default=[], help="of these layers only; others: as in OUT")
     p.add_argument("--per-class", type=int, default=20, help="images of each class, one unit of every layer in each")
     p.add_argument("--out", type=Path, default=Path())
     a = p.parse_args()
@@ -229,27 +231,29 @@ def main() -> None:
         network = open_network(model.module, model.example)
         assert isinstance(network, ExportedNetwork)
         images = torch.stack([model.preprocess(Image.open(file).convert("RGB")) for file in files])
-        found, skipped = measure(name, network, images, ids, mean_tokens(network, images))
+        layers = [layer for layer in LAYERS[name] if not a.layers or layer in a.layers]
+        found, skipped = measure(name, layers, network, images, ids, mean_tokens(network, images))
         rows += found
         print(f"{name}: units left out {skipped or 'none'}")
     cases = pd.DataFrame(rows)
     found, before = table(cases), a.out / "fields.csv"
     if before.exists():
         kept = pd.read_csv(before, keep_default_na=False)
-        found = pd.concat([found, kept[~kept.network.isin(a.networks)]])
-        found = found.sort_values("network", key=lambda names: names.map(list(LAYERS).index), kind="stable")
+        found = pd.concat([found, kept[~(kept.network + kept.layer).isin(set(found.network + found.layer))]])
+        found = found.reset_index(drop=True)
+    order = [network + layer for network, layers in LAYERS.items() for layer in layers]
+    found = found.loc[(found.network + found.layer).map(order.index).sort_values(kind="stable").index]
     a.out.mkdir(parents=True, exist_ok=True)
     found.to_csv(a.out / "fields.csv", index=False, float_format="%.4f")
     figure(found, a.out / "fields.png")
     shown = found.assign(cell=[f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]" for r in found.itertuples()])
     for metric, part in shown.groupby("metric", sort=False):
         print(f"\n{metric}\n{part.pivot(index=['network', 'layer'], columns='field', values='cell').to_string()}")
-    attention = cases[(cases.network == "cct_3_3x2") & (cases.metric == "stochastic")]
-    wide = attention.pivot(index=["layer", "sample"], columns="field", values="value")
-    for layer, part in wide.groupby(level=0):  # paired over images
-        for other in ("attnlrp", "rollout", "gradient_x_input"):
-            value, low, high = paired_difference(part.ig.to_numpy(), part[other].to_numpy())
-            print(f"{layer}: stochastic insertion, ig − {other}: {value:.3f} [{low:.3f}, {high:.3f}]")
+    for (layer, metric), part in cases[cases.field != "none"].groupby(["layer", "metric"], sort=False):
+        wide = part.pivot(index="sample", columns="field", values="value")  # paired over images
+        for other in [field for field in wide.columns if field not in ("ig", "random")]:
+            value, low, high = paired_difference(wide.ig.to_numpy(), wide[other].to_numpy())
+            print(f"{layer}: {metric}, ig − {other}: {value:.3f} [{low:.3f}, {high:.3f}]")
     print(f"{time.monotonic() - started:.0f} s")
     if (HERE / "expected.json").exists() and not compare(found, HERE / "expected.json"):
         sys.exit(1)
