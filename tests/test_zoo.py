@@ -95,6 +95,7 @@ def table_of_transformers() -> pd.DataFrame:
 def test_of_transformers_each_is_traced_or_refused_in_a_sentence(transformers) -> None:
     table = table_of_transformers()
     assert list(table.index) == list(transformers.ARCHITECTURES) and len(table) >= 25
+    assert transformers.markdown(table.reset_index()) in (FOLDER / "README.md").read_text()
     traced = table[table.answer == transformers.TRACED]
     assert len(traced) >= 25
     for answer in table.answer:

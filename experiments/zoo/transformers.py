@@ -69,7 +69,7 @@ ARCHITECTURES: dict[str, Entry] = {
     "levit_128s": _sized("levit_128s"),
     "pit_ti_224": _sized("pit_ti_224"),
     "convit_tiny": _sized("convit_tiny"),
-    "crossvit_9_240": _sized("crossvit_9_240", 48),
+    "crossvit_9_240": _sized("crossvit_9_240", 120),
     "twins_svt_small": _sized("twins_svt_small"),
     "pvt_v2_b0": _timm("pvt_v2_b0"),
     "davit_tiny": _timm("davit_tiny"),
@@ -176,6 +176,19 @@ def measure(name: str) -> Line:
     return line
 
 
+def markdown(table: pd.DataFrame) -> str:
+    """The table of README.md."""
+    shown = ["name", "ground", "layer", "tokens", "gap", "ig", "attnlrp", "rollout", "gradient_x_input"]
+    rows = [f"| {' | '.join(shown)} |", "|" + "---|" * len(shown)]
+    for line in table.itertuples():
+        if line.answer == TRACED:
+            cells = [f"{100 * line.gap:.2g} %" if name == "gap" else str(getattr(line, name)) for name in shown]
+        else:
+            cells = [line.name, line.answer, *[""] * (len(shown) - 2)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(ARCHITECTURES))
@@ -195,6 +208,7 @@ def main() -> None:
             print(*(f"{key}={value}" for key, value in lines[-1].items()), flush=True)
             if arguments.out:
                 pd.DataFrame(lines).to_csv(arguments.out, index=False, float_format="%.3g")
+    print(markdown(pd.DataFrame(lines)))
 
 
 if __name__ == "__main__":

@@ -58,23 +58,25 @@ def ground_of(network: Network) -> Ground:
         UserError: a network that is cut by hooks.
     """
     network = exported(network)
-    node = _block_input(network)
-    if node is not None and node is not network.input:
+    for node in _before_the_first_block(network):
         try:
             layout = network.layout_at(node)
-            if layout.positions > 1:
-                return Ground(node, layout, pixels=False)
         except UserError:
-            pass  # windows already, or no grid: then it is the pixels
+            continue
+        if layout.positions > 1 and layout.grid[0] == layout.grid[1]:  # not windows, nor patches taken apart
+            return Ground(node, layout, pixels=False)
     return Ground(network.input, layout_of(shape(network.input), "pixels"), pixels=True)
 
 
-def _block_input(network: ExportedNetwork) -> fx.Node | None:
-    """Where the two sides of the first sum after the first attention part; all ways to the logits pass it."""
+def _before_the_first_block(network: ExportedNetwork) -> list[fx.Node]:
+    """Values that all ways to the first attention and to the logits pass, the last first.
+
+    The last is where the two sides of the first sum after the first attention part: what its residual block reads.
+    """
     nodes = list(network.module.graph.nodes)
     attention = next((node for node in nodes if operation(node) in ATTENTION), None)
     if attention is None:
-        return None
+        return []
     after, total = {attention}, None
     above: dict[fx.Node, set[fx.Node]] = {network.input: {network.input}}  # the values that every way to one passes
     for node in nodes:
@@ -87,7 +89,8 @@ def _block_input(network: ExportedNetwork) -> fx.Node | None:
             total = node
     parted = attention if total is None else total
     order = {node: index for index, node in enumerate(nodes)}
-    return max((above[parted] - {parted}) & above[network.output[LOGITS]], key=order.__getitem__)
+    passed = (above[parted] - {parted, network.input}) & above[network.output[LOGITS]]
+    return sorted(passed, key=order.__getitem__, reverse=True)
 
 
 def _is_tensor(node: fx.Node) -> bool:
@@ -128,6 +131,8 @@ def _constant(network: ExportedNetwork, node: fx.Node, values: dict[fx.Node, Any
     elif any(not _is_tensor(read) for read in node.all_input_nodes) or not callable(node.target):
         return None  # it follows the number of images
     else:
+        if any(_constant(network, read, values) is None for read in node.all_input_nodes):
+            return None
         args = fx.map_arg(node.args, lambda read: _constant(network, read, values))
         kwargs = fx.map_arg(node.kwargs, lambda read: _constant(network, read, values))
         with torch.no_grad():
