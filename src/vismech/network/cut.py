@@ -165,12 +165,11 @@ class ExportedNetwork(Network):
         Raises:
             UserError: a path to ``end`` around ``start``.
         """
-        if start is None:
-            start = self.input
-        around = self._path_around(start, end)
-        if around is not None or start not in self._reach(end, start):
-            raise UserError(f"{_place_of(end)} does not follow from {_place_of(start)} alone: choose a later layer")
-        cut = self._cut_at(start, (end,))
+        begin: fx.Node = self.input if start is None else start
+        around = self._path_around(begin, end)
+        if around is not None or begin not in self._reach(end, begin):
+            raise UserError(f"{_place_of(end)} does not follow from {_place_of(begin)} alone: choose a later layer")
+        cut = self._cut_at(begin, (end,))
         self._placements[cut].follow(device_of(self.model))
         return cut
 
