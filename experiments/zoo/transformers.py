@@ -182,7 +182,7 @@ def markdown(table: pd.DataFrame) -> str:
     rows = [f"| {' | '.join(shown)} |", "|" + "---|" * len(shown)]
     for line in table.itertuples():
         if line.answer == TRACED:
-            cells = [f"{100 * line.gap:.2g} %" if name == "gap" else str(getattr(line, name)) for name in shown]
+            cells = [f"{100 * float(line.gap):.2g} %" if name == "gap" else str(getattr(line, name)) for name in shown]
         else:
             cells = [line.name, line.answer, *[""] * (len(shown) - 2)]
         rows.append(f"| {' | '.join(cells)} |")
