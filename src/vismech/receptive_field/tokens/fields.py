@@ -3,7 +3,7 @@
 A vector x_p at position p of a layer is the unit ⟨x_p, x_p/‖x_p‖⟩, its direction held fixed; its field says for each
 patch token of the ground (:mod:`.ground`) how much of the unit came from there.
 
-Legend: n positions asked for, P tokens of the ground, C channels, h×w the ground's grid, S steps, H×W pixels.
+Legend: n positions asked for, P tokens of the ground, D its channels, h×w the ground's grid, S steps, H×W pixels.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class TokenMaps(NamedTuple):
 
 def token_fields(
     network: Network,
-    image: Float[Tensor, "1 c H W"],
+    image: Float[Tensor, "b c H W"],
     layer: str,
     positions: Int[Tensor, " n"] | Sequence[int],
     *,
     method: TokenField | str = TokenField.gradient_x_input,
     steps: int = 32,
-    baseline: Float[Tensor, "p c"] | None = None,
+    baseline: Float[Tensor, "p d"] | None = None,
 ) -> TokenMaps:
     """Fields of the vectors at ``positions`` of one image, many in one pass.
 
@@ -114,7 +114,7 @@ def concept_fields(
     *,
     method: TokenField | str,
     steps: int = 32,
-    baseline: Float[Tensor, "p c"] | None = None,
+    baseline: Float[Tensor, "p d"] | None = None,
 ) -> Float[Tensor, "b h0 w0"]:
     """``max(Σ_p u_p A_p / ‖x_p‖, 0)`` over the ground's tokens: a concept's codes u carried down, one row per image.
 

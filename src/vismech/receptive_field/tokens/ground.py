@@ -1,6 +1,6 @@
 """The tokens that fields of other tokens end at: what the first block with attention reads; pixels where there is none.
 
-Legend: B images, N tokens with their prefix, P patch tokens, C channels.
+Legend: B images, N tokens with their prefix, P patch tokens, C or D channels.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _patch_part(found: Tensor, layout: Layout) -> Tensor | None:
 
 
 @torch.no_grad()
-def mean_tokens(network: Network, images: Float[Tensor, "b c h w"], rows: int = 64) -> Float[Tensor, "p c"]:
+def mean_tokens(network: Network, images: Float[Tensor, "b c h w"], rows: int = 64) -> Float[Tensor, "p d"]:
     """The token that says nothing, at each position of the ground.
 
     The mean patch token over data and positions, less the mean position embedding, plus the position's own; where no
