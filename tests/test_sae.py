@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vismech.config.choices import Code, SaeActivation
 from vismech.dictionaries import Dictionary, build
 from vismech.dictionaries.sae import training as sae
-from vismech.dictionaries.sae.model import BANDWIDTH, THRESHOLD, SparseAutoencoder, largest
+from vismech.dictionaries.sae.model import BANDWIDTH, THRESHOLD, SparseAutoencoder, largest, nests
 from vismech.dictionaries.sae.training import fit_sae
 from vismech.errors import UserError
 
@@ -157,6 +157,24 @@ def test_a_checkpoint_that_cannot_be_read_is_none(tmp_path, caplog, content) -> 
         torch.save(content, checkpoint)
     again = fit_sae(vectors, 6, **options, folder=tmp_path)
     assert "training starts anew" in caplog.text and torch.equal(again.atoms, whole.atoms)
+
+
+def test_the_nests_of_a_matryoshka_each_rebuild_alone(vectors) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = SparseAutoencoder(torch.randn(32, 5, generator=generator), SaeActivation.matryoshka, 4, centred=False)
+    centred = torch.randn(7, 5, generator=generator)
+    codes = model.activate(model.latents(centred))
+    assert ((codes > 0).sum(1) <= 4).all() and nests(32) == [2, 4, 8, 16, 32] and nests(3) == [1, 3]
+    alone = [(centred - codes[:, :m] @ model.decoder[:m]).square().sum(1).mean() for m in (2, 4, 8, 16, 32)]
+    torch.testing.assert_close(model.unexplained(centred, codes), torch.stack(alone).mean())
+
+    def by_the_first(activation: str) -> float:
+        """What the first quarter of the latents explains."""
+        found = build_sae(vectors, center=False, activation=activation, steps=300)
+        rest = vectors - found.encode(vectors)[:, :6] @ found.atoms[:6]
+        return 1 - float(rest.square().sum() / vectors.square().sum())
+
+    assert by_the_first("matryoshka") > by_the_first("topk") + 0.1
 
 
 def test_dead_latents_point_at_what_is_badly_reconstructed() -> None:

@@ -22,14 +22,32 @@ NORMED = {"deit_tiny_patch16_224", "convnextv2_atto"}
 
 
 @pytest.fixture(scope="module")
-def zoo():
+def folder():
     sys.path.insert(0, str(FOLDER))
-    try:
-        import zoo
+    yield
+    sys.path.remove(str(FOLDER))
 
-        yield zoo
-    finally:
-        sys.path.remove(str(FOLDER))
+
+@pytest.fixture(scope="module")
+def zoo(folder):
+    import zoo
+
+    return zoo
+
+
+@pytest.fixture(scope="module")
+def transformers(folder):
+    import transformers
+
+    return transformers
+
+
+TOLD = ("answer", "capture", "ground", "layer", "tokens", "ig", "attnlrp", "rollout", "gradient_x_input")
+"""What is told of a transformer, whatever its numbers."""
+
+
+def told(line) -> list[str]:
+    return [getattr(line, name) for name in TOLD]
 
 
 def measured(zoo, name: str):
@@ -68,3 +86,40 @@ def test_the_whole_zoo_is_what_its_table_says(zoo) -> None:
         gaps[name] = line.gap
     incomplete = {name: gap for name, gap in gaps.items() if gap > COMPLETE}
     assert len(gaps) - len(incomplete) >= WANTED, incomplete
+
+
+def table_of_transformers() -> pd.DataFrame:
+    return pd.read_csv(FOLDER / "transformers.csv", keep_default_na=False).set_index("name")
+
+
+def test_of_transformers_each_is_traced_or_refused_in_a_sentence(transformers) -> None:
+    table = table_of_transformers()
+    assert list(table.index) == list(transformers.ARCHITECTURES) and len(table) >= 25
+    assert transformers.markdown(table.reset_index()) in (FOLDER / "README.md").read_text()
+    traced = table[table.answer == transformers.TRACED]
+    assert len(traced) >= 25
+    for answer in table.answer:
+        assert answer == transformers.TRACED or (len(answer) > 20 and "\n" not in answer)
+    for method in ("ig", "gradient_x_input"):
+        assert (traced[traced.capture == "export"][method] == "yes").all()
+    for method in ("attnlrp", "rollout"):  # or the operation, by its name
+        assert traced[traced.capture == "export"][method].str.fullmatch(r"yes|no: .+").all()
+
+
+def test_a_distilled_transformer_is_traced_and_has_all_four_fields(transformers) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        line = transformers.measure("deit_tiny_distilled_patch16_224")
+    assert told(line) == list(table_of_transformers().loc[line.name, list(TOLD)])
+    assert line.ground == line.tokens == "2 + 4 × 4"  # a class token and a distillation token
+    assert [line.ig, line.attnlrp, line.rollout, line.gradient_x_input] == ["yes"] * 4
+
+
+@pytest.mark.slow
+def test_the_transformers_are_what_their_table_says(transformers) -> None:
+    table = table_of_transformers()
+    for name in transformers.ARCHITECTURES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            line = transformers.measure(name)
+        assert told(line) == list(table.loc[name, list(TOLD)]), name

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vismech.network.cut import HookedNetwork
+from vismech.sources import cct
 
 
 class Block(nn.Module):
@@ -109,6 +110,27 @@ def gated() -> nn.Module:
     model = TinyNetwork(3, 8)
     model.layer2 = nn.Sequential(model.layer2, Gate(16))
     return seeded(model)
+
+
+class TinyTransformer(nn.Module):
+    """Images [B, 3, 32, 32] → logits [B, classes]; a class token before 16 patch tokens, two blocks."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 8, 8)
+        self.token = nn.Parameter(torch.linspace(-1, 1, width)[None, None])
+        self.layer1, self.layer2 = cct.Block(width, 2, width), cct.Block(width, 2, width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        return self.head(self.layer2(self.layer1(x))[:, 0])
+
+
+def attending() -> nn.Module:
+    """A transformer with layers of the same names as :func:`network`'s."""
+    return seeded(TinyTransformer(3, 8))
 
 
 class ChannelNorm(nn.LayerNorm):

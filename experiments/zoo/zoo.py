@@ -207,7 +207,7 @@ def two_layers(network: Network) -> tuple[str, str]:
 
 def _is_map(network: Network, layer: str) -> bool:
     try:
-        return layout_of(network.shape(layer), layer).positions > 1
+        return network.layout(layer).positions > 1
     except UserError:
         return False
 
@@ -230,7 +230,7 @@ class Coded:
 
 
 def coded(network: Network, layer: str, clean: Tensor) -> Coded:
-    layout = layout_of(network.shape(layer), layer)
+    layout = network.layout(layer)
     vectors = layout.vectors(clean)
     dictionary = build("bisecting", vectors.flatten(0, 1), k=CONCEPTS, seed=0)
     codes = dictionary.encode(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
@@ -275,7 +275,7 @@ def one_row(network: Network, lower: str, upper: str, clean: Tensor) -> float:
 
 def field_of(network: Network, images: Tensor, layer: str) -> str:
     """How the layer's vectors are traced to pixels; a map is made either way."""
-    side = layout_of(network.shape(layer), layer).grid
+    side = network.layout(layer).grid
     try:
         ratios = sharing_ratios(network, images[:1], layers=[layer])
         found, kind = localization_maps(ratios, layer, torch.ones(1, *side)), "sharing ratios"

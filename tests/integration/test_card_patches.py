@@ -12,11 +12,12 @@ from vismech.config.choices import Patches, Stage
 from vismech.errors import UserError
 from vismech.receptive_field import attribution_maps, sharing_ratios
 from vismech.receptive_field.localization import attributed_maps, localization_maps
+from vismech.receptive_field.tokens import pixel_maps, token_fields
 from vismech.report.crops import field_crop, map_light, position_crop
 from vismech.report.text import TRACED
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.describe import Descriptions
-from vismech.stages.fields import Pictures, fields_of, fields_settings, patches_for
+from vismech.stages.fields import TOKENS, Pictures, fields_of, fields_settings, mean_token_of, patches_for
 from vismech.stages.pipeline import check, make_plan, open_context
 from vismech.stages.run import run
 
@@ -52,6 +53,9 @@ def codes(ctx, plan, layer: str, concept: int, image: torch.Tensor) -> torch.Ten
         ("tiny:gated", Patches.gradient_x_input),
         ("tiny:gated", Patches.integrated_gradients),
         ("tiny:gated", Patches.upsampling),
+        ("tiny:attending", Patches.attnlrp),
+        pytest.param("tiny:attending", Patches.ig, marks=pytest.mark.thorough),
+        pytest.param("tiny:attending", Patches.rollout, marks=pytest.mark.thorough),
     ],
 )
 def test_crops_and_lights_are_those_of_each_vector_on_its_own(target, kind, described, caplog) -> None:
@@ -67,6 +71,11 @@ def test_crops_and_lights_are_those_of_each_vector_on_its_own(target, kind, desc
         elif kind is Patches.upsampling:
             grid = ctx.layout(place.layer).grid
             expected = position_crop(divmod(place.position, grid[1]), grid, (32, 32))
+        elif kind in TOKENS:
+            options = {"baseline": mean_token_of(ctx, kind)} if kind is Patches.ig else {}
+            field = token_fields(ctx.network, image, place.layer, [place.position], method=kind.value, **options)
+            assert ctx.layout(place.layer).prefix == 1
+            expected = field_crop(pixel_maps(field.maps, (32, 32))[0].numpy())
         else:
             field = attribution_maps(ctx.network, image, place.layer, [place.position], method=kind.value)[0]
             expected = field_crop(field.numpy())
@@ -81,6 +90,19 @@ def test_crops_and_lights_are_those_of_each_vector_on_its_own(target, kind, desc
             map = attributed_maps(ctx.network, image, each.layer, own)[0]
         np.testing.assert_allclose(found.lights[each.layer, each.concept], map_light(map.numpy()), atol=1e-3)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("tiny:network", Patches.receptive_field),
+        ("tiny:attending", Patches.attnlrp),
+        ("tiny:gated", Patches.ig),  # AttnLRP has no rule for the gate's sigmoid
+    ],
+)
+def test_auto_takes_the_best_field_that_has_rules(target, kind, tiny) -> None:
+    tiny.model.target = target
+    assert patches_for(open_context(tiny), Patches.auto, ["layer1", "layer2"]) is kind
 
 
 def test_a_network_without_rules_is_shown_by_gradients_and_everything_says_so(tiny, tmp_path, caplog) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vismech.commands.concept import main, write_concept
 from vismech.config.choices import Patches
+from vismech.errors import UserError
 from vismech.finished.localization import fitted
 from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
 from vismech.sources.models import Preprocess
@@ -95,6 +96,10 @@ def test_a_folder_that_is_no_run(tmp_path, capsys) -> None:
 @pytest.mark.parametrize("patches", list(Patches))
 def test_the_same_concept_can_be_traced_in_every_way(patches, finished, pictures, tmp_path) -> None:
     image = next(pictures.rglob("*.png"))
+    if patches is Patches.rollout:
+        with pytest.raises(UserError, match="rollout has nothing to follow: no attention"):
+            write_concept(finished, "layer2", "3", [image], tmp_path, patches, ["tiny"])
+        return
     written = write_concept(finished, "layer2", "3", [image], tmp_path, patches, ["tiny"])
     with Image.open(written[1]) as picture:
         panels = 2 if patches is Patches.upsampling else 3

@@ -69,11 +69,15 @@ class Positions(StrEnum):
 
 
 class Patches(StrEnum):
-    """How a vector is traced to pixels: sharing ratios, a gradient of its unit, or its position's own square."""
+    """How a vector is traced to pixels: sharing ratios, its unit's gradient, tokens, or its position's square."""
 
+    auto = "auto"
     receptive_field = "receptive_field"
     gradient_x_input = "gradient_x_input"
     integrated_gradients = "integrated_gradients"
+    ig = "ig"
+    attnlrp = "attnlrp"
+    rollout = "rollout"
     upsampling = "upsampling"
 
 
@@ -101,6 +105,7 @@ class SaeActivation(StrEnum):
     relu = "relu"
     topk = "topk"
     batchtopk = "batchtopk"
+    matryoshka = "matryoshka"
     jumprelu = "jumprelu"
 
 

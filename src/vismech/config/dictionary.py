@@ -13,9 +13,9 @@ class SaeConfig:
     """How a sparse autoencoder is trained (dictionary.method=sae)."""
 
     activation: SaeActivation = SaeActivation.topk
-    """relu (L1), topk, batchtopk or jumprelu (L0)."""
+    """relu (L1), topk, batchtopk, jumprelu (L0) or matryoshka (topk whose first latents must do alone, too)."""
     l0_per_channel: float = 0.25
-    """Active latents per vector of topk and batchtopk, as a fraction of the channels."""
+    """Active latents per vector of topk, batchtopk and matryoshka, as a fraction of the channels."""
     sparsity: float = 0.01
     """Weight of the penalty of relu (L1 of the codes) and jumprelu (L0), vectors scaled to unit mean square."""
     steps: int = 6_000

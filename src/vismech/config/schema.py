@@ -50,6 +50,9 @@ class ExtractConfig:
     × activation, for any network)."""
     per_image: int = 8
     """Positions drawn per image (not used by positions=all)."""
+    prefix_tokens: int | None = None
+    """Tokens that stand before the patch tokens (class token, registers, distillation token); null: as many as the
+    network's graph tells. They are no vectors, and are held at their clean value along a path."""
 
 
 @dataclass
@@ -60,8 +63,10 @@ class DescribeConfig:
     """Nearest vectors per concept, by cosine over all extracted vectors, one per image at the most."""
     patches: Patches = Patches.receptive_field
     """receptive_field: the pixels that a vector came from, by sharing ratios (gradient_x_input where these have no rule
-    for the network); gradient_x_input or integrated_gradients of its unit, for every network; upsampling: the square
-    of its position."""
+    for the network); gradient_x_input or integrated_gradients of its unit, for every network; ig, attnlrp or rollout:
+    the tokens that the first block with attention reads, by integrated gradients from the mean token, AttnLRP, or
+    attention rollout; upsampling: the square of its position; auto: sharing ratios, else attnlrp, else ig of tokens,
+    the first that has rules for the network."""
     mass: float = 0.8
     """Share of a receptive field's positive part that the shown square holds, without its margin."""
     context: float | None = None

@@ -19,7 +19,7 @@ from vismech.report.crops import draw_light, map_light
 from vismech.report.text import TRACED
 from vismech.sources.models import Preprocess
 from vismech.sources.pictures import as_rgb, load_image
-from vismech.stages.fields import concept_maps
+from vismech.stages.fields import concept_maps, mean_token_of
 
 log = logging.getLogger(__name__)
 NARROWEST = 20
@@ -70,7 +70,7 @@ def panels_of(
             vectors = layout.vectors(ctx.network.activations(inputs, [layer])[layer])
             codes = dictionary.encode(vectors)[..., concept].reshape(len(loaded), *layout.grid)
         kinds = list(dict.fromkeys([kind, Patches.upsampling]))
-        maps = {each: concept_maps(ctx.network, inputs, layer, codes, each) for each in kinds}
+        maps = {each: concept_maps(ctx.network, inputs, layer, codes, each, mean_token_of(ctx, each)) for each in kinds}
     pictures = []
     for index, image in enumerate(loaded):
         seen = ctx.model.preprocess.geometry(image)

@@ -21,7 +21,9 @@ from vismech.errors import UserError
 from vismech.network.capture import capture, device_node, operation
 from vismech.network.layers import LOGITS, PIXELS, Layers
 from vismech.network.norms import GUARDED
+from vismech.network.pfv import Layout, layout_of
 from vismech.network.placement import Placement, device_of
+from vismech.network.prefix import prefix_tokens
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +104,9 @@ class ExportedNetwork(Network):
             (name for name in self.output if name not in (PIXELS, LOGITS)), key=lambda name: order[self.output[name]]
         )
         self.output |= {PIXELS: self.input, LOGITS: result}
-        self._cuts: dict[tuple[str, ...], nn.Module] = {}
+        self._prefix_at = prefix_tokens(module, self.input)
+        self.prefixes = {name: self._prefix_at[node] for name, node in self.output.items() if node in self._prefix_at}
+        self._cuts: dict[tuple[str, ...], fx.GraphModule] = {}
         self._placements: dict[nn.Module, Placement] = {module: Placement(module, model)}
 
     def _find_outputs(self, nodes: list[fx.Node]) -> None:
@@ -129,6 +133,12 @@ class ExportedNetwork(Network):
         """See :meth:`Network.shape`."""
         return tuple(int(size) for size in self._value(layer).meta["val"].shape[1:])
 
+    def layout_at(self, node: fx.Node) -> Layout:
+        """How a value of the graph is read as PFVs; see :meth:`Layers.layout`."""
+        shape = tuple(int(size) for size in node.meta["val"].shape[1:])
+        asked = self.prefix_tokens
+        return layout_of(shape, _place_of(node), self._prefix_at.get(node) if asked is None else asked)
+
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Network.activations`."""
         cut = self._cut(self.input, tuple(layers))
@@ -149,6 +159,20 @@ class ExportedNetwork(Network):
         cut = self._cut(start, (upper,))
         return _Single(cut, self._placements[cut])
 
+    def graph_from(self, start: fx.Node | None, end: fx.Node) -> fx.GraphModule:
+        """The graph from one of its values (None: the images) to another, on the device of the model.
+
+        Raises:
+            UserError: a path to ``end`` around ``start``.
+        """
+        begin: fx.Node = self.input if start is None else start
+        around = self._path_around(begin, end)
+        if around is not None or begin not in self._reach(end, begin):
+            raise UserError(f"{_place_of(end)} does not follow from {_place_of(begin)} alone: choose a later layer")
+        cut = self._cut_at(begin, (end,))
+        self._placements[cut].follow(device_of(self.model))
+        return cut
+
     def follow(self) -> None:
         """Bring the tensors of :attr:`module` to where the model's are; passes and segments do so themselves."""
         self._placements[self.module].follow(device_of(self.model))
@@ -158,11 +182,14 @@ class ExportedNetwork(Network):
             return self.output[layer]
         raise self._no_layer(layer)
 
-    def _cut(self, start: fx.Node, layers: tuple[str, ...]) -> nn.Module:
-        """The graph from ``start`` to the outputs of ``layers``, cached; its parameters are the model's own."""
-        key = (start.name, *layers)
+    def _cut(self, start: fx.Node, layers: tuple[str, ...]) -> fx.GraphModule:
+        """The graph from ``start`` to the outputs of ``layers``."""
+        return self._cut_at(start, tuple(self._value(layer) for layer in layers))
+
+    def _cut_at(self, start: fx.Node, ends: tuple[fx.Node, ...]) -> fx.GraphModule:
+        """The graph from ``start`` to ``ends``, cached; its parameters are the model's own."""
+        key = (start.name, *(end.name for end in ends))
         if key not in self._cuts:
-            ends = [self._value(layer) for layer in layers]
             needed = set().union(*(self._reach(end, start) for end in ends))
             graph, copies = fx.Graph(), {}
             copies[start] = graph.placeholder("activation")
@@ -233,6 +260,12 @@ def _modules_of(node: fx.Node) -> Iterator[tuple[str, str]]:
     for call, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
         if not call.startswith("_"):  # torch.export's own marks are no modules
             yield path, call
+
+
+def _place_of(node: fx.Node) -> str:
+    """A value, in words: by the innermost module that it belongs to."""
+    path = [path for path, _ in _modules_of(node) if path]
+    return f"the value {node.name!r}{f' in module {path[-1]!r}' if path else ''}"
 
 
 def _is_size(node: fx.Node) -> bool:

@@ -6,8 +6,13 @@ import difflib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from vismech.errors import UserError
+
+if TYPE_CHECKING:
+    from vismech.network.pfv import Layout
 
 LOGITS, PIXELS = "logits", "pixels"
 
@@ -18,14 +23,29 @@ class Layers:
     Attributes:
         layers: module paths that can be cut, in the order in which their outputs are computed.
         calls: how often one pass calls each module.
+        prefixes: tokens before the patch tokens, of the layers where the graph tells how many these are.
+        prefix_tokens: how many the user says that there are, wherever a layer has tokens.
     """
 
     layers: list[str]
     calls: Mapping[str, int]
+    prefixes: Mapping[str, int] = MappingProxyType({})
+    prefix_tokens: int | None = None
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""
         raise NotImplementedError
+
+    def layout(self, layer: str) -> Layout:
+        """How a layer is read as PFVs.
+
+        Raises:
+            UserError: an unknown layer, or a shape that is no map and no grid of tokens.
+        """
+        from vismech.network.pfv import layout_of  # loads torch
+
+        asked = self.prefix_tokens
+        return layout_of(self.shape(layer), layer, self.prefixes.get(layer) if asked is None else asked)
 
     def resolve(self, patterns: Sequence[str]) -> list[str]:
         """Layer names for ``patterns``, names or shell patterns, each once; what a pattern fits is in network order.

@@ -40,6 +40,8 @@ class Outline(Layers):
         classes: class names by index.
         layers, calls, shapes: of the network.
         cuts: pairs of layers that can be cut between, as far as they were tried.
+        prefixes: of the network.
+        prefix_tokens: what the run's configuration says of them; it is not kept in the note.
     """
 
     identity: dict[str, Any]
@@ -48,6 +50,8 @@ class Outline(Layers):
     calls: Mapping[str, int]
     shapes: dict[str, tuple[int, ...]]
     cuts: set[tuple[str, str]] = field(default_factory=set)
+    prefixes: Mapping[str, int] = field(default_factory=dict)
+    prefix_tokens: int | None = None
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""
@@ -64,6 +68,7 @@ class Outline(Layers):
             "calls": dict(self.calls),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "cuts": sorted(map(list, self.cuts)),
+            "prefixes": dict(self.prefixes),
         }
         part = file.with_name(f"{file.name}.{os.getpid()}")
         try:
@@ -85,6 +90,7 @@ def read_outline(file: Path) -> Outline | None:
             {str(name): int(count) for name, count in found["calls"].items()},
             {str(name): tuple(map(int, shape)) for name, shape in found["shapes"].items()},
             {(lower, upper) for lower, upper in found["cuts"]},
+            {str(name): int(count) for name, count in found["prefixes"].items()},
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

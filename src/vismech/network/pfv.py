@@ -84,28 +84,43 @@ class Layout:
                 return vectors[:, 0]
 
 
-def layout_of(shape: tuple[int, ...], layer: str) -> Layout:
+MOST_PREFIX = 8
+
+
+def layout_of(shape: tuple[int, ...], layer: str, prefix: int | None = None) -> Layout:
     """The layout of a layer from the shape of one image's activation.
 
-    [C, h, w] and [h, w, C] are told apart by the two equal sides; [T, C] is a square grid of tokens after at most eight
-    prefix tokens.
+    [C, h, w] and [h, w, C] are told apart by the two equal sides; [T, C] is a square grid of tokens after ``prefix``
+    other ones (class token, registers, distillation token), or where that is not known after at most eight.
 
     Raises:
-        UserError: a shape that is none of these.
+        UserError: a shape that is none of these, or tokens that are no square grid after ``prefix`` others.
     """
     match shape:
         case (channels,):
             return Layout(Axes.vector, (1, 1), channels)
         case (tokens, channels):
-            side = math.isqrt(tokens)
-            if tokens - side * side <= 8:
-                return Layout(Axes.tokens, (side, side), channels, tokens - side * side)
+            return _tokens(tokens, channels, layer, prefix)
         case (first, second, third) if first == second != third:
             return Layout(Axes.channels_last, (first, second), third)
         case (channels, rows, columns):
             return Layout(Axes.channels_first, (rows, columns), channels)
     raise UserError(
         f"layer {layer!r} has activations of shape {shape}, not a map or a grid of tokens: choose another layer"
+    )
+
+
+def _tokens(tokens: int, channels: int, layer: str, prefix: int | None) -> Layout:
+    if tokens == 1:  # a class token that has left its patches behind
+        return Layout(Axes.tokens, (1, 1), channels)
+    before = tokens - math.isqrt(tokens) ** 2 if prefix is None else prefix
+    side = math.isqrt(max(tokens - before, 0))
+    if side and side * side + before == tokens and (prefix is not None or before <= MOST_PREFIX):
+        return Layout(Axes.tokens, (side, side), channels, before)
+    first = f" after {prefix} others" if prefix is not None else ""
+    raise UserError(
+        f"layer {layer!r} has {tokens} tokens, which are no square grid{first}: say how many stand before the patch "
+        "tokens with extract.prefix_tokens=N, or choose another layer"
     )
 
 

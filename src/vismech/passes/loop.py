@@ -70,6 +70,7 @@ class ImageLoop:
         keep_freed_memory()
         set_rounding(runtime.tf32, runtime.tf32)
         self.resources = resources_of(self.site.model, runtime.channels_last)
+        self.resources.network.prefix_tokens = self.site.prefix_tokens
 
     def on_predict_start(self) -> None:
         """Whatever is opened once per process, when the network is on its device."""

@@ -16,8 +16,10 @@ class Site(NamedTuple):
         model: the network, opened in each process.
         runtime: devices, processes and batches.
         unreadable: whether an image that cannot be read ends the pass.
+        prefix_tokens: tokens before the patch tokens, where the user says so; it is in the keys of what is extracted.
     """
 
     model: ModelConfig
     runtime: RuntimeConfig
     unreadable: Unreadable
+    prefix_tokens: int | None = None

@@ -36,9 +36,9 @@ def rule(*names: str, rules: dict[str, Rule] = RULES) -> Callable[[Rule], Rule]:
     return register
 
 
-def arguments(node: fx.Node) -> Arguments:
-    """The arguments of an ATen call by name, defaults filled in."""
-    schema = getattr(node.target, "_schema", None)
+def arguments(node: fx.Node, schema: Any = None) -> Arguments:
+    """The arguments of an ATen call by name, defaults filled in; of another call by the ``schema`` given."""
+    schema = getattr(node.target, "_schema", None) if schema is None else schema
     if schema is None:
         return {}
     return {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vismech.errors import UserError
 from vismech.network.cut import Network
-from vismech.network.pfv import Layout, layout_of
+from vismech.network.pfv import Layout
 
 _CHUNK = 8  # images in one backward pass
 
@@ -58,7 +58,7 @@ def attribution_maps(
         raise UserError(f"attribution maps are made for one image at a time, not {len(image)}: give image[None]")
     if steps < 1:
         raise UserError(f"{steps} steps are too few: give at least 1")
-    layout = layout_of(network.shape(layer), layer)
+    layout = network.layout(layer)
     chosen = torch.as_tensor(positions, dtype=torch.long, device=image.device)
     for position in chosen.tolist():
         if not 0 <= position < layout.positions:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vismech.errors import UserError
 from vismech.network.cut import Network
-from vismech.network.pfv import layout_of
 from vismech.receptive_field import AttributionMethod, SharingRatios
 from vismech.receptive_field.gradient import finite, midpoints, pixel_gradient
 
@@ -53,7 +52,7 @@ def attributed_maps(
     Raises:
         UserError: an unknown layer, codes of another shape than the layer's positions.
     """
-    layout = layout_of(network.shape(layer), layer)
+    layout = network.layout(layer)
     if tuple(codes.shape) != (len(images), *layout.grid):
         raise UserError(f"the codes have shape {tuple(codes.shape)}: give {(len(images), *layout.grid)}")
     nodes = midpoints(steps) if AttributionMethod(method) is AttributionMethod.integrated_gradients else [1.0]

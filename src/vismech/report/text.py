@@ -99,6 +99,28 @@ TRACED = {
         "around it; the whole image beside them is lit where the concept’s code, carried down in the same way, is "
         "largest.",
     ),
+    Patches.attnlrp: Traced(
+        "by AttnLRP",
+        "bright where they came from: the tokens of the first block, by AttnLRP",
+        "A patch is bright where that feature vector came from: its relevance by AttnLRP, carried down to the tokens "
+        "that the first block with attention reads and spread over their squares, and dimmed around it; the whole "
+        "image beside them is lit where the concept’s code, carried down in the same way, is largest.",
+    ),
+    Patches.ig: Traced(
+        "by integrated gradients of tokens",
+        "bright where they came from: the tokens of the first block, by integrated gradients from the mean token",
+        "A patch is bright where that feature vector came from: integrated gradients of its length, on the path from "
+        "the mean token to the tokens that the first block with attention reads, spread over their squares, and dimmed "
+        "around it; the whole image beside them is lit where the concept’s code, carried down in the same way, is "
+        "largest.",
+    ),
+    Patches.rollout: Traced(
+        "by attention rollout",
+        "bright where they came from: the tokens of the first block, by attention rollout",
+        "A patch is bright where attention brought that position’s content from (rollout: the same for every feature "
+        "vector of that position), and dimmed around it; the whole image beside them is lit where the concept’s code, "
+        "carried down in the same way, is largest.",
+    ),
     Patches.upsampling: Traced(
         "by plain upsampling",
         "as plain squares of their positions, which is not all that they saw",

@@ -9,6 +9,7 @@ from typing import Any
 
 from vismech.config.choices import DataSource, Images, Scope, Stage
 from vismech.config.schema import Config
+from vismech.errors import UserError
 from vismech.passes.site import Site
 from vismech.sources.data import ImageData
 from vismech.sources.labels import class_index
@@ -32,7 +33,12 @@ class Context(Work):
     @classmethod
     def of(cls, config: Config, data: ImageData, planned: Callable[[Config], tuple[Context, Plan]]) -> Context:
         """The run of ``config`` over the images that it names."""
-        site = Site(config.model, config.runtime, config.data.unreadable)
+        prefix = config.extract.prefix_tokens
+        if prefix is not None and prefix < 0:
+            raise UserError(
+                f"extract.prefix_tokens={prefix} must be 0 or more, or null for what the network's graph tells"
+            )
+        site = Site(config.model, config.runtime, config.data.unreadable, prefix)
         return cls(site, Store(config.store.root), data, config.data, config.evaluate.root, config, planned)
 
     @cached_property
@@ -45,6 +51,8 @@ class Context(Work):
         """The part of every key that names the model and the images."""
         data = self.data.fingerprint(self.config.data.fingerprint)
         found = {"model": self.outline.identity, "data": data, **self.precision}
+        if self.site.prefix_tokens is not None:
+            found["prefix_tokens"] = self.site.prefix_tokens
         if self.origin.source is DataSource.custom:
             found["opened"] = Own.of(self.origin.target, self.origin.options, "data.target").inputs()
         return found

@@ -312,7 +312,8 @@ def budget(config: Config) -> float | int | None:
     """How much a vector's code may hold, in the unit of its code: λ, L0 per channel, or concepts per image."""
     wanted = config.dictionary
     if wanted.code is Code.encoder:
-        topk = wanted.method is Method.sae and wanted.sae.activation in (SaeActivation.topk, SaeActivation.batchtopk)
+        limited = (SaeActivation.topk, SaeActivation.batchtopk, SaeActivation.matryoshka)
+        topk = wanted.method is Method.sae and wanted.sae.activation in limited
         return wanted.sae.l0_per_channel if topk else None
     name = AMOUNT[wanted.code]
     return getattr(wanted, name) if name else None

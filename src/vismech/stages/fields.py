@@ -1,7 +1,8 @@
 """Where concepts come from in pixels, kept in the store: the crops of their nearest vectors, and their localisation.
 
-Four ways (``describe.patches``): sharing ratios, gradient × input or integrated gradients of a vector's unit, and plain
-upsampling as the ablation. Sharing ratios have no rule for some layers; gradient × input stands in for them there.
+Ways (``describe.patches``): sharing ratios, gradient × input or integrated gradients of a vector's unit, fields over
+the tokens of the first block with attention, and plain upsampling as the ablation. Sharing ratios have no rule for some
+layers; gradient × input stands in for them there, or with ``auto`` the best field that has rules.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from vismech.passes.threads import one_thread
 from vismech.receptive_field import SharingRatios, attribution_maps, sharing_ratios
 from vismech.receptive_field.localization import attributed_maps, localization_maps, upsampled_maps
 from vismech.receptive_field.runner import runner_of
+from vismech.receptive_field.tokens import concept_fields, mean_tokens, pixel_maps, token_fields
 from vismech.report.crops import CONTEXT, SQUARE_CONTEXT, Crop, field_crop, map_light, position_crop
+from vismech.report.text import TRACED
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Plan
 from vismech.stages.describe import Description, Place
@@ -40,6 +43,9 @@ log = logging.getLogger(__name__)
 VERSION = 4
 # Images in one pass: not a setting, because their number shows in the last bits of the results.
 BATCH = 8
+BASELINE = 64
+"""Images that the mean token is of."""
+TOKENS = (Patches.ig, Patches.attnlrp, Patches.rollout)
 
 
 @dataclass(frozen=True)
@@ -92,21 +98,65 @@ class Pictures:
 
 
 def patches_for(work: Work, wanted: Patches, layers: Iterable[str]) -> Patches:
-    """How vectors of ``layers`` are traced to pixels: as ``wanted``, or by gradient × input where that cannot be."""
-    if wanted is not Patches.receptive_field:
+    """How vectors of ``layers`` are traced to pixels: as ``wanted``, or by what stands in where that cannot be.
+
+    Raises:
+        UserError: a field over tokens was asked for, and an operation has no rule.
+    """
+    layers = list(layers)
+    if wanted in TOKENS:
+        _try_tokens(work, wanted, layers)
+    if wanted not in (Patches.receptive_field, Patches.auto):
         return wanted
     try:
         plan = runner_of(work.network).plan
         for layer in layers:
             plan.map_of(layer)
     except UserError as error:
-        log.warning("the cards show gradient × input, not receptive fields: %s", error)
-        return Patches.gradient_x_input
-    return wanted
+        kind = Patches.gradient_x_input if wanted is Patches.receptive_field else _best_of_tokens(work, layers)
+        log.warning("the cards show %s, not receptive fields: %s", TRACED[kind].short.removeprefix("by "), error)
+        return kind
+    return Patches.receptive_field
 
 
-def concept_maps(network: Network, images: Tensor, layer: str, codes: Tensor, kind: Patches) -> Tensor:
-    """Localisation maps [B, H, W] of a concept with ``codes`` [B, h, w] in one of the four ways."""
+def _best_of_tokens(work: Work, layers: list[str]) -> Patches:
+    for kind in (Patches.attnlrp, Patches.ig):
+        try:
+            _try_tokens(work, kind, layers)
+        except UserError as error:
+            log.info("no field by %s: %s", kind.value, error)
+        else:
+            return kind
+    return Patches.gradient_x_input
+
+
+def _try_tokens(work: Work, kind: Patches, layers: list[str]) -> None:
+    """Make one field of each layer, of a blank image."""
+    network, blank = work.network, work.model.example
+    for layer in layers:
+        token_fields(network, blank, layer, [0], method=kind.value, steps=1)
+
+
+@torch.no_grad()
+def mean_token_of(work: Work, kind: Patches) -> Tensor | None:
+    """What ig of tokens starts from: the mean over the first images of the run; None of other ways."""
+    if kind is not Patches.ig:
+        return None
+    count = min(BASELINE, len(work.data))
+    images = [work.model.preprocess(work.data.load(place)) for place in range(count)]
+    return mean_tokens(work.network, torch.stack(images))
+
+
+def concept_maps(
+    network: Network, images: Tensor, layer: str, codes: Tensor, kind: Patches, baseline: Tensor | None = None
+) -> Tensor:
+    """Localisation maps [B, H, W] of a concept with ``codes`` [B, h, w] in one of the ways.
+
+    ``baseline`` is where ig of tokens starts (:func:`mean_token_of`).
+    """
+    if kind in TOKENS:
+        size = int(images.shape[2]), int(images.shape[3])
+        return pixel_maps(concept_fields(network, images, layer, codes, method=kind.value, baseline=baseline), size)
     if kind is Patches.upsampling:
         return upsampled_maps(codes, (int(images.shape[2]), int(images.shape[3])))
     if kind is Patches.receptive_field:
@@ -202,6 +252,7 @@ class _Tracer:
         self.dictionaries = {
             layer: dictionary_stage.read(work, plan.dictionaries[layer], how.coding) for layer in layers
         }
+        self.baseline = mean_token_of(work, kind)
         self.made = Fields({}, {})
 
     def trace(self, places: list[Place], tops: list[tuple[str, str, int]]) -> Fields:
@@ -241,6 +292,11 @@ class _Tracer:
             return
         if ratios is not None:
             fields = ratios.receptive_fields_of(wanted, index)
+        elif self.kind in TOKENS:
+            image, size = images[index : index + 1], (int(images.shape[2]), int(images.shape[3]))
+            fields = {
+                layer: pixel_maps(self._tokens(image, layer, positions), size) for layer, positions in wanted.items()
+            }
         else:
             image, method = images[index : index + 1], self.kind.value
             fields = {
@@ -252,11 +308,15 @@ class _Tracer:
             for position, map_ in zip(positions, fields[layer].numpy(), strict=True):
                 self.made.crops[Place(sample, layer, position)] = field_crop(map_, self.how.mass, context)
 
+    def _tokens(self, image: Tensor, layer: str, positions: list[int]) -> Tensor:
+        network, method = self.work.network, self.kind.value
+        return token_fields(network, image, layer, positions, method=method, baseline=self.baseline).maps
+
     def _lights(
         self, layer: str, concepts: Mapping[int, list[int]], images: Tensor, ratios: SharingRatios | None
     ) -> None:
         """Lights of concepts on the images by index."""
-        maps = lit_maps(self.work, self.dictionaries[layer], layer, concepts, images, ratios, self.kind)
+        maps = lit_maps(self.work, self.dictionaries[layer], layer, concepts, images, ratios, self.kind, self.baseline)
         for _, concept, found in maps:
             self.made.lights[layer, concept] = map_light(found)
 
@@ -269,6 +329,7 @@ def lit_maps(
     images: Tensor,
     ratios: SharingRatios | None,
     kind: Patches,
+    baseline: Tensor | None = None,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Where concepts of a layer are: (image's index, concept, map [H, W]); a sweep takes one concept of every image.
 
@@ -280,6 +341,7 @@ def lit_maps(
         images: as the network takes them [B, 3, H, W].
         ratios: of these images, where vectors are traced by them.
         kind: how vectors are traced.
+        baseline: where ig of tokens starts.
     """
     if not concepts:
         return
@@ -293,7 +355,7 @@ def lit_maps(
         for n in here:
             seeds[n] = codes[n][:, turn].view(layout.grid)
         if ratios is None:
-            maps = concept_maps(work.network, images[here], layer, seeds[here], kind)
+            maps = concept_maps(work.network, images[here], layer, seeds[here], kind, baseline)
         else:
             maps = localization_maps(ratios, layer, seeds)[here]
         for n, found in zip(here, maps.numpy(), strict=True):

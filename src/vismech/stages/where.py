@@ -18,7 +18,7 @@ from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import Explained, ExplainedSettings, spread
-from vismech.stages.fields import BATCH, Pictures, lit_maps, patches_for
+from vismech.stages.fields import BATCH, Pictures, lit_maps, mean_token_of, patches_for
 from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.settings import FLAT, Settings
@@ -113,6 +113,7 @@ def _lights(work: Work, spec: Spec[WhereSettings], samples: list[str], concepts:
         layer: dictionary_stage.read(work, spec.parents[f"dictionary {layer}"], spec.settings.coding)
         for layer in layers
     }
+    baseline = mean_token_of(work, kind)
     place = {concept: index for index, concept in enumerate(concepts)}
     pictures, found = Pictures(work), np.zeros((len(samples), len(concepts), CELLS, CELLS), dtype=np.uint8)
     starts = range(0, len(samples), BATCH)
@@ -121,7 +122,8 @@ def _lights(work: Work, spec: Spec[WhereSettings], samples: list[str], concepts:
         ratios = sharing_ratios(work.network, images, layers=list(layers)) if _by_ratios(kind, layers) else None
         for layer, own in layers.items():
             everywhere = dict.fromkeys(range(len(images)), own)
-            for index, concept, map_ in lit_maps(work, dictionaries[layer], layer, everywhere, images, ratios, kind):
+            maps = lit_maps(work, dictionaries[layer], layer, everywhere, images, ratios, kind, baseline)
+            for index, concept, map_ in maps:
                 light = map_light(map_, cells=CELLS)
                 found[first + index, place[layer, concept]] = np.rint(255 * _resized(light))
     return found

@@ -17,7 +17,7 @@ from vismech.errors import UserError
 from vismech.network.cut import Network
 from vismech.network.layers import LOGITS, PIXELS
 from vismech.network.outline import Outline, outline_file, read_outline
-from vismech.network.pfv import Layout, layout_of
+from vismech.network.pfv import Layout
 from vismech.passes.devices import first_device
 from vismech.passes.resources import model_of, resources_of
 from vismech.passes.site import Site
@@ -67,12 +67,16 @@ class Work:
     @cached_property
     def network(self) -> Network:
         """The model as named layers."""
-        return resources_of(self.site.model, self.site.runtime.channels_last).network
+        network = resources_of(self.site.model, self.site.runtime.channels_last).network
+        network.prefix_tokens = self.site.prefix_tokens
+        return network
 
     @cached_property
     def outline(self) -> Outline:
         """What planning asks of the model: from an earlier run's note, or from the model itself."""
-        return (self._outline_file and read_outline(self._outline_file)) or self._note()
+        outline = (self._outline_file and read_outline(self._outline_file)) or self._note()
+        outline.prefix_tokens = self.site.prefix_tokens
+        return outline
 
     @cached_property
     def _outline_file(self) -> Path | None:
@@ -83,7 +87,9 @@ class Work:
         names = [PIXELS, *network.layers, LOGITS]
         identity, classes = identity_of(self.model, network), self.model.classes
         shapes = {name: network.shape(name) for name in names}
-        return Outline(identity, classes, list(network.layers), dict(network.calls), shapes)
+        return Outline(
+            identity, classes, list(network.layers), dict(network.calls), shapes, prefixes=dict(network.prefixes)
+        )
 
     def check_cuts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Refuse pairs of layers that cannot be cut between, before anything is computed.
@@ -124,7 +130,7 @@ class Work:
 
     def layout(self, layer: str) -> Layout:
         """How a layer is read as PFVs."""
-        return layout_of(self.outline.shape(layer), layer)
+        return self.outline.layout(layer)
 
     @cached_property
     def names(self) -> str:

@@ -5,6 +5,7 @@ Legend: n vectors, k latents (concepts), c channels.
 Training is in `vismech.dictionaries.sae.training`; nothing here knows of steps or devices.
 """
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -62,6 +63,9 @@ class SparseAutoencoder(nn.Module):
 
     - `relu`: `max(·, 0)`, trained with an L1 penalty;
     - `topk`: the l0 largest of each vector, and of these the positive (Gao et al. 2024);
+    - `matryoshka`: as topk, trained so that the first k/16, k/8, k/4 and k/2 latents rebuild the vector, too, each
+      without the rest (Bussmann et al. 2025, arXiv 2503.17547; the mean over the nests, their sizes and topk in the
+      place of batchtopk are ours): general concepts come first, special ones later;
     - `batchtopk`: the n·l0 largest of each batch; a global threshold afterwards (Bussmann et al. 2024);
     - `jumprelu`: those above a learnt threshold of each latent, trained with an L0 penalty (Rajamanoharan et al. 2024).
 
@@ -97,7 +101,7 @@ class SparseAutoencoder(nn.Module):
             case SaeActivation.jumprelu:
                 assert self.log_threshold is not None
                 return _Jump.apply(latents, self.log_threshold.exp())  # pyright: ignore[reportReturnType]
-            case SaeActivation.topk:
+            case SaeActivation.topk | SaeActivation.matryoshka:
                 least = largest(latents.detach(), self.l0)
             case SaeActivation.batchtopk:
                 least = largest(latents.detach().view(1, -1), self.l0 * len(latents))
@@ -110,6 +114,16 @@ class SparseAutoencoder(nn.Module):
         if self.log_threshold is None:
             return None
         return _Step.apply(latents, self.log_threshold.exp()).sum(1).mean()  # pyright: ignore
+
+    def unexplained(self, centred: Float[Tensor, "n c"], codes: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+        """Mean of `‖x − x̃‖²`; of matryoshka the mean over its nests, too."""
+        if self.activation is not SaeActivation.matryoshka:
+            return (centred - codes @ self.decoder).square().sum(1).mean()
+        residual, total, edges = centred, centred.new_zeros(()), nests(len(self.decoder))
+        for start, stop in itertools.pairwise([0, *edges]):
+            residual = residual - codes[:, start:stop] @ self.decoder[start:stop]
+            total = total + residual.square().sum(1).mean()
+        return total / len(edges)
 
     @torch.no_grad()
     def constrain_gradient(self) -> None:
@@ -152,6 +166,11 @@ class SparseAutoencoder(nn.Module):
         return least.mean() if len(least) else self.bias.new_zeros(())
 
 
+def nests(k: int) -> list[int]:
+    """How many of k latents each nest of a matryoshka holds, the smallest first."""
+    return sorted({max(1, k // part) for part in (16, 8, 4, 2, 1)})
+
+
 def initial_directions(vectors: Float[Tensor, "n c"], k: int, generator: torch.Generator) -> Float[Tensor, "k c"]:
     """Unit vectors drawn from the data, all different: sooner good than random directions."""
     drawn = F.normalize(vectors[torch.randperm(len(vectors), generator=generator)[:k]], dim=1)
@@ -174,7 +193,7 @@ def encode_sae(
     match SaeActivation(info["activation"]):
         case SaeActivation.relu:
             return latents.relu()
-        case SaeActivation.topk:
+        case SaeActivation.topk | SaeActivation.matryoshka:
             kept = latents.topk(info["l0"])
             return torch.zeros_like(latents).scatter_(-1, kept.indices, kept.values.relu())
         case _:

@@ -161,7 +161,7 @@ class SaeTraining(nn.Module):
         centred = self.model.centre(batch)
         latents = self.model.latents(centred)
         codes = self.model.activate(latents)
-        loss = (centred - codes @ self.model.decoder).square().sum(1).mean()
+        loss = self.model.unexplained(centred, codes)
         penalty = self.model.penalty(latents, codes)
         if penalty is not None:
             loss = loss + self.plan.sparsity * self.plan.rise(self.done) * penalty
@@ -266,7 +266,7 @@ def fit_sae(
             batches = Batches(training.vectors, plan, 0, THRESHOLD_BATCHES)
             encoder["threshold"] = scale * model.global_threshold(batches)[None]
     info: dict[str, Any] = {"activation": chosen.value, "revived": training.revived}
-    if chosen in (SaeActivation.topk, SaeActivation.batchtopk):
+    if chosen in (SaeActivation.topk, SaeActivation.batchtopk, SaeActivation.matryoshka):
         info["l0"] = l0
     encoder = {name: array.cpu() for name, array in encoder.items()}
     shift = None if model.pre_bias is None else scale * model.pre_bias.cpu()
