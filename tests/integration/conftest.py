@@ -210,7 +210,13 @@ def tiny_arguments(pictures: Path, store: Path) -> list[str]:
         *("model.resize=32", "data=imagefolder", "data.labels=rank", f"data.root={pictures}"),
         "extract.layers=[layer*]",
         *("extract=uniform", "extract.per_image=6", "dictionary.k=12", "describe.nearest=4", "describe.cards=1"),
-        *("attribute.steps=8", "graph=dataset", "graph.images_per_class=12", "graph.important=3"),
+        *(
+            "attribute.steps=8",
+            "attribute.along=reconstruction",
+            "graph=dataset",
+            "graph.images_per_class=12",
+            "graph.important=3",
+        ),
         *("evaluate.images=10", "runtime=cpu", "runtime.batch_size=4", "runtime.path_batch_size=16"),
         *("logger=none", "report.figure=false", f"store.root={store}"),
     ]

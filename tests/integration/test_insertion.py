@@ -199,7 +199,8 @@ def test_a_ranked_mean_is_a_concept_like_any_other(finished, pictures, tmp_path)
 def test_a_complete_orthonormal_dictionary_ends_at_the_clean_network(pictures, tmp_path):
     config = config_of(pictures, tmp_path)
     config.dictionary.method, config.dictionary.code = Method.channels, Code.encoder
-    config.dictionary.center, config.dictionary.k, config.extract.positions = False, None, Positions.uniform
+    config.dictionary.center, config.dictionary.k, config.dictionary.k_per_channel = False, None, 1
+    config.extract.positions = Positions.uniform
     config.evaluate.kinds, config.evaluate.images = [Evaluation.insertion], 6
     run(config, tmp_path / "run")
     found = artifact(config, "insertion")

@@ -97,8 +97,10 @@ class Pictures:
         return self._work.model.preprocess.geometry(self._work.data.load(self._work.data.place[sample]))
 
 
-def patches_for(work: Work, wanted: Patches, layers: Iterable[str]) -> Patches:
+def patches_for(work: Work, wanted: Patches, layers: Iterable[str], tell: bool = True) -> Patches:
     """How vectors of ``layers`` are traced to pixels: as ``wanted``, or by what stands in where that cannot be.
+
+    ``tell`` says so in the log.
 
     Raises:
         UserError: a field over tokens was asked for, and an operation has no rule.
@@ -114,7 +116,8 @@ def patches_for(work: Work, wanted: Patches, layers: Iterable[str]) -> Patches:
             plan.map_of(layer)
     except UserError as error:
         kind = Patches.gradient_x_input if wanted is Patches.receptive_field else _best_of_tokens(work, layers)
-        log.warning("the cards show %s, not receptive fields: %s", TRACED[kind].short.removeprefix("by "), error)
+        said = logging.WARNING if tell else logging.DEBUG
+        log.log(said, "the cards show %s, not receptive fields: %s", TRACED[kind].short.removeprefix("by "), error)
         return kind
     return Patches.receptive_field
 

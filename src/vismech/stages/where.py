@@ -108,7 +108,7 @@ def _lights(work: Work, spec: Spec[WhereSettings], samples: list[str], concepts:
     layers: dict[str, list[int]] = {}
     for layer, concept in concepts:
         layers.setdefault(layer, []).append(concept)
-    kind = patches_for(work, spec.settings.patches, layers)
+    kind = patches_for(work, spec.settings.patches, layers, tell=False)
     dictionaries = {
         layer: dictionary_stage.read(work, spec.parents[f"dictionary {layer}"], spec.settings.coding)
         for layer in layers
