@@ -40,6 +40,7 @@ class Outline(Layers):
         classes: class names by index.
         layers, calls, shapes: of the network.
         cuts: pairs of layers that can be cut between, as far as they were tried.
+        counts: what a row costs between two layers (``vismech.costs.counts``), as far as that was counted.
     """
 
     identity: dict[str, Any]
@@ -48,6 +49,7 @@ class Outline(Layers):
     calls: Mapping[str, int]
     shapes: dict[str, tuple[int, ...]]
     cuts: set[tuple[str, str]] = field(default_factory=set)
+    counts: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""
@@ -64,6 +66,7 @@ class Outline(Layers):
             "calls": dict(self.calls),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "cuts": sorted(map(list, self.cuts)),
+            "counts": [[*pair, *numbers] for pair, numbers in sorted(self.counts.items())],
         }
         part = file.with_name(f"{file.name}.{os.getpid()}")
         try:
@@ -85,6 +88,7 @@ def read_outline(file: Path) -> Outline | None:
             {str(name): int(count) for name, count in found["calls"].items()},
             {str(name): tuple(map(int, shape)) for name, shape in found["shapes"].items()},
             {(lower, upper) for lower, upper in found["cuts"]},
+            {(lower, upper): tuple(map(float, numbers)) for lower, upper, *numbers in found["counts"]},
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
