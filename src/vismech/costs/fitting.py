@@ -34,8 +34,8 @@ def fitting(method: Method, n: int, k: int, c: int, options: Mapping[str, Any]) 
         case Method.bisecting:
             # On every level of the tree each vector is compared with two means.
             levels = max(1, ceil(log2(k))) if k > 1 else 0
-            sorting = Amount(4.0 * TWO_MEANS * n * c * levels, traffic=12.0 * n * c * (levels + 4))
-            return {Kind.bisecting: sorting, Kind.splits: Amount(max(0.0, k - 1.0))}
+            means = Amount(4.0 * TWO_MEANS * n * c * levels)
+            return {Kind.bisecting: means, Kind.splits: Amount(max(0.0, k - 1.0))}
         case Method.kmeans:
             return {Kind.kmeans: Amount(2.0 * min(iterations or KMEANS, KMEANS) * n * k * c)}
         case Method.nmf | Method.semi_nmf:

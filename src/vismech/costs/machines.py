@@ -123,7 +123,7 @@ def machine_of(root: Path, device: str = "cpu") -> Machine:
     try:
         found = json.loads((root / FILE).read_bytes())[here(device)]
         rates = {kind: float(found["rates"][kind.value]) for kind in Kind}
-        machine = Machine(rates, *(float(found[name]) for name in ("bandwidth", "launch", "store")))
+        machine = Machine(rates, float(found["bandwidth"]), float(found["launch"]), float(found["store"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return DEFAULTS
     return machine if min(*rates.values(), machine.bandwidth, machine.launch, machine.store) > 0 else DEFAULTS

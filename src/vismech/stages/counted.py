@@ -22,6 +22,9 @@ from vismech.store.settings import used
 BYTES = 4
 PHOTOGRAPH = 500 * 375
 """Pixels of an image file before it is resized, as those of ImageNet have them."""
+RATIOS, SWEEP = 25, 6
+"""Passes forward that take as long as an image's sharing ratios, and as following one vector or concept through them,
+as measured on ResNets."""
 SMALL = (DataSource.cifar10, DataSource.custom)
 """Sources whose images are no larger than the model's input."""
 
@@ -57,6 +60,17 @@ def passing(work: Work, lower: str, upper: str, rows: float, calls: float = 0, b
 def activations(work: Work, layer: str, images: int) -> Cost:
     """A forward pass over images as far as a layer."""
     return passing(work, PIXELS, layer, images)
+
+
+def traced_to_pixels(work: Work, images: int, sweeps: int) -> Cost:
+    """Sharing ratios of so many images, and what so many vectors or concepts come from in one of them."""
+    rows = float(images * RATIOS + sweeps * SWEEP)
+    return reading(work, images) + passing(work, PIXELS, LOGITS, rows, rows / images if images else 0)
+
+
+def pictured(pixels: float) -> Cost:
+    """Pixels that are drawn and encoded."""
+    return Cost(work={Kind.picture: Amount(pixels)}, written=pixels)
 
 
 def coded(work: Work, layer: str, dictionary: Spec[Any], how: Any, images: float) -> Cost:

@@ -102,9 +102,8 @@ def cost(work: Work, specs: Mapping[str, Spec[EffectSettings]]) -> dict[str, Cos
         targets = edited if wanted.upper != LOGITS else 1
         rows, calls = float(images * (edited + 1)), images * (edited + 1) / work.site.runtime.path_batch_size
         own = coded(work, wanted.lower, dictionary, traced.settings.coding, images + min(images, CHECKED) * edited)
-        own += passing(work, wanted.lower, wanted.upper, rows, calls) + passing(
-            work, wanted.lower, LOGITS, images, 0, 1
-        )
+        own += passing(work, wanted.lower, LOGITS, images, 0, 1)
+        own += passing(work, wanted.lower, wanted.upper, rows, calls)
         if wanted.upper != LOGITS:
             own += passing(work, wanted.upper, LOGITS, rows, calls)
             own += passing(work, wanted.lower, wanted.upper, images, 0, targets)

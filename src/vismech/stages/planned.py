@@ -69,10 +69,11 @@ def prices(ctx: Context, plan: Plan, missing: Iterable[str]) -> Prices:
         for unit in specs:
             cost = costs.get(unit)
             here = None if cost is None else machine.seconds(cost, processes)
-            there = (
-                None if cost is None or gpu is None else gpu.seconds(cost, machine, processes, ctx.site.runtime.tf32)
-            )
-            rows.append(Priced(job.stage.value, unit, cost, here, there))
+            there = None
+            if cost is not None and gpu is not None:
+                there = gpu.seconds(cost, machine, processes, ctx.site.runtime.tf32)
+            measure = getattr(specs[unit].settings, "measure", None)
+            rows.append(Priced(job.stage.value, f"{measure.value} {unit}" if measure else unit, cost, here, there))
     check_room([row.cost for row in rows if row.cost], ctx.store.root, gpu.memory if gpu else None)
     return Prices(rows, machine)
 
