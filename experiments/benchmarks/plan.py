@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--images", type=int, default=20, help="images that are measured")
+    parser.add_argument("--images", type=int, default=40, help="images that are measured")
     parser.add_argument("more", nargs="*", help="further overrides")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
