@@ -22,7 +22,7 @@ from vismech.store.settings import used
 BYTES = 4
 PHOTOGRAPH = 500 * 375
 """Pixels of an image file before it is resized, as those of ImageNet have them."""
-RATIOS, SWEEP = 25, 6
+RATIOS, SWEEP = 8, 2
 """Passes forward that take as long as an image's sharing ratios, and as following one vector or concept through them,
 as measured on ResNets."""
 SMALL = (DataSource.cifar10, DataSource.custom)

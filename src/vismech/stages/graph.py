@@ -25,7 +25,7 @@ from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.settings import Settings, used
 
 VERSION = 3
-RESAMPLED = 10_000
+RESAMPLED = 3_000
 """Operations for a parent's means and intervals, about; for the cost alone."""
 
 

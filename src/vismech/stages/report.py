@@ -35,7 +35,7 @@ from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
 from vismech.store.settings import UNUSED, Settings, used
 
-DRAWN, THUMB = 4_000_000, 64 * 64
+DRAWN, THUMB = 20_000_000, 64 * 64
 """Pixels of the figure and of a patch on the page, about; for the cost alone."""
 VERSION = 3
 PHOTOGRAPH_SIDE = 160
