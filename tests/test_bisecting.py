@@ -1,5 +1,6 @@
 """Bisecting spherical k-means: clusters against scikit-learn's, the tree against its definition, invariances."""
 
+import hashlib
 from contextlib import contextmanager
 
 import faiss
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import BisectingKMeans
 
-from vismech.dictionaries.bisecting import bisecting_kmeans
+from vismech.dictionaries.bisecting import ROUNDING, bisecting_kmeans
+from vismech.dictionaries.canonical import canonical
+from vismech.dictionaries.kmeans import TwoMeans, cluster
 from vismech.errors import UserError
 
 
@@ -237,3 +240,113 @@ def test_raw_vectors_of_one_direction_and_two_lengths_are_two_clusters():
         bisecting_kmeans(vectors, 2, seed=0)
     with pytest.raises(UserError, match="3 concepts were asked of 2 distinct values"):
         bisecting_kmeans(vectors, 3, seed=0, unit=False)
+
+
+# As it was before it was made fast
+
+
+def slow_canonical(vectors):
+    """Slow twin of `canonical`: rows as unit vectors, and their order by Python's comparison of their bytes."""
+    norms = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+    kept = norms.nonzero()[:, 0]
+    data = (vectors[kept] / norms[kept, None]).float() + 0.0
+    as_bytes = [row.numpy().tobytes() for row in data]
+    order = sorted(range(len(data)), key=lambda row: as_bytes[row])
+    return data[order], kept[order], len({*as_bytes})
+
+
+def slow_tree(vectors, k, seed):
+    """Slow twin of `bisecting_kmeans`: one `cluster` after another, objects and masks made anew for each node."""
+    data, rows, _ = slow_canonical(vectors)
+    rounding = ROUNDING * data.square().sum().item() / len(data)
+    nodes = []
+
+    def add(members, seed, parent, depth):
+        inside = data[members]
+        mean = inside.mean(0)
+        sse = (inside - mean).square().sum().item()
+        sse = sse if sse > rounding * len(members) else 0.0
+        nodes.append({"members": members, "seed": seed, "parent": parent, "depth": depth, "mean": mean, "sse": sse})
+        nodes[-1] |= {"left": -1, "right": -1, "size": len(members)}
+        return len(nodes) - 1
+
+    add(torch.arange(len(data)), hashlib.blake2b(str(seed).encode(), digest_size=8).digest(), -1, 0)
+    while len(nodes) < 2 * k - 1:
+        leaves = [place for place, node in enumerate(nodes) if node["left"] < 0 and node["sse"] > 0]
+        if not leaves:
+            break
+        index = min(leaves, key=lambda place: (-nodes[place]["sse"], place))
+        node = nodes[index]
+        number = 1 + int.from_bytes(node["seed"], "big") % (2**31 - 1)
+        inside = data[node["members"]]
+        first = cluster(inside, 2, number, spherical=True, iterations=10).labels == 0
+        if not 0 < int(first.sum()) < len(inside):
+            deviations = inside.double() - inside.double().mean(0)
+            farthest = deviations[deviations.square().sum(1).argmax()]
+            first = deviations @ farthest > 0.5 * (farthest @ farthest)
+        for side, mask, letter in (("left", first, b"L"), ("right", ~first, b"R")):
+            seed_of = hashlib.blake2b(node["seed"] + letter, digest_size=8).digest()
+            node[side] = add(node["members"][mask], seed_of, index, node["depth"] + 1)
+    labels, stack, leaf = torch.full((len(vectors),), -1), [0], 0
+    while stack:
+        node = nodes[stack.pop()]
+        if node["left"] >= 0:
+            stack += [node["right"], node["left"]]
+        else:
+            labels[rows[node["members"]]] = leaf
+            leaf += 1
+    centroid = torch.nn.functional.normalize(torch.stack([node["mean"] for node in nodes]).double(), eps=1e-300).float()
+    return nodes, labels, centroid
+
+
+@pytest.mark.parametrize("kind", ["clusters", "noise", "doubled", "few values", "odd channels", "zeros"])
+def test_the_tree_is_byte_for_byte_that_of_the_slow_twin(kind) -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = {
+        "clusters": lambda: relu_vectors(400, 48, 0),
+        "noise": lambda: torch.randn(300, 40, generator=generator).relu_(),
+        "doubled": lambda: relu_vectors(150, 32, 1)[torch.randint(150, (400,), generator=generator)],
+        "few values": lambda: (torch.randn(400, 6, generator=generator) > 0).float(),
+        "odd channels": lambda: relu_vectors(300, 7, 2),
+        "zeros": lambda: torch.cat([torch.zeros(20, 36), relu_vectors(200, 36, 4), -torch.zeros(5, 36)]),
+    }[kind]()
+    k = min(150, slow_canonical(vectors)[2])
+    found = bisecting_kmeans(vectors, k, seed=11)
+    nodes, labels, centroid = slow_tree(vectors, k, 11)
+    for name in ("parent", "left", "right", "depth", "size", "sse"):
+        assert [node[name] for node in nodes] == getattr(found.tree, name).tolist(), name
+    assert torch.equal(found.labels, labels)
+    assert found.tree.centroid.tobytes() == centroid.numpy().tobytes()
+    leaves = np.flatnonzero(found.tree.atom >= 0)
+    assert torch.equal(found.atoms[found.tree.atom[leaves]], centroid[leaves])
+
+
+@given(st.integers(0, 2**31), st.integers(0, 60), st.integers(1, 40), st.sampled_from([1, 2, 3, 1000]))
+@settings(max_examples=60, deadline=None)
+def test_rows_are_ordered_by_their_bytes(seed, n, c, values) -> None:
+    """With few values many rows begin alike, and some are the same throughout."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randint(-1, values, (n, c), generator=generator).float() * 0.25
+    found = canonical(vectors, "test")
+    data, rows, distinct = slow_canonical(vectors)
+    assert found.vectors.numpy().tobytes() == data.numpy().tobytes()
+    assert torch.equal(found.rows, rows) and found.distinct == distinct
+
+
+def test_vectors_are_left_as_they_are() -> None:
+    for kind in (torch.float32, torch.float64):
+        vectors = relu_vectors(40, 8, 0).to(kind)
+        before = vectors.clone()
+        bisecting_kmeans(vectors, 5, seed=0)
+        assert torch.equal(vectors, before)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_two_means_again_and_again_are_those_of_new_objects(spherical) -> None:
+    """What is left in FAISS's objects from one node shows in no other."""
+    again = TwoMeans(200, 24, spherical=spherical, iterations=10)
+    for seed in range(30):
+        vectors = relu_vectors(2 + 7 * seed % 190, 24, seed)
+        vectors = unit(vectors).float() if spherical else vectors
+        once = cluster(vectors, 2, seed + 1, spherical=spherical, iterations=10).labels == 0
+        assert np.array_equal(again(vectors, seed + 1), once.numpy())

@@ -20,7 +20,7 @@ ROOT = Path(vismech.__file__).parent
 MATHS = ["network", "receptive_field", "dictionaries", "attribution", "intervene"]
 MATHS_OF_MEASURES = ("scores", "statistics", "unit_scores", "circuits", "networks", "models", "trial", "orders")
 FORBIDDEN = ("hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb", "vismech.stages", "vismech.passes.loop")
-COMMANDS = {f"vismech.commands.{name}" for name in ("main", "compare", "concept", "edit", "store")}
+COMMANDS = {f"vismech.commands.{name}" for name in ("main", "bench", "compare", "concept", "edit", "store")}
 MODULES = {
     ".".join(["vismech", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")

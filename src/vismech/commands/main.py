@@ -126,6 +126,11 @@ def _run(cfg: Any, folder: Path, sweep: bool) -> float:
     if config.plan:
         for row in result.plan:
             print(f"{'hit ' if row['hit'] else 'miss'}  {row['stage']:<10}  {row['unit']:<28}  {row['key']}")
+        from vismech.commands.plan_table import lines
+
+        assert result.prices is not None
+        for line in lines(result.prices, config.plan_device and config.plan_device.value):
+            print(line)
         hits = sum(row["hit"] for row in result.plan)
         print(f"{hits} hits, {len(result.plan) - hits} misses")
         return 0.0

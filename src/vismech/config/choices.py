@@ -16,6 +16,18 @@ class ModelSource(StrEnum):
     custom = "custom"
 
 
+class Gpu(StrEnum):
+    """GPUs whose times a plan can tell."""
+
+    t4 = "t4"
+    v100 = "v100"
+    rtx4090 = "rtx4090"
+    l40s = "l40s"
+    a100 = "a100"
+    h100 = "h100"
+    h200 = "h200"
+
+
 class DataSource(StrEnum):
     """How what ``data.root`` names is laid out."""
 

@@ -16,6 +16,7 @@ from vismech.config.choices import (
     CircuitOrder,
     EditValue,
     Evaluation,
+    Gpu,
     Half,
     Images,
     LoggerKind,
@@ -304,7 +305,9 @@ class Config:
     seed: int = 0
     """Seed of every draw."""
     plan: bool = False
-    """Print hit or miss for every artifact and stop."""
+    """Print hit or miss for every artifact, and what the missing ones cost, and stop."""
+    plan_device: Gpu | None = None
+    """plan=true: also the time on this GPU, or on runtime.devices of them."""
     until: Stage | None = None
     """Stop after this stage; only what it needs is computed."""
     force: list[Stage] = field(default_factory=list)

@@ -2,9 +2,10 @@
 
 Legend: n vectors, c channels, k concepts, t nodes of the tree.
 
-The 2-means of each node is FAISS's (`kmeans.cluster`) on one thread; with two it is slower besides. On a CPU a loop of
-two matrix-vector products would be about twice as fast as FAISS, which is used because it also runs on GPUs and, as it
-is, beats scikit-learn (`experiments/benchmarks/bisecting.py`).
+The 2-means of each node is FAISS's on one thread; with two it is slower besides. FAISS is used because it also runs on
+GPUs and beats scikit-learn (`experiments/benchmarks/bisecting.py`). Most nodes hold a few vectors, where what surrounds
+FAISS costs more than its arithmetic: so its objects are made once, and masks are numpy's. Splitting nodes of one size
+together, from products of their vectors, took as long.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
-from vismech.dictionaries.kmeans import cluster, directions
+from vismech.dictionaries.kmeans import TwoMeans, cluster, directions
 from vismech.dictionaries.search import gpu_ordinal
 from vismech.errors import UserError
 from vismech.passes.threads import one_thread
@@ -31,6 +32,8 @@ from vismech.passes.threads import one_thread
 ROUNDING = 1e-13
 # Nodes of fewer vectors are split on the CPU, which is sooner done than the copy to a GPU.
 GPU_NODE_SIZE = 50_000
+# Means that are normalised at once.
+CHUNK = 2**10
 
 
 class Tree(NamedTuple):
@@ -70,28 +73,31 @@ class _Node:
     `rounding` is the mean squared distance from the mean below which the vectors count as equal.
     """
 
-    def __init__(self, vectors: Tensor, rows: Tensor, seed: bytes, parent: int, depth: int, rounding: float):
-        self.mean = vectors.mean(0)
-        # From the deviations, not as n − ‖sum‖²/n: the difference would drown a tight cluster in rounding.
-        self.sse = (vectors - self.mean).square_().sum().item()
+    def __init__(self, vectors: Tensor, rows: ndarray, seed: bytes, parent: int, depth: int, rounding: float):
+        if len(rows) == 1:
+            self.mean, self.sse = vectors[0], 0.0
+        else:
+            self.mean = vectors.mean(0)
+            # From the deviations, not as n − ‖sum‖²/n: the difference would drown a tight cluster in rounding.
+            self.sse = (vectors - self.mean).square_().sum().item()
         self.vectors, self.rows, self.seed, self.parent, self.depth = vectors, rows, seed, parent, depth
         self.size, self.left, self.right = len(rows), -1, -1
         self.rounding = rounding
         if self.sse <= rounding * self.size:
             self.sse = 0.0
 
-    def children(self, first: Tensor, index: int) -> "tuple[_Node, _Node]":
+    def children(self, first: ndarray, index: int) -> "tuple[_Node, _Node]":
         """Split by a mask; each child's seed is a hash of the parent's and its side, that is of (seed, path)."""
         left, right = (
             _Node(
-                self.vectors.index_select(0, chosen),
-                self.rows.index_select(0, chosen),
+                self.vectors.index_select(0, torch.from_numpy(chosen)),
+                self.rows[chosen],
                 hashlib.blake2b(self.seed + side, digest_size=8).digest(),
                 index,
                 self.depth + 1,
                 self.rounding,
             )
-            for chosen, side in ((first.nonzero()[:, 0], b"L"), ((~first).nonzero()[:, 0], b"R"))
+            for chosen, side in ((first.nonzero()[0], b"L"), ((~first).nonzero()[0], b"R"))
         )
         return left, right
 
@@ -124,9 +130,8 @@ def bisecting_kmeans(
     with one_thread():
         found = canonical(vectors, "bisecting", unit=unit)
         require_distinct("bisecting", k, found, len(vectors), "directions" if unit else "values")
-        split = partial(
-            _two_means, spherical=unit, iterations=iterations, restarts=restarts, ordinal=gpu_ordinal(device)
-        )
+        how = {"spherical": unit, "iterations": iterations, "restarts": restarts}
+        split = partial(_two_means, TwoMeans(len(found.vectors), vectors.shape[1], **how), gpu_ordinal(device), how)
         nodes, stopped = _grow(found.vectors, k, seed, min_size, split, on_split)
     return _collect(nodes, found.rows, len(vectors), stopped)
 
@@ -147,12 +152,12 @@ def fit_bisecting(
 
 
 def _grow(
-    vectors: Tensor, k: int, seed: int, min_size: int, split: Callable[[_Node], Tensor], on_split: Callable[[], None]
+    vectors: Tensor, k: int, seed: int, min_size: int, split: Callable[[_Node], ndarray], on_split: Callable[[], None]
 ) -> tuple[list[_Node], str]:
     """Return every node in order of creation and why splitting ended."""
     root_seed = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
     scale = vectors.square().sum().item() / len(vectors)
-    nodes = [_Node(vectors, torch.arange(len(vectors)), root_seed, -1, 0, ROUNDING * scale)]
+    nodes = [_Node(vectors, np.arange(len(vectors)), root_seed, -1, 0, ROUNDING * scale)]
     heap: list[tuple[float, int]] = []
 
     def offer(index: int) -> None:
@@ -176,21 +181,19 @@ def _grow(
     return nodes, "minimum size" if small else "zero SSE"
 
 
-def _two_means(node: _Node, *, spherical: bool, iterations: int, restarts: int, ordinal: int | None) -> Tensor:
+def _two_means(on_cpu: TwoMeans, ordinal: int | None, how: dict[str, Any], node: _Node) -> ndarray:
     """Return which vectors of a node fall to the first of two centroids; neither side is empty."""
     seed = 1 + int.from_bytes(node.seed, "big") % (2**31 - 1)
-    if node.size < GPU_NODE_SIZE:
-        ordinal = None
-    clusters = cluster(
-        node.vectors, 2, seed, spherical=spherical, iterations=iterations, restarts=restarts, ordinal=ordinal
-    )
-    first = clusters.labels == 0
-    if 0 < int(first.count_nonzero()) < node.size:
+    if ordinal is None or node.size < GPU_NODE_SIZE:
+        first = on_cpu(node.vectors, seed)
+    else:
+        first = (cluster(node.vectors, 2, seed, ordinal=ordinal, **how).labels == 0).numpy()
+    if 0 < np.count_nonzero(first) < node.size:
         return first
     # Float32 cosines cannot tell these vectors apart: split off those on the far side of the one farthest out.
     deviations = node.vectors.double() - node.vectors.double().mean(0)
     farthest = deviations[deviations.square().sum(1).argmax()]
-    return deviations @ farthest > 0.5 * (farthest @ farthest)
+    return (deviations @ farthest > 0.5 * (farthest @ farthest)).numpy()
 
 
 def _collect(nodes: list[_Node], rows: Tensor, n: int, stopped: str) -> BisectingResult:
@@ -203,12 +206,16 @@ def _collect(nodes: list[_Node], rows: Tensor, n: int, stopped: str) -> Bisectin
             stack += [node.right, node.left]
             continue
         atom[index] = len(order)
-        labels[rows[node.rows]] = len(order)
+        labels[rows[torch.from_numpy(node.rows)]] = len(order)
         order.append(index)
-    means = torch.stack([node.mean for node in nodes]).double()
-    centroid = torch.nn.functional.normalize(means, eps=1e-300)
-    centroid[order] = directions(means[order], "bisecting")
-    centroid = centroid.float()
+    leaves, centroid = torch.from_numpy(atom >= 0), torch.empty(len(nodes), len(nodes[0].mean))
+    for begin in range(0, len(nodes), CHUNK):
+        some = slice(begin, begin + CHUNK)
+        means = torch.stack([node.mean for node in nodes[some]]).double()
+        norms = torch.linalg.vector_norm(means, dim=1, keepdim=True)
+        if not bool((norms[leaves[some]] > 0).all()):
+            directions(means[leaves[some]], "bisecting")  # which refuses a mean that is zero
+        centroid[some] = means.div_(norms.clamp_(min=1e-300))
     integers = {name: np.array([getattr(node, name) for node in nodes]) for name in Tree._fields[:5]}
     tree = Tree(**integers, sse=np.array([node.sse for node in nodes]), atom=atom, centroid=centroid.numpy())
     sse = float(tree.sse[order].sum())

@@ -8,8 +8,10 @@ so that its sums round the same way everywhere.
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 from torch import Tensor
 
 from vismech.dictionaries.base import Fitted
@@ -45,15 +47,41 @@ def cluster(
     """
     faiss = require_faiss()
     data = vectors.numpy()
-    clustering = faiss.Clustering(data.shape[1], k)
+    clustering = _clustering(data.shape[1], k, len(data), spherical, iterations, restarts)
     clustering.seed = seed
-    clustering.niter, clustering.nredo = iterations, restarts
-    clustering.spherical, clustering.early_stop_threshold = spherical, EARLY_STOP
-    clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, len(data)
     index = exact_index(data.shape[1], ordinal, inner_product=spherical)
     clustering.train(data, index)
     labels = torch.from_numpy(index.search(data, 1)[1][:, 0])
     return Clusters(torch.from_numpy(faiss.vector_to_array(clustering.centroids).reshape(k, -1)), labels)
+
+
+class TwoMeans:
+    """As :func:`cluster` with k = 2 on the CPU, again and again for up to n vectors of c channels."""
+
+    def __init__(self, n: int, c: int, *, spherical: bool, iterations: int, restarts: int = 1) -> None:
+        self._faiss = require_faiss()
+        self._index = exact_index(c, inner_product=spherical)
+        self._clustering = _clustering(c, 2, n, spherical, iterations, restarts)
+        self._nearest, self._scores = np.empty(n, np.int64), np.empty(n, np.float32)
+
+    def __call__(self, vectors: Float[Tensor, "m c"], seed: int) -> Bool[ndarray, " m"]:
+        """Which vectors fall to the first centroid."""
+        clustering, pointer, count = self._clustering, self._faiss.swig_ptr, len(vectors)
+        clustering.seed = seed
+        clustering.centroids.resize(0)  # or they would be begun with
+        clustering.iteration_stats.clear()
+        data = vectors.contiguous().numpy()
+        clustering.train_c(count, pointer(data), self._index)
+        self._index.search_c(count, pointer(data), 1, pointer(self._scores), pointer(self._nearest))
+        return self._nearest[:count] == 0
+
+
+def _clustering(c: int, k: int, n: int, spherical: bool, iterations: int, restarts: int) -> Any:
+    clustering = require_faiss().Clustering(c, k)
+    clustering.niter, clustering.nredo = iterations, restarts
+    clustering.spherical, clustering.early_stop_threshold = spherical, EARLY_STOP
+    clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, n
+    return clustering
 
 
 def fit_kmeans(

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from vismech.config.choices import Half, Stage
+from vismech.costs.cost import Cost
 from vismech.errors import UserError
-from vismech.network.layers import LOGITS
+from vismech.network.layers import LOGITS, PIXELS
 from vismech.passes.extract import ExtractLoop, ExtractSettings
 from vismech.passes.start import run_loop
 from vismech.sources.data import half_of
 from vismech.stages import extract
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import passing, reading, written
 from vismech.stages.explained import spread
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Spec
@@ -78,6 +80,20 @@ def measured_indices(work: Work, wanted: MeasuredSettings, spec: Spec[Any]) -> l
     return spread(chosen, wanted.images)
 
 
+def measured_count(work: Work, wanted: MeasuredSettings) -> int:
+    """How many images an evaluation measures, at the most."""
+    count = len(work.measured) // (1 if used(wanted.half, Half.all) is Half.all else 2)
+    return count if wanted.images is None else min(count, wanted.images)
+
+
+def answers_cost(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> dict[str, Cost]:
+    """A pass through the whole network."""
+    images = len(work.measured)
+    passes = reading(work, images) + passing(work, PIXELS, LOGITS, images)
+    own = Cost(written=written({"logits": Column(work.outline.shape(LOGITS))}, images))
+    return dict.fromkeys(specs, passes + own)
+
+
 def answers_job(ctx: Context) -> Job:
     """The logits of every measured image.
 
@@ -87,7 +103,7 @@ def answers_job(ctx: Context) -> Job:
     ctx.measured_labels.require("evaluate.correct_only=true")
     settings = ExtractSettings({**ctx.source, **ctx.measured_source}, LOGITS)
     spec = Spec(Stage.extract.value, extract.VERSION, LOGITS, settings)
-    return Job(Stage.extract, {LOGITS: spec}, compute_answers)
+    return Job(Stage.extract, {LOGITS: spec}, compute_answers, answers_cost)
 
 
 def compute_answers(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> None:

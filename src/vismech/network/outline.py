@@ -42,6 +42,7 @@ class Outline(Layers):
         cuts: pairs of layers that can be cut between, as far as they were tried.
         prefixes: of the network.
         prefix_tokens: what the run's configuration says of them; it is not kept in the note.
+        counts: what a row costs between two layers (``vismech.costs.counts``), as far as that was counted.
     """
 
     identity: dict[str, Any]
@@ -52,6 +53,7 @@ class Outline(Layers):
     cuts: set[tuple[str, str]] = field(default_factory=set)
     prefixes: Mapping[str, int] = field(default_factory=dict)
     prefix_tokens: int | None = None
+    counts: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""
@@ -69,6 +71,7 @@ class Outline(Layers):
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "cuts": sorted(map(list, self.cuts)),
             "prefixes": dict(self.prefixes),
+            "counts": [[*pair, *numbers] for pair, numbers in sorted(self.counts.items())],
         }
         part = file.with_name(f"{file.name}.{os.getpid()}")
         try:
@@ -91,6 +94,7 @@ def read_outline(file: Path) -> Outline | None:
             {str(name): tuple(map(int, shape)) for name, shape in found["shapes"].items()},
             {(lower, upper) for lower, upper in found["cuts"]},
             {str(name): int(count) for name, count in found["prefixes"].items()},
+            counts={(lower, upper): tuple(map(float, numbers)) for lower, upper, *numbers in found["counts"]},
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -11,9 +11,12 @@ import numpy as np
 import pandas as pd
 
 from vismech.config.choices import Stage
+from vismech.costs.cost import Cost
+from vismech.network.layers import PIXELS
 from vismech.stages import graph as graph_stage
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import pictured, traced_to_pixels
 from vismech.stages.describe import Descriptions
 from vismech.stages.fields import VERSION as FIELDS_VERSION
 from vismech.stages.fields import FieldsSettings, compute_fields, fields_settings, read_fields
@@ -25,6 +28,8 @@ VERSION = 1
 CARDS = 50
 PNG_LEVEL = 3  # more than twice as fast as the usual 6, and 4 % larger
 TABLE = "concepts.csv"
+CARD = 1_000_000
+"""Pixels of a card, about."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,18 @@ def fields_job(ctx: Context, plan: Plan, graph: Spec | None) -> Job:
             with work.store.writer(spec) as folder:
                 compute_fields(work, spec.settings, plan, described, folder)
 
+    def cost(work: Work, specs: Mapping[str, Spec[FieldsSettings]]) -> dict[str, Cost]:
+        layers = len(plan.descriptions)
+        shown = layers * settings.cards + (0 if graph is None else layers * kept_most(graph))
+        vectors = shown * next(iter(plan.descriptions.values())).settings.nearest
+        images, side = min(len(work.data), vectors), work.outline.shape(PIXELS)[1]
+        drawn = Cost(images, written=4.0 * shown * side * side, most=True)
+        return dict.fromkeys(specs, traced_to_pixels(work, images, vectors + shown) + drawn)
+
     parents = {**_parents(plan), **({} if graph is None else {"graph": graph})}
-    return Job(Stage.cards, {"fields": Spec(Stage.cards.value, FIELDS_VERSION, "fields", settings, parents)}, compute)
+    return Job(
+        Stage.cards, {"fields": Spec(Stage.cards.value, FIELDS_VERSION, "fields", settings, parents)}, compute, cost
+    )
 
 
 def pictures_job(ctx: Context, plan: Plan, fields: Spec) -> Job:
@@ -74,8 +89,13 @@ def pictures_job(ctx: Context, plan: Plan, fields: Spec) -> Job:
             with work.store.writer(spec) as folder:
                 _write(gallery, shown, folder)
 
+    def cost(work: Work, specs: Mapping[str, Spec[PicturesSettings]]) -> dict[str, Cost]:
+        return dict.fromkeys(specs, pictured(float(CARD * len(plan.descriptions) * settings.cards)))
+
     parents = {**_parents(plan), "fields": fields}
-    return Job(Stage.cards, {"pictures": Spec(Stage.cards.value, VERSION, "pictures", settings, parents)}, compute)
+    return Job(
+        Stage.cards, {"pictures": Spec(Stage.cards.value, VERSION, "pictures", settings, parents)}, compute, cost
+    )
 
 
 def _parents(plan: Plan) -> dict[str, Spec]:
@@ -102,6 +122,13 @@ def important_concepts(work: Work, plan: Plan, cards: int) -> list[tuple[str, in
         order = np.argsort(-score, kind="stable")[:cards]
         chosen += [(layer, concept) for concept in order.tolist()]
     return chosen
+
+
+def kept_most(graph: Spec[Any]) -> int:
+    """Concepts that a graph keeps of a layer, at the most."""
+    kept = graph.settings.graph
+    groups = max(1, len(kept.classes))
+    return kept.important * groups + kept.shared * (groups > 1)
 
 
 def graph_concepts(work: Work, graph: Spec[Any]) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vismech.config.choices import DataSource, Images, Scope, Stage
 from vismech.config.schema import Config
+from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.passes.site import Site
 from vismech.sources.data import ImageData
@@ -92,11 +93,14 @@ class Job:
         stage: the stage.
         specs: unit → spec.
         compute: fills the store with the specs it is given, whose locks are held.
+        cost: what computing the specs that it is given takes, unit by unit; what they share is the first one's. None
+            where that is not told.
     """
 
     stage: Stage
     specs: Mapping[str, Spec[Any]]
     compute: Callable[[Work, Mapping[str, Spec[Any]]], None] = field(compare=False)
+    cost: Callable[[Work, Mapping[str, Spec[Any]]], Mapping[str, Cost]] | None = field(default=None, compare=False)
 
 
 @dataclass

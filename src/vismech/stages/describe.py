@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from vismech.config.choices import Stage
+from vismech.costs.cost import Amount, Cost, Kind
 from vismech.dictionaries import Dictionary
 from vismech.dictionaries.description import (
     Members,
@@ -24,6 +25,7 @@ from vismech.dictionaries.search import nearest
 from vismech.passes.progress import track
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job
+from vismech.stages.counted import concepts_of, vectors_of
 from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Spec
 from vismech.store.settings import Settings
@@ -79,7 +81,24 @@ def job(ctx: Context, layer: str, vectors: Spec, dictionary: Spec) -> Job:
     """One layer's descriptions."""
     settings = DescribeSettings(ctx.config.describe.nearest)
     spec = Spec(Stage.describe.value, VERSION, layer, settings, {"vectors": vectors, "dictionary": dictionary})
-    return Job(Stage.describe, {layer: spec}, compute)
+    return Job(Stage.describe, {layer: spec}, compute, cost)
+
+
+def cost(work: Work, specs: Mapping[str, Spec[DescribeSettings]]) -> dict[str, Cost]:
+    """Every vector against every concept twice: for its nearest vectors, and for its members."""
+    found = {}
+    for layer, spec in specs.items():
+        n, k = vectors_of(work, spec.parents["dictionary"]), concepts_of(work, layer, spec.parents["dictionary"])
+        c = work.layout(layer).channels
+        again = 2.0 * k * (spec.settings.nearest + 8) * c
+        found[layer] = Cost(
+            len(work.data),
+            n,
+            written=12.0 * k * spec.settings.nearest,
+            held=min(n, SHARD) * c * 28.0,
+            work={Kind.search: Amount(4.0 * n * k * c + again, traffic=40.0 * n * c)},
+        )
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[DescribeSettings]]) -> None:

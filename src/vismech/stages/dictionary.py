@@ -14,15 +14,19 @@ import torch
 
 from vismech.config.choices import Code, MeanRule, Method, SaeActivation, Stage
 from vismech.config.schema import Config
+from vismech.costs.coding import coding, pursuit
+from vismech.costs.cost import Amount, Cost, Kind
+from vismech.costs.fitting import fitting
 from vismech.dictionaries import Dictionary, build
 from vismech.dictionaries.coding import PURSUITS, TWO_STAGES, l0_of
-from vismech.dictionaries.count import PER_CHANNEL, Count, choose
+from vismech.dictionaries.count import CHOOSING, HELD_OUT, PER_CHANNEL, Count, choose, ladder
 from vismech.dictionaries.refinement import Refinement
 from vismech.dictionaries.saved import content_of, read_saved, saved_folder
 from vismech.errors import UserError
 from vismech.passes.progress import Meter
 from vismech.sources.own import Own
 from vismech.stages.context import Context, Job
+from vismech.stages.counted import concepts_of, vectors_of
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, plain
 from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings, used
@@ -157,7 +161,7 @@ def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
     wanted = ctx.config.dictionary
     if wanted.method is Method.saved:
         spec = Spec(Stage.dictionary.value, VERSION, layer, _saved(ctx, layer), {"vectors": vectors})
-        return Job(Stage.dictionary, {layer: spec}, compute)
+        return Job(Stage.dictionary, {layer: spec}, compute, cost)
     again = refinement(ctx, layer)
     settings = DictionarySettings(
         wanted.method,
@@ -170,7 +174,30 @@ def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
         counting(ctx.config),
     )
     spec = Spec(Stage.dictionary.value, VERSION, layer, settings, {"vectors": vectors})
-    return Job(Stage.dictionary, {layer: spec}, compute)
+    return Job(Stage.dictionary, {layer: spec}, compute, cost)
+
+
+def cost(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> dict[str, Cost]:
+    """The method on all vectors; before it, where k is chosen, on some for each number that is tried; refinement."""
+    found = {}
+    for layer, spec in specs.items():
+        wanted, c = spec.settings, work.layout(layer).channels
+        n, k = vectors_of(work, spec), concepts_of(work, layer, spec)
+        own = Cost(len(work.data), n, written=4.0 * 3 * k * c, held=20.0 * n * c, most=bool(wanted.counting))
+        if wanted.method is not Method.saved:
+            own += Cost(work=fitting(wanted.method, n, k, c, wanted.fit))
+        if wanted.counting:
+            how, positions = wanted.counting, work.layout(layer).positions
+            for tried in ladder(c, n, Count(how.unexplained, how.vectors_per_concept), 1, wanted.k):
+                own += Cost(work=fitting(wanted.method, min(n, CHOOSING), tried, c, wanted.fit))
+                l0 = l0_of(used(how.coding.l0_per_channel, 0.5), c)
+                own += Cost(work=coding(how.coding.code, HELD_OUT, tried, c, l0, HELD_OUT / positions))
+        if wanted.refinement:
+            again = wanted.refinement
+            codes = pursuit(float(again.rounds * n), k, c, again.l0, again.nonnegative)
+            own += Cost(work=codes) + Cost(work={Kind.products: Amount(launches=10.0 * k * again.rounds)})
+        found[layer] = own
+    return found
 
 
 def _saved(ctx: Context, layer: str) -> DictionarySettings:

@@ -13,6 +13,7 @@ import torch
 
 from vismech.attribution.aggregation import select_concepts
 from vismech.config.choices import EditValue, Output, PathWeight, ReadOut, Stage
+from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.intervene.agreement import agreements, contradicted, mean_effects
 from vismech.intervene.coded import Layer
@@ -23,9 +24,10 @@ from vismech.passes.start import run_loop
 from vismech.passes.trace import NOT_CHECKED, UpperConcepts
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.explained import Explained
 from vismech.stages.tables import TAIL, tidy
-from vismech.stages.trace import TraceSettings, importance, read_explained
+from vismech.stages.trace import TraceSettings, images_of, importance, read_explained
 from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
@@ -83,7 +85,31 @@ def job(ctx: Context, to_class: Mapping[str, Spec[Any]], pairs: Mapping[tuple[st
             parents["vectors"] = to_class[lower].parents["dictionary"].parents["vectors"]
         unit = f"{lower}->{upper}"
         specs[unit] = Spec(Stage.effects.value, VERSION, unit, settings, parents)
-    return Job(Stage.effects, specs, compute)
+    return Job(Stage.effects, specs, compute, cost)
+
+
+def cost(work: Work, specs: Mapping[str, Spec[EffectSettings]]) -> dict[str, Cost]:
+    """Codes, and for each edited concept a way to the next layer and from there to the class."""
+    found, first = {}, next(iter(specs.values())).parents["importance"]
+    images, _ = images_of(work, first.parents["logits"], first.settings.explained)
+    groups = max(1, len(first.settings.explained.classes))
+    shared = reading(work, images) + activations(work, [*specs.values()][-1].settings.lower, images)
+    for unit, spec in specs.items():
+        wanted, traced = spec.settings, spec.parents["importance"]
+        dictionary = traced.parents["dictionary"]
+        k = concepts_of(work, wanted.lower, dictionary)
+        edited = min(wanted.important * groups + wanted.shared * (groups > 1), k)
+        targets = edited if wanted.upper != LOGITS else 1
+        rows, calls = float(images * (edited + 1)), images * (edited + 1) / work.site.runtime.path_batch_size
+        own = coded(work, wanted.lower, dictionary, traced.settings.coding, images + min(images, CHECKED) * edited)
+        own += passing(work, wanted.lower, LOGITS, images, 0, 1)
+        own += passing(work, wanted.lower, wanted.upper, rows, calls)
+        if wanted.upper != LOGITS:
+            own += passing(work, wanted.upper, LOGITS, rows, calls)
+            own += passing(work, wanted.lower, wanted.upper, images, 0, targets)
+        own += Cost(images, written=written(effect_columns(targets, edited), images), most=True)
+        found[unit] = (shared if not found else Cost()) + own
+    return found
 
 
 def every_concept(ctx: Context, plan: Plan, edit: EditValue) -> dict[str, Spec[EffectSettings]]:

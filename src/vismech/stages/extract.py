@@ -9,16 +9,20 @@ from contextlib import ExitStack
 import numpy as np
 
 from vismech.config.choices import Positions, Stage
-from vismech.network.layers import LOGITS
-from vismech.passes.extract import ExtractLoop, ExtractSettings, extract_columns
+from vismech.costs.cost import Amount, Cost, Kind
+from vismech.network.layers import LOGITS, PIXELS
+from vismech.passes.extract import CONTRIBUTION, ExtractLoop, ExtractSettings, extract_columns
 from vismech.passes.start import run_loop
 from vismech.stages.context import Context, Job
+from vismech.stages.counted import counted, passing, reading, written
 from vismech.stages.work import Work, compact, some_kept, write_images
 from vismech.store.artifacts import Spec, write_json
 from vismech.store.rows import Column, Rows
 
 log = logging.getLogger(__name__)
 VERSION = 1
+RELEVANCE = 3
+"""Passes forward that relevance takes beside the gradient's, as measured."""
 
 
 def job(ctx: Context, logits: bool) -> Job:
@@ -28,7 +32,25 @@ def job(ctx: Context, logits: bool) -> Job:
     settings = [ExtractSettings(ctx.source, layer, extract.positions, **draw) for layer in ctx.layers]
     settings += [ExtractSettings(ctx.source, LOGITS)] if logits else []
     specs = {one.layer: Spec(Stage.extract.value, VERSION, one.layer, one) for one in settings}
-    return Job(Stage.extract, specs, compute)
+    return Job(Stage.extract, specs, compute, cost)
+
+
+def cost(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> dict[str, Cost]:
+    """One pass as far as the last layer that is asked for; positions by their relevance take one more way back."""
+    images, found = len(work.data), {}
+    order = [*work.outline.layers, LOGITS]
+    drawn = {spec.settings.positions for spec in specs.values()} & set(CONTRIBUTION)
+    deepest = LOGITS if drawn else max(specs, key=order.index)
+    shared = reading(work, images) + passing(work, PIXELS, deepest, images, backs=bool(drawn) + RELEVANCE * len(drawn))
+    shared += Cost(work={Kind.open: Amount(counted(work, PIXELS, LOGITS).launches)})
+    for name, spec in specs.items():
+        columns = {"logits": Column(work.outline.shape(LOGITS))}
+        if name != LOGITS:
+            columns = extract_columns(work.layout(name), spec.settings)
+        each = images * columns["positions"].shape[0] if name != LOGITS else 0
+        own = Cost(images, each, written=written(columns, images), exact=True)
+        found[name] = (shared if not found else Cost()) + own
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> None:

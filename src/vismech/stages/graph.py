@@ -13,16 +13,20 @@ from vismech.attribution.aggregation import group_means, select_concepts
 from vismech.attribution.graph import LayerConcepts, LayerEdges, build_graph, named
 from vismech.attribution.influence import Inflow
 from vismech.config.choices import Along, Images, Output, Scope, Stage
+from vismech.costs.cost import Amount, Cost, Kind
 from vismech.network.layers import LOGITS
 from vismech.stages.context import Context, Job
+from vismech.stages.counted import concepts_of
 from vismech.stages.effects import layer_effects, marked
 from vismech.stages.explained import Explained
-from vismech.stages.trace import TraceSettings, importance, read_explained
+from vismech.stages.trace import TraceSettings, images_of, importance, read_explained
 from vismech.stages.work import Work
 from vismech.store.artifacts import Artifact, Spec, write_json
-from vismech.store.settings import Settings
+from vismech.store.settings import Settings, used
 
 VERSION = 3
+RESAMPLED = 3_000
+"""Operations for a parent's means and intervals, about; for the cost alone."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,22 @@ def job(
     parents |= {f"{lower}->{upper}": spec for (lower, upper), spec in pairs.items()}
     parents |= {f"effects {unit}": spec for unit, spec in measured.items()}
     settings = GraphSettings(graph, tuple(ctx.layers))
-    return Job(Stage.graph, {"graph": Spec(Stage.graph.value, VERSION, "", settings, parents)}, compute)
+    return Job(Stage.graph, {"graph": Spec(Stage.graph.value, VERSION, "", settings, parents)}, compute, cost)
+
+
+def cost(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> dict[str, Cost]:
+    """The traces' edges, read and averaged."""
+    found = {}
+    for unit, spec in specs.items():
+        edges = 0.0
+        for traced in spec.parents.values():
+            if traced.stage == Stage.trace.value:
+                images, _ = images_of(work, spec.parents["logits"], traced.settings.explained)
+                targets = 1 if traced.settings.upper == LOGITS else used(traced.settings.important, 1)
+                k = concepts_of(work, traced.settings.lower, traced.parents["dictionary"])
+                edges += images * targets * float(k)
+        found[unit] = Cost(work={Kind.products: Amount(traffic=40.0 * edges, launches=RESAMPLED * len(spec.parents))})
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from vismech.attribution.automatic import TOO_MUCH
 from vismech.config.choices import Images, Output, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
+from vismech.costs.cost import Cost
 from vismech.measures.base import measure_of, measured_rows
 from vismech.report.patches import Patch, Presence, encode_png
 from vismech.sources.own import Own
@@ -22,8 +23,9 @@ from vismech.stages import graph as graph_stage
 from vismech.stages import tables
 from vismech.stages import trace as trace_stage
 from vismech.stages import where as where_stage
-from vismech.stages.cards import graph_concepts
+from vismech.stages.cards import graph_concepts, kept_most
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import pictured
 from vismech.stages.explained import Explained
 from vismech.stages.fields import Pictures, read_fields
 from vismech.stages.graph import KeptSettings
@@ -33,6 +35,8 @@ from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
 from vismech.store.settings import UNUSED, Settings, used
 
+DRAWN, THUMB = 20_000_000, 64 * 64
+"""Pixels of the figure and of a patch on the page, about; for the cost alone."""
 VERSION = 3
 PHOTOGRAPH_SIDE = 160
 PAGE, FIGURE = "report/index.html", "figures/graph"
@@ -72,10 +76,16 @@ def job(ctx: Context, plan: Plan, fields: Spec, where: Spec) -> Job:
             with work.store.writer(spec) as folder:
                 _write(work, spec.settings, plan, fields, where, folder)
 
+    def cost(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> dict[str, Cost]:
+        concepts = len(plan.descriptions) * kept_most(graph)
+        nearest = next(iter(plan.descriptions.values())).settings.nearest
+        return dict.fromkeys(specs, pictured(float(DRAWN + concepts * (nearest + 1) * THUMB)))
+
+    graph = plan.graph
     parents = {"graph": plan.graph, "logits": plan.logits, "fields": fields, "where": where}
     parents |= {f"vectors {layer}": one for layer, one in plan.vectors.items()}
     parents |= {f"{kind} {unit}": one for kind, of in plan.evaluations.items() for unit, one in of.items()}
-    return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", settings, parents)}, compute)
+    return Job(Stage.report, {"report": Spec(Stage.report.value, VERSION, "", settings, parents)}, compute, cost)
 
 
 def early_page(work: Work, plan: Plan, folder: Path) -> Path | None:

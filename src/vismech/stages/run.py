@@ -26,6 +26,7 @@ from vismech.stages import graph as graph_stage
 from vismech.stages.cards import TABLE
 from vismech.stages.context import Context, Plan
 from vismech.stages.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
+from vismech.stages.planned import Prices, prices
 from vismech.stages.report import early_page, unreadable_images
 from vismech.stages.trace import who_is_explained
 from vismech.store.artifacts import Spec, plain, write_json
@@ -46,12 +47,14 @@ class Result(NamedTuple):
         plan: rows of stage, unit, key and hit.
         metrics: flat numbers; empty when only planned.
         written: the page and the figures.
+        prices: what is missing costs, where that was all that was asked for.
     """
 
     folder: Path
     plan: list[dict[str, Any]]
     metrics: dict[str, Any]
     written: list[Path]
+    prices: Prices | None = None
 
 
 def run(config: Config, folder: Path) -> Result:
@@ -65,7 +68,8 @@ def run(config: Config, folder: Path) -> Result:
     plan = make_plan(ctx)
     rows = describe_plan(ctx, plan)
     if config.plan:
-        return Result(folder, rows, {}, [])
+        missing = [row["key"] for row in rows if not row["hit"]]
+        return Result(folder, rows, {}, [], prices(ctx, plan, missing))
     if not _only(config, Stage.extract):
         require_faiss()
     with writing(folder, "hydra.run.dir"), ctx.store.uses.recorded():

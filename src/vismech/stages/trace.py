@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from vismech.attribution.aggregation import group_means, select_concepts
-from vismech.config.choices import Baseline, Rule, Stage
+from vismech.attribution.automatic import PROBED
+from vismech.config.choices import Baseline, Rule, Scope, Stage
 from vismech.config.schema import Config
+from vismech.costs.cost import Amount, Cost, Kind
 from vismech.errors import UserError
 from vismech.network.layers import LOGITS
 from vismech.passes.baselines import Start, draw_baselines
@@ -21,12 +23,13 @@ from vismech.passes.start import run_loop
 from vismech.passes.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import Explained, ExplainedSettings, explained
 from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
-from vismech.store.settings import FLAT, UNUSED, Settings
+from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 VERSION = 2
 
@@ -68,7 +71,49 @@ def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
     if ctx.config.attribute.baseline is Baseline.mean:
         parents["vectors"] = parents["dictionary"].parents["vectors"]
     spec = Spec(Stage.trace.value, VERSION, f"{settings.lower}->{settings.upper}", settings, parents)
-    return Job(Stage.trace, {spec.unit: spec}, compute)
+    return Job(Stage.trace, {spec.unit: spec}, compute, cost)
+
+
+def images_of(work: Work, logits: Spec[Any], wanted: ExplainedSettings) -> tuple[int, bool]:
+    """How many images are explained; the most that there may be, and True, before the predictions are known."""
+    if work.store.find(logits) is not None:
+        return len(read_explained(work, logits, wanted).rows), False
+    each, most = wanted.caps
+    classes = {Scope["image"]: 1, Scope["dataset"]: work.outputs, Scope["error"]: 1}
+    of_all = len(work.data) if wanted.scope is not Scope["image"] else 1
+    bounds = [of_all, *([] if each is None else [each * classes.get(wanted.scope, len(wanted.classes))])]
+    return min([*bounds, *([] if most is None else [most])]), True
+
+
+def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost]:
+    """Codes of the lower layer; at each point of the path one way forward, and one back for each target."""
+    found = {}
+    for unit, spec in specs.items():
+        settings = spec.settings
+        path, lower, upper = settings.path, settings.lower, settings.upper
+        images, most = images_of(work, spec.parents["logits"], settings.explained)
+        groups = max(1, len(settings.explained.classes)) if settings.explained.scope is not Scope["error"] else 1
+        targets = 1 if upper == LOGITS else settings.important * groups + used(settings.shared, 0) * (groups > 1)
+        starts = used(path.baselines, 1)
+        steps = used(path.max_steps, path.steps) if used(path.tolerance, None) else path.steps
+        points = steps * (images * starts + 2 * min(images, used(path.check_images, 0)))
+        points += PROBED * path.steps if path.rule is Rule.auto else 0
+        layout, k = work.layout(lower), concepts_of(work, lower, spec.parents["dictionary"])
+        gradient = points * targets * layout.positions * layout.channels
+        edges = 2.0 * images * k * targets * layout.positions * layout.channels
+        known = spec.parents["importance"].parents["dictionary"] if upper != LOGITS else None
+        found[unit] = (
+            reading(work, images)
+            + activations(work, lower, images)
+            + coded(work, lower, spec.parents["dictionary"], settings.coding, images)
+            + passing(work, lower, upper, points + 2 * images, points / work.site.runtime.path_batch_size, targets)
+            + Cost(
+                written=written(trace_columns(targets, k), images),
+                work={Kind.products: Amount(edges / 2, traffic=2.0 * 4 * gradient, launches=30.0 * images * targets)},
+                most=most or known is not None,
+            )
+        )
+    return found
 
 
 def _settings(ctx: Context, lower: str, upper: str, **kept: int) -> TraceSettings:

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vismech.config.choices import Patches, Stage
+from vismech.costs.cost import Cost
 from vismech.passes.progress import track
 from vismech.receptive_field import sharing_ratios
 from vismech.report.crops import map_light
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import graph as graph_stage
 from vismech.stages import trace as trace_stage
+from vismech.stages.cards import kept_most
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import traced_to_pixels
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import Explained, ExplainedSettings, spread
 from vismech.stages.fields import BATCH, Pictures, lit_maps, mean_token_of, patches_for
@@ -71,7 +74,15 @@ def job(ctx: Context, plan: Plan) -> Job:
     parents = {"graph": plan.graph, "logits": plan.logits}
     parents |= {f"dictionary {layer}": spec for layer, spec in plan.dictionaries.items()}
     spec = Spec(Stage.cards.value, VERSION, "where", settings, parents)
-    return Job(Stage.cards, {"where": spec}, compute)
+
+    def cost(work: Work, specs: Mapping[str, Spec[WhereSettings]]) -> dict[str, Cost]:
+        groups = max(1, len(settings.explained.classes))
+        photographs = min(PHOTOGRAPHS * groups, len(work.data))
+        concepts = len(plan.dictionaries) * kept_most(spec.parents["graph"])
+        swept = traced_to_pixels(work, photographs, photographs * concepts)
+        return dict.fromkeys(specs, swept + Cost(photographs, written=photographs * concepts * CELLS**2, most=True))
+
+    return Job(Stage.cards, {"where": spec}, compute, cost)
 
 
 def shown_rows(who: Explained, photographs: int) -> dict[str, list[int]]:

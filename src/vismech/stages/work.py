@@ -101,7 +101,12 @@ class Work:
         for lower, upper in new:
             self.network.segment(lower, upper)
         self.outline.cuts.update(new)
-        if self._outline_file is not None and (new or not self._outline_file.is_file()):
+        if new or self._outline_file is None or not self._outline_file.is_file():
+            self.keep_outline()
+
+    def keep_outline(self) -> None:
+        """Write what planning found out about the model, for the next run."""
+        if self._outline_file is not None:
             self.outline.write(self._outline_file)
 
     @property

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vismech.attribution.automatic import PROBED
 from vismech.config.choices import Baseline, Evaluation, Stage
+from vismech.costs import cost as costs
+from vismech.costs.cost import Amount, Cost
 from vismech.errors import UserError
 from vismech.measures.base import Kind
-from vismech.measures.images import measured_indices, measured_of, measured_parents
+from vismech.measures.images import measured_count, measured_indices, measured_of, measured_parents
 from vismech.measures.insertion.loop import (
+    ROW_MULTIPLE,
     InsertionLoop,
     InsertionSettings,
     Layer,
@@ -29,6 +33,7 @@ from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
@@ -99,7 +104,37 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, specs, compute)]
+    return [Job(Stage.evaluate, specs, compute, cost)]
+
+
+def cost(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> dict[str, Cost]:
+    """Of each layer its codes, edges of these and of every budget's, and a row for each count of each curve."""
+    wanted, found = next(iter(specs.values())).settings, {}
+    images, axis = measured_count(work, wanted.measured), len(count_axis(wanted.budgets))
+    shared, size = reading(work, images) + activations(work, LOGITS, images), work.site.runtime.path_batch_size
+    matched, whole = len(wanted.matched), len(whole_variants(wanted.residual))
+    random = images if wanted.random_images is None else min(images, wanted.random_images)
+    for layer, spec in specs.items():
+        dictionary, layout = spec.parents["dictionary"], work.layout(layer)
+        k = concepts_of(work, layer, dictionary)
+        points = float(images * (1 + matched) * wanted.path.steps + PROBED * wanted.path.steps)
+        curves = images * whole + random
+        reads = 2.0 * (curves * (GRID + axis - 4) + images * matched * (axis - 2))
+        reads += wanted.greedy_images * FIRST[-1] * k
+        ends = images * ROW_MULTIPLE * (1.0 + 1 + matched + 2 * whole)
+        # Each curve's partial sums, the points' gradients, and what is coded anew.
+        sums = 2.0 * reads * layout.positions * k + 2.0 * points * layout.positions * layout.channels
+        anew = 4.0 * images * layout.positions * layout.channels * sum(each.budget for each in wanted.matched)
+        own = coded(work, layer, dictionary, wanted.coding, images)
+        own += passing(work, layer, LOGITS, points, points / size, 1)
+        own += passing(work, layer, LOGITS, reads + ends, images * (2 * (1 + matched + whole) + curves / images))
+        own += Cost(
+            images,
+            written=written(insertion_columns(k, wanted.matched, wanted.residual), images),
+            work={costs.Kind.products: Amount(sums + anew, traffic=4 * sums, launches=150.0 * images * (1 + matched))},
+        )
+        found[layer] = (shared if not found else Cost()) + own
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> None:

@@ -14,10 +14,12 @@ import pandas as pd
 
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Baseline, Evaluation, MeanRule, Order, ReadOut, Stage
+from vismech.costs import cost as costs
+from vismech.costs.cost import Amount, Cost
 from vismech.errors import UserError
 from vismech.measures.base import Kind
-from vismech.measures.images import measured_indices, measured_of, measured_parents
-from vismech.measures.insertion.scores import random_control
+from vismech.measures.images import measured_count, measured_indices, measured_of, measured_parents
+from vismech.measures.insertion.scores import GRID, random_control
 from vismech.measures.interlayer.loop import (
     PATHS,
     InterlayerLoop,
@@ -26,7 +28,7 @@ from vismech.measures.interlayer.loop import (
     Pair,
     interlayer_columns,
 )
-from vismech.measures.interlayer.orders import READOUTS, Curves
+from vismech.measures.interlayer.orders import EARLY, READOUTS, Curves
 from vismech.measures.interlayer.scores import SCORES, Scored, scored
 from vismech.measures.units import count_row, interval_row
 from vismech.passes.nodes import tell_nodes
@@ -34,6 +36,7 @@ from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Spec
@@ -41,6 +44,8 @@ from vismech.store.rows import Rows
 
 log = logging.getLogger(__name__)
 VERSION = 2
+ACTIVE = 3
+"""A concept in so many is active somewhere in an image, as observed of the lasso; for the cost alone."""
 DICTIONARY = ["dictionary", "k", "code", "center", "mean_rule", "budget"]
 KEYS = ["lower", "upper", *DICTIONARY, "order", "score", "readout"]
 
@@ -86,7 +91,40 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         )
         parents = {side: plan.dictionaries[layer] for side, layer in pair._asdict().items()} | measured_parents(plan)
         specs[unit] = Spec(Stage.evaluate.value, VERSION, unit, settings, parents)
-    return [Job(Stage.evaluate, specs, compute)]
+    return [Job(Stage.evaluate, specs, compute, cost)]
+
+
+def cost(work: Work, specs: Mapping[str, Spec[InterlayerSettings]]) -> dict[str, Cost]:
+    """Of each pair both layers' codes, the edges' points, and a row for each step of every order and target."""
+    wanted, found, seen = next(iter(specs.values())).settings, {}, set()
+    images, size = measured_count(work, wanted.measured), work.site.runtime.path_batch_size
+    patching, orders = Order.activation_patching in wanted.orders, len(wanted.orders)
+    last = [*specs.values()][-1].settings.upper
+    shared = reading(work, images * (1 + patching)) + activations(work, last, images * (1 + patching))
+    each = {Order.leave_one_out, Order.activation_patching} & {*wanted.orders}
+    for unit, spec in specs.items():
+        lower, upper = spec.settings.lower, spec.settings.upper
+        own, layout = Cost(images), work.layout(lower)
+        for side, layer in (("lower", lower), ("upper", upper)):
+            times = (layer not in seen) + (patching and side == "lower")
+            own += coded(work, layer, spec.parents[side], wanted.coding, images * times)
+            seen.add(layer)
+        k = concepts_of(work, lower, spec.parents["lower"])
+        active = k / ACTIVE
+        points = images * (wanted.path.steps + (Order.u_x_gradient in wanted.orders))
+        steps = 2.0 * (GRID + len(EARLY) - 2) * orders * wanted.targets
+        rows = images * (steps + len(each) * active)
+        own += passing(work, lower, upper, points, points / size, wanted.targets)
+        own += passing(work, lower, upper, rows, rows / size)
+        gradients = float(points * wanted.targets * layout.positions * layout.channels)
+        sums = 2.0 * images * steps * layout.positions * active
+        own += Cost(
+            images,
+            written=written(interlayer_columns(wanted.targets, orders), images),
+            work={costs.Kind.products: Amount(sums, traffic=8 * gradients, launches=300.0 * images * orders)},
+        )
+        found[unit] = (shared if not found else Cost()) + own
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[InterlayerSettings]]) -> None:

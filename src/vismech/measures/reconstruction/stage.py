@@ -12,16 +12,19 @@ import pandas as pd
 import torch
 
 from vismech.config.choices import Evaluation, MeanRule, Stage
+from vismech.costs.cost import Cost
 from vismech.measures.base import Kind
-from vismech.measures.images import MeasuredSettings, measured_indices, measured_of, measured_parents
+from vismech.measures.images import MeasuredSettings, measured_count, measured_indices, measured_of, measured_parents
 from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
 from vismech.measures.reconstruction.loop import ReconstructLoop, reconstruct_columns
 from vismech.measures.reconstruction.scores import Moments, Reconstruction, loss_recovered
 from vismech.measures.statistics import bootstrap, wilson
+from vismech.network.layers import LOGITS
 from vismech.passes.start import run_loop
 from vismech.sources.labels import UNKNOWN
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, read_images
@@ -66,7 +69,22 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, specs, compute)] if specs else []
+    return [Job(Stage.evaluate, specs, compute, cost)] if specs else []
+
+
+def cost(work: Work, specs: Mapping[str, Spec[ReconstructionSettings]]) -> dict[str, Cost]:
+    """Of each layer codes of every position, and three ways from there to the class."""
+    wanted, found = next(iter(specs.values())).settings, {}
+    images = measured_count(work, wanted.measured)
+    shared = reading(work, images) + activations(work, list(specs)[-1], images)
+    for layer, spec in specs.items():
+        dictionary = spec.parents["dictionary"]
+        k = concepts_of(work, layer, dictionary)
+        own = coded(work, layer, dictionary, wanted.coding, images)
+        own += passing(work, layer, LOGITS, 3.0 * images)
+        own += Cost(images, written=written(reconstruct_columns(work.layout(layer).channels, k), images))
+        found[layer] = (shared if not found else Cost()) + own
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[ReconstructionSettings]]) -> None:

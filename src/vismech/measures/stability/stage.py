@@ -82,7 +82,12 @@ def _variant(ctx: Context, against: str) -> tuple[Context, Plan]:
 
 def _within(job: Job, variant: Context) -> Job:
     """A job of the variant, computed with the variant's images."""
-    return replace(job, compute=lambda _, specs: job.compute(variant, specs))
+    told = job.cost
+    return replace(
+        job,
+        compute=lambda _, specs: job.compute(variant, specs),
+        cost=None if told is None else lambda _, specs: told(variant, specs),
+    )
 
 
 def _spec(ctx: Context, plan: Plan, theirs: Plan, layer: str, upper: str, against: str) -> Spec[StabilitySettings]:

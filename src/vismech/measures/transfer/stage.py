@@ -11,16 +11,20 @@ import numpy as np
 import pandas as pd
 
 from vismech.config.choices import Evaluation, MeanRule, Stage
+from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.measures.base import Kind
-from vismech.measures.insertion.loop import InsertionSettings
+from vismech.measures.images import measured_count
+from vismech.measures.insertion.loop import ROW_MULTIPLE, InsertionSettings
 from vismech.measures.insertion.scores import FIRST, count_area, count_axis
 from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
 from vismech.measures.statistics import clustered_bootstrap
 from vismech.measures.transfer.loop import ORDERS, TransferLoop, transfer_columns
 from vismech.measures.transfer.scores import Halves, check_groups, fixed_orders, split
+from vismech.network.layers import LOGITS
 from vismech.passes.start import run_loop
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, passing, reading, written
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Artifact, Spec, write_json
@@ -58,7 +62,21 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"insertion": spec})
         for layer, spec in parents.items()
     }
-    return [Job(Stage.evaluate, specs, compute)]
+    return [Job(Stage.evaluate, specs, compute, cost)]
+
+
+def cost(work: Work, specs: Mapping[str, Spec[TransferSettings]]) -> dict[str, Cost]:
+    """Of each layer its codes, and a row for each count and order that is read."""
+    ranked_by, found = next(iter(specs.values())).parents["insertion"].settings, {}
+    images, axis = measured_count(work, ranked_by.measured), len(count_axis())
+    shared = reading(work, images) + activations(work, LOGITS, images)
+    for layer, spec in specs.items():
+        own = coded(work, layer, spec.parents["insertion"].parents["dictionary"], ranked_by.coding, images)
+        rows = images * (ROW_MULTIPLE + len(ORDERS) * 2.0 * (axis - 1))
+        own += passing(work, layer, LOGITS, rows, images * (1 + len(ORDERS)))
+        own += Cost(images, written=written(transfer_columns(), images), most=True)
+        found[layer] = (shared if not found else Cost()) + own
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[TransferSettings]]) -> None:

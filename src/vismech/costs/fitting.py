@@ -1,0 +1,50 @@
+"""What it costs to find concepts, method by method.
+
+Legend: n vectors, k concepts, c channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, log2
+from typing import Any
+
+from vismech.config.choices import Method
+from vismech.costs.cost import Amount, Kind
+
+TWO_MEANS = 11
+"""Rounds of a 2-means: its ten iterations, and the assignment that follows."""
+KMEANS = 30
+"""Iterations after which flat k-means has mostly settled."""
+MINIBATCH = 256
+
+
+def fitting(method: Method, n: int, k: int, c: int, options: Mapping[str, Any]) -> dict[Kind, Amount]:
+    """Work of a method.
+
+    Args:
+        method: which.
+        n: vectors.
+        k: concepts.
+        c: channels.
+        options: of the method, as its settings have them.
+    """
+    iterations = int(options.get("iterations", 0))
+    match method:
+        case Method.bisecting:
+            # On every level of the tree each vector is compared with two means.
+            levels = max(1, ceil(log2(k))) if k > 1 else 0
+            means = Amount(4.0 * TWO_MEANS * n * c * levels)
+            return {Kind.bisecting: means, Kind.splits: Amount(max(0.0, k - 1.0))}
+        case Method.kmeans:
+            return {Kind.kmeans: Amount(2.0 * min(iterations or KMEANS, KMEANS) * n * k * c)}
+        case Method.nmf | Method.semi_nmf:
+            return {Kind.products: Amount(4.0 * iterations * n * k * c, launches=10.0 * iterations * k)}
+        case Method.dictionary_learning:
+            return {Kind.lasso: Amount(250.0 * iterations * MINIBATCH * k * c, launches=10.0 * iterations * k)}
+        case Method.sae:
+            rows = float(options.get("steps", 0)) * float(options.get("batch_size", 0))
+            return {Kind.products: Amount(12.0 * rows * k * c, launches=60.0 * float(options.get("steps", 0)))}
+        case Method.pca:
+            return {Kind.products: Amount(doubles=2.0 * n * c * c)}
+    return {Kind.products: Amount(traffic=4.0 * n * c)}

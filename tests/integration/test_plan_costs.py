@@ -1,0 +1,144 @@
+"""What a plan declares beside what a run does: bytes, rows through the network, gradients."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from integration.conftest import tiny_config
+from integration.test_commands import command, tiny_arguments
+from vismech.attribution import gig
+from vismech.config.choices import Evaluation, Rule
+from vismech.stages.pipeline import describe_plan, make_plan, open_context
+from vismech.stages.planned import prices
+from vismech.stages.run import run
+
+KINDS = [Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer, Evaluation.interlayer]
+
+
+@pytest.fixture(scope="module")
+def planned_and_done(pictures, tmp_path_factory):
+    """Costs of a tiny run before it is run, and after it; gradients that its traces took; and its store."""
+    base = tmp_path_factory.mktemp("costs")
+    config = tiny_config(pictures, base / "store")
+    config.attribute.rule, config.graph.measured, config.evaluate.kinds = Rule.midpoint, True, KINDS
+    gradients: dict[str, int] = {"trace": 0}
+
+    def costs():
+        ctx = open_context(config)
+        plan = make_plan(ctx)
+        keys = [spec.key for spec in plan.specs()]
+        return prices(ctx, plan, keys), ctx, plan
+
+    before, _, _ = costs()
+    plain = gig.pieces
+
+    def counted(*arguments, **options):
+        for piece in plain(*arguments, **options):
+            gradients["trace"] += piece.values.numel()
+            yield piece
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gig, "pieces", counted)
+        config.until = "trace"
+        run(config, base / "traced")
+    config.until = None
+    run(config, base / "run")
+    after, ctx, plan = costs()
+    return before, after, ctx, plan, gradients["trace"]
+
+
+@pytest.mark.thorough
+def test_every_stage_of_a_run_tells_its_cost(planned_and_done) -> None:
+    before, after, *_ = planned_and_done
+    assert len(before.rows) == len(after.rows) > 20
+    assert all(row.cost is not None and row.seconds is not None for row in before.rows)
+    assert {row.unit.split()[0] for row in before.rows if row.stage == "evaluate"} == {kind.value for kind in KINDS}
+
+
+@pytest.mark.thorough
+def test_vectors_take_the_bytes_that_were_planned(planned_and_done) -> None:
+    before, _, ctx, plan, _ = planned_and_done
+    planned = {row.unit: row.cost.written for row in before.rows if row.stage == "extract"}
+    for unit, spec in [*plan.vectors.items(), ("logits", plan.logits)]:
+        arrays = [path for path in ctx.store.open(spec).folder.glob("*.npy")]
+        there = sum(path.stat().st_size - 128 for path in arrays)  # a header of 128 bytes each
+        marks = sum(path.stat().st_size - 128 for path in arrays if path.stem not in ("vectors", "positions", "logits"))
+        assert planned[unit] == there - marks > 0
+
+
+@pytest.mark.thorough
+def test_gradients_of_traces_are_those_that_were_planned(planned_and_done) -> None:
+    """With predictions known the plan is what was done, but for targets that images lack or that were shared."""
+    before, after, _, _, gradients = planned_and_done
+    told = {
+        name: sum(row.cost.backward for row in one.rows if row.stage == "trace")
+        for name, one in {"before": before, "after": after}.items()
+    }
+    assert gradients <= told["after"] <= told["before"]
+    assert told["after"] < 1.35 * gradients
+
+
+@pytest.mark.thorough
+def test_what_is_there_costs_nothing(planned_and_done) -> None:
+    _, _, ctx, plan, _ = planned_and_done
+    missing = [row["key"] for row in describe_plan(ctx, plan) if not row["hit"]]
+    assert missing == [] and prices(ctx, plan, missing).rows == []
+
+
+def test_the_command_prints_costs_and_the_network_is_counted_once(pictures, tmp_path) -> None:
+    arguments = [*tiny_arguments(pictures, tmp_path / "store"), "plan=true", "until=trace"]
+    told = command([*arguments, "plan_device=h100"], tmp_path / "here")
+    assert told.status == 0, told.err
+    lines = told.out.splitlines()
+    head = next(line for line in lines if line.startswith("stage"))
+    assert head.split()[-2:] == ["here", "h100"] and lines[-1].endswith("0 hits, 17 misses")
+    assert sum(line.startswith("trace") for line in lines) == 5
+    assert any("a slow core, by default; vismech-bench measures this machine" in line for line in lines)
+    without = command(arguments, tmp_path / "here")
+    assert "h100" not in without.out
+
+
+@pytest.mark.parametrize("value", ["h1000", "3", "[h100]"])
+def test_another_gpu_is_one_sentence(value, pictures, tmp_path) -> None:
+    done = command([*tiny_arguments(pictures, tmp_path / "store"), "plan=true", f"plan_device={value}"], tmp_path)
+    assert done.status == 1 and "plan_device" in done.sentence and "h100" in done.sentence
+
+
+def test_counts_are_kept_with_the_outline(tmp_path) -> None:
+    from vismech.network.outline import Outline, read_outline
+
+    outline = Outline({"a": 1}, {}, ["x"], {}, {"x": (3,)}, counts={("pixels", "x"): (1.0, 2.0)})
+    outline.write(tmp_path / "one.json")
+    assert read_outline(tmp_path / "one.json") == outline
+    content = json.loads((tmp_path / "one.json").read_text())
+    (tmp_path / "one.json").write_text(json.dumps({**content, "counts": [["pixels"]]}))
+    assert read_outline(tmp_path / "one.json") is None
+
+
+@pytest.mark.thorough
+def test_this_machine_is_measured(tmp_path, monkeypatch, capsys) -> None:
+    from vismech.commands import bench
+    from vismech.costs import measure
+    from vismech.costs.machines import machine_of
+
+    monkeypatch.setattr(measure, "LEAST", 0.0)  # once each
+    monkeypatch.setattr(measure.seconds, "__defaults__", (0.0,))
+    bench.main(["--root", str(tmp_path / "store")])
+    machine = machine_of(tmp_path / "store")
+    assert machine.measured and min(machine.rates.values()) > 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == str(tmp_path / "store/machines.json") and len(told) == len(machine.rates) + 4
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["machines.json"]
+
+
+def test_a_store_that_cannot_be_made_is_one_sentence(tmp_path, capsys) -> None:
+    from vismech.commands import bench
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--root", str(tmp_path / "file/store")])
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("vismech-bench: ") and "--root" in told and len(told.splitlines()) == 1
