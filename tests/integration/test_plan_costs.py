@@ -9,7 +9,7 @@ import pytest
 from integration.conftest import tiny_config
 from integration.test_commands import command, tiny_arguments
 from vismech.attribution import gig
-from vismech.config.choices import Evaluation, Rule
+from vismech.config.choices import Evaluation, Rule, Stage
 from vismech.stages.pipeline import describe_plan, make_plan, open_context
 from vismech.stages.planned import prices
 from vismech.stages.run import run
@@ -41,7 +41,7 @@ def planned_and_done(pictures, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gig, "pieces", counted)
-        config.until = "trace"
+        config.until = Stage.trace
         run(config, base / "traced")
     config.until = None
     run(config, base / "run")

@@ -107,7 +107,7 @@ def cost(work: Work, specs: Mapping[str, Spec[EffectSettings]]) -> dict[str, Cos
         if wanted.upper != LOGITS:
             own += passing(work, wanted.upper, LOGITS, rows, calls)
             own += passing(work, wanted.lower, wanted.upper, images, 0, targets)
-        own += Cost(images, written=written(effect_columns(targets, edited), images), most=True)
+        own += Cost(images, written=written(effect_columns(targets, edited), images), about=True)
         found[unit] = (shared if not found else Cost()) + own
     return found
 
