@@ -28,8 +28,8 @@ UNITS = dict.fromkeys(Kind, "FLOPs") | {
     Kind.splits: "splits",
     Kind.picture: "pixels",
 }
-LEAST = 0.25
-"""Seconds that each thing is repeated for; the median of its times counts."""
+LEAST, LONG = 0.25, 1.5
+"""Seconds that each thing is repeated for, and passes through a network; the median of its times counts."""
 
 
 def seconds(work: Callable[[], object], least: float = LEAST) -> float:
@@ -151,8 +151,8 @@ def _passes(bandwidth: float, launch: float) -> dict[Kind, float]:
             given = images.detach().requires_grad_()
             torch.autograd.grad(segment(given).sum(), given)
 
-    forward = seconds(ahead)
-    backward = seconds(both) - forward
+    forward = seconds(ahead, LONG)
+    backward = seconds(both, LONG) - forward
     found = {Kind.open: counts.launches / opened}
     for kind, amount, spent in ((Kind.forward, counts.forward, forward), (Kind.backward, counts.backward, backward)):
         whole = amount.times(rows, 1)

@@ -22,7 +22,7 @@ from vismech.store.settings import used
 BYTES = 4
 PHOTOGRAPH = 500 * 375
 """Pixels of an image file before it is resized, as those of ImageNet have them."""
-RATIOS, SWEEP = 8, 2
+RATIOS, SWEEP = 2.0, 1.2
 """Passes forward that take as long as an image's sharing ratios, and as following one vector or concept through them,
 as measured on ResNets."""
 SMALL = (DataSource.cifar10, DataSource.custom)
@@ -64,7 +64,7 @@ def activations(work: Work, layer: str, images: int) -> Cost:
 
 def traced_to_pixels(work: Work, images: int, sweeps: int) -> Cost:
     """Sharing ratios of so many images, and what so many vectors or concepts come from in one of them."""
-    rows = float(images * RATIOS + sweeps * SWEEP)
+    rows = images * RATIOS + sweeps * SWEEP
     return reading(work, images) + passing(work, PIXELS, LOGITS, rows, rows / images if images else 0)
 
 
