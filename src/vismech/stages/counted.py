@@ -22,6 +22,8 @@ from vismech.store.settings import used
 BYTES = 4
 PHOTOGRAPH = 500 * 375
 """Pixels of an image file before it is resized, as those of ImageNet have them."""
+FORWARD_HELD = 0.1
+"""Of the numbers that a pass computes, the most that are there at any time without a gradient to come."""
 RATIOS, SWEEP = 2.0, 1.2
 """Passes forward that take as long as an image's sharing ratios, and as following one vector or concept through them,
 as measured on ResNets."""
@@ -52,7 +54,9 @@ def passing(work: Work, lower: str, upper: str, rows: float, calls: float = 0, b
     """
     counts, calls = counted(work, lower, upper), calls or ceil(rows / work.site.runtime.batch_size)
     back = Amount(**{name: value * backs for name, value in vars(counts.backward).items()})
-    held = BYTES * counts.kept * min(rows, work.site.runtime.path_batch_size)
+    # Without a gradient to come, values are forgotten as soon as the next are there.
+    at_once = min(rows, rows / calls if calls else 0)
+    held = BYTES * counts.kept * at_once * (1 if backs else FORWARD_HELD)
     done = {Kind.forward: counts.forward.times(rows, calls), Kind.backward: back.times(rows, calls)}
     return Cost(forward=rows, backward=rows * backs, held=held, work=done)
 
