@@ -24,7 +24,7 @@ PHOTOGRAPH = 500 * 375
 """Pixels of an image file before it is resized, as those of ImageNet have them."""
 FORWARD_HELD = 0.1
 """Of the numbers that a pass computes, the most that are there at any time without a gradient to come."""
-RATIOS, SWEEP = 2.0, 1.2
+RATIOS, SWEEP = 6.0, 3.6
 """Passes forward that take as long as an image's sharing ratios, and as following one vector or concept through them,
 as measured on ResNets."""
 SMALL = (DataSource.cifar10, DataSource.custom)
