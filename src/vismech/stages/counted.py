@@ -40,11 +40,11 @@ def counted(work: Work, lower: str, upper: str) -> Counts:
     return Counts(*known[lower, upper])
 
 
-def reading(work: Work, images: int, *, opens: bool = True) -> Cost:
-    """A pass that reads so many images and begins, with the network opened where it is the first to need it."""
+def reading(work: Work, images: int) -> Cost:
+    """A pass that begins, and reads so many images."""
     crop = prod(work.outline.shape(PIXELS)[1:])
     pixels = 3 * crop + (crop if work.data.source in SMALL else PHOTOGRAPH)
-    return Cost(images, work={Kind.read: Amount(float(pixels * images)), Kind.start: Amount(1.0 if opens else 0.0)})
+    return Cost(images, work={Kind.read: Amount(float(pixels * images)), Kind.start: Amount(1.0)})
 
 
 def passing(work: Work, lower: str, upper: str, rows: float, calls: float = 0, backs: float = 0) -> Cost:
@@ -117,8 +117,3 @@ def vectors_of(work: Work, dictionary: Spec[Any]) -> int:
 def written(columns: Mapping[str, Column], rows: float) -> float:
     """Bytes of an artifact's arrays."""
     return rows * sum(np.dtype(column.dtype).itemsize * prod(column.shape) for column in columns.values())
-
-
-def end(upper: str) -> int:
-    """1 for the class, the only target there."""
-    return int(upper == LOGITS)
