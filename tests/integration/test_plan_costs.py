@@ -9,7 +9,7 @@ import pytest
 from integration.conftest import tiny_config
 from integration.test_commands import command, tiny_arguments
 from vismech.attribution import gig
-from vismech.config.choices import Evaluation, Rule
+from vismech.config.choices import Evaluation, Rule, Stage
 from vismech.stages.pipeline import describe_plan, make_plan, open_context
 from vismech.stages.planned import prices
 from vismech.stages.run import run
@@ -41,7 +41,7 @@ def planned_and_done(pictures, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gig, "pieces", counted)
-        config.until = "trace"
+        config.until = Stage.trace
         run(config, base / "traced")
     config.until = None
     run(config, base / "run")
@@ -123,8 +123,8 @@ def test_this_machine_is_measured(tmp_path, monkeypatch, capsys) -> None:
     from vismech.costs import measure
     from vismech.costs.machines import machine_of
 
-    monkeypatch.setattr(measure, "LEAST", 0.0)  # once each
-    monkeypatch.setattr(measure.seconds, "__defaults__", (0.0,))
+    monkeypatch.setattr(measure, "LONG", 0.0)
+    monkeypatch.setattr(measure.seconds, "__defaults__", (0.0,))  # once each
     bench.main(["--root", str(tmp_path / "store")])
     machine = machine_of(tmp_path / "store")
     assert machine.measured and min(machine.rates.values()) > 0

@@ -25,8 +25,8 @@ def lines(prices: Prices, gpu: str | None) -> Iterator[str]:
     untold = sorted({row.stage for row in prices.rows if row.cost is None})
     total = f"{span(prices.seconds)} here" + (f", {span(prices.gpu)} on {gpu}" if gpu else "")
     yield f"{total}{'' if not untold else ', without what is not told (-)'}"
-    if any(row.cost is not None and row.cost.most for row in prices.rows):
-        yield "≤: the most that may come, as what decides is not computed yet"
+    if any(row.cost is not None and row.cost.about for row in prices.rows):
+        yield "≈: images, targets or concepts are estimates, as what decides is not computed yet"
     if prices.machine.measured:
         yield "here: this machine as vismech-bench measured it, one thread for each process"
     else:
@@ -40,11 +40,11 @@ def _cells(row: Priced, gpu: bool) -> list[str]:
     cost = row.cost
     if cost is None:
         return [row.stage, row.unit, *("-" for _ in HEAD[2:]), *(["-"] if gpu else [])]
-    most = "≤ " if cost.most else ""
+    about = "≈ " if cost.about else ""
     counts = (cost.images, cost.vectors, cost.forward, cost.backward, cost.flops, cost.launches)
     cells = [row.stage, row.unit, *(number(each) for each in counts), size(int(cost.written)), size(int(cost.held))]
     times = [row.seconds, *([row.gpu] if gpu else [])]
-    return [*cells, *(most + span(each or 0.0) for each in times)]
+    return [*cells, *(about + span(each or 0.0) for each in times)]
 
 
 def number(value: float) -> str:

@@ -75,7 +75,7 @@ class Cost:
         exact: whether ``written`` is no more than what is certain to be written.
         held: bytes in memory at the peak, beside the program itself.
         work: kind → amount.
-        most: whether numbers are the most that may come, as what decides is not computed yet.
+        about: whether numbers are estimates, as what decides is not computed yet.
     """
 
     images: int = 0
@@ -86,7 +86,7 @@ class Cost:
     exact: bool = False
     held: float = 0.0
     work: Mapping[Kind, Amount] = field(default_factory=dict)
-    most: bool = False
+    about: bool = False
 
     def __add__(self, other: Cost) -> Cost:
         """Both, one after the other and of the same images."""
@@ -100,7 +100,7 @@ class Cost:
             self.exact and other.exact,
             max(self.held, other.held),
             {kind: self.work.get(kind, Amount()) + other.work.get(kind, Amount()) for kind in kinds},
-            self.most or other.most,
+            self.about or other.about,
         )
 
     @property

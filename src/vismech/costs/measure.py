@@ -28,19 +28,21 @@ UNITS = dict.fromkeys(Kind, "FLOPs") | {
     Kind.splits: "splits",
     Kind.picture: "pixels",
 }
-LEAST = 0.25
-"""Seconds that each thing is repeated for; the median of its times counts."""
+LEAST, LONG = 0.25, 1.5
+"""Seconds that each thing is repeated for, and passes through a network."""
+QUIET = 0.2
+"""Of the times the quantile that counts: other programs take turns on most machines, and are no part of it."""
 
 
 def seconds(work: Callable[[], object], least: float = LEAST) -> float:
-    """Median seconds of one call, after one that warms up."""
+    """Seconds of one call on a machine with nothing else to do, after one that warms up."""
     work()
     times: list[float] = []
     while not times or (sum(times) < least and len(times) < 1000):
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)
-    return float(np.median(times))
+    return float(np.quantile(times, QUIET))
 
 
 def measure(store: Path) -> Machine:
@@ -151,8 +153,8 @@ def _passes(bandwidth: float, launch: float) -> dict[Kind, float]:
             given = images.detach().requires_grad_()
             torch.autograd.grad(segment(given).sum(), given)
 
-    forward = seconds(ahead)
-    backward = seconds(both) - forward
+    forward = seconds(ahead, LONG)
+    backward = seconds(both, LONG) - forward
     found = {Kind.open: counts.launches / opened}
     for kind, amount, spent in ((Kind.forward, counts.forward, forward), (Kind.backward, counts.backward, backward)):
         whole = amount.times(rows, 1)

@@ -64,10 +64,10 @@ def fields_job(ctx: Context, plan: Plan, graph: Spec | None) -> Job:
 
     def cost(work: Work, specs: Mapping[str, Spec[FieldsSettings]]) -> dict[str, Cost]:
         layers = len(plan.descriptions)
-        shown = layers * settings.cards + (0 if graph is None else layers * kept_most(graph))
+        shown = layers * max(settings.cards, 0 if graph is None else kept_most(graph))  # most are both
         vectors = shown * next(iter(plan.descriptions.values())).settings.nearest
         images, side = min(len(work.data), vectors), work.outline.shape(PIXELS)[1]
-        drawn = Cost(images, written=4.0 * shown * side * side, most=True)
+        drawn = Cost(images, written=4.0 * shown * side * side, about=True)
         return dict.fromkeys(specs, traced_to_pixels(work, images, vectors + shown) + drawn)
 
     parents = {**_parents(plan), **({} if graph is None else {"graph": graph})}

@@ -183,7 +183,7 @@ def cost(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> dict[str,
     for layer, spec in specs.items():
         wanted, c = spec.settings, work.layout(layer).channels
         n, k = vectors_of(work, spec), concepts_of(work, layer, spec)
-        own = Cost(len(work.data), n, written=4.0 * 3 * k * c, held=20.0 * n * c, most=bool(wanted.counting))
+        own = Cost(len(work.data), n, written=4.0 * 3 * k * c, held=20.0 * n * c, about=bool(wanted.counting))
         if wanted.method is not Method.saved:
             own += Cost(work=fitting(wanted.method, n, k, c, wanted.fit))
         if wanted.counting:

@@ -92,22 +92,22 @@ def cost(work: Work, specs: Mapping[str, Spec[EffectSettings]]) -> dict[str, Cos
     """Codes, and for each edited concept a way to the next layer and from there to the class."""
     found, first = {}, next(iter(specs.values())).parents["importance"]
     images, _ = images_of(work, first.parents["logits"], first.settings.explained)
-    groups = max(1, len(first.settings.explained.classes))
+    groups, size = max(1, len(first.settings.explained.classes)), work.site.runtime.path_batch_size
     shared = reading(work, images) + activations(work, [*specs.values()][-1].settings.lower, images)
     for unit, spec in specs.items():
         wanted, traced = spec.settings, spec.parents["importance"]
         dictionary = traced.parents["dictionary"]
-        k = concepts_of(work, wanted.lower, dictionary)
-        edited = min(wanted.important * groups + wanted.shared * (groups > 1), k)
+        kept = wanted.important * groups + wanted.shared * (groups > 1)
+        edited = min(kept, concepts_of(work, wanted.lower, dictionary))
         targets = edited if wanted.upper != LOGITS else 1
-        rows, calls = float(images * (edited + 1)), images * (edited + 1) / work.site.runtime.path_batch_size
+        rows = float(images * (edited + 1))
         own = coded(work, wanted.lower, dictionary, traced.settings.coding, images + min(images, CHECKED) * edited)
         own += passing(work, wanted.lower, LOGITS, images, 0, 1)
-        own += passing(work, wanted.lower, wanted.upper, rows, calls)
+        own += passing(work, wanted.lower, wanted.upper, rows, rows / size)
         if wanted.upper != LOGITS:
-            own += passing(work, wanted.upper, LOGITS, rows, calls)
+            own += passing(work, wanted.upper, LOGITS, rows, rows / size)
             own += passing(work, wanted.lower, wanted.upper, images, 0, targets)
-        own += Cost(images, written=written(effect_columns(targets, edited), images), most=True)
+        own += Cost(images, written=written(effect_columns(targets, edited), images), about=True)
         found[unit] = (shared if not found else Cost()) + own
     return found
 

@@ -21,6 +21,8 @@ from vismech.store.rows import Column, Rows
 
 log = logging.getLogger(__name__)
 VERSION = 1
+LOADED = 60
+"""Passes begun that take as long as loading their libraries, which the first of a run does."""
 RELEVANCE = 3
 """Passes forward that relevance takes beside the gradient's, as measured."""
 
@@ -42,7 +44,8 @@ def cost(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> dict[str, Co
     drawn = {spec.settings.positions for spec in specs.values()} & set(CONTRIBUTION)
     deepest = LOGITS if drawn else max(specs, key=order.index)
     shared = reading(work, images) + passing(work, PIXELS, deepest, images, backs=bool(drawn) + RELEVANCE * len(drawn))
-    shared += Cost(work={Kind.open: Amount(counted(work, PIXELS, LOGITS).launches)})
+    opened = {Kind.open: Amount(counted(work, PIXELS, LOGITS).launches), Kind.start: Amount(float(LOADED))}
+    shared += Cost(work=opened)
     for name, spec in specs.items():
         columns = {"logits": Column(work.outline.shape(LOGITS))}
         if name != LOGITS:

@@ -75,14 +75,21 @@ def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
 
 
 def images_of(work: Work, logits: Spec[Any], wanted: ExplainedSettings) -> tuple[int, bool]:
-    """How many images are explained; the most that there may be, and True, before the predictions are known."""
+    """How many images are explained; before the predictions are known about as many as are labelled so, and True."""
     if work.store.find(logits) is not None:
         return len(read_explained(work, logits, wanted).rows), False
     each, most = wanted.caps
-    classes = {Scope["image"]: 1, Scope["dataset"]: work.outputs, Scope["error"]: 1}
-    of_all = len(work.data) if wanted.scope is not Scope["image"] else 1
-    bounds = [of_all, *([] if each is None else [each * classes.get(wanted.scope, len(wanted.classes))])]
-    return min([*bounds, *([] if most is None else [most])]), True
+    if wanted.scope is Scope["image"]:
+        return 1, False
+    count = len(work.data)
+    if wanted.scope is Scope["dataset"]:
+        found = count if each is None else min(count, each * work.outputs)
+    else:
+        standing = work.class_labels.classes(np.array([sample.label for sample in work.data.samples]))
+        classes = wanted.classes[:1] if wanted.scope is Scope["error"] else wanted.classes
+        labelled = [int((standing == index).sum()) or -(-count // work.outputs) for index in classes]
+        found = sum(min(one, one if each is None else each) for one in labelled)
+    return max(1, found if most is None else min(found, most)), True
 
 
 def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost]:
@@ -91,7 +98,7 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
     for unit, spec in specs.items():
         settings = spec.settings
         path, lower, upper = settings.path, settings.lower, settings.upper
-        images, most = images_of(work, spec.parents["logits"], settings.explained)
+        images, about = images_of(work, spec.parents["logits"], settings.explained)
         groups = max(1, len(settings.explained.classes)) if settings.explained.scope is not Scope["error"] else 1
         targets = 1 if upper == LOGITS else settings.important * groups + used(settings.shared, 0) * (groups > 1)
         starts = used(path.baselines, 1)
@@ -101,7 +108,6 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
         layout, k = work.layout(lower), concepts_of(work, lower, spec.parents["dictionary"])
         gradient = points * targets * layout.positions * layout.channels
         edges = 2.0 * images * k * targets * layout.positions * layout.channels
-        known = spec.parents["importance"].parents["dictionary"] if upper != LOGITS else None
         found[unit] = (
             reading(work, images)
             + activations(work, lower, images)
@@ -110,7 +116,7 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
             + Cost(
                 written=written(trace_columns(targets, k), images),
                 work={Kind.products: Amount(edges / 2, traffic=2.0 * 4 * gradient, launches=30.0 * images * targets)},
-                most=most or known is not None,
+                about=about or upper != LOGITS,
             )
         )
     return found

@@ -80,7 +80,7 @@ def job(ctx: Context, plan: Plan) -> Job:
         photographs = min(PHOTOGRAPHS * groups, len(work.data))
         concepts = len(plan.dictionaries) * kept_most(spec.parents["graph"])
         swept = traced_to_pixels(work, photographs, photographs * concepts)
-        return dict.fromkeys(specs, swept + Cost(photographs, written=photographs * concepts * CELLS**2, most=True))
+        return dict.fromkeys(specs, swept + Cost(photographs, written=photographs * concepts * CELLS**2, about=True))
 
     return Job(Stage.cards, {"where": spec}, compute, cost)
 

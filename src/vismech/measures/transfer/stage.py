@@ -74,7 +74,7 @@ def cost(work: Work, specs: Mapping[str, Spec[TransferSettings]]) -> dict[str, C
         own = coded(work, layer, spec.parents["insertion"].parents["dictionary"], ranked_by.coding, images)
         rows = images * (ROW_MULTIPLE + len(ORDERS) * 2.0 * (axis - 1))
         own += passing(work, layer, LOGITS, rows, images * (1 + len(ORDERS)))
-        own += Cost(images, written=written(transfer_columns(), images), most=True)
+        own += Cost(images, written=written(transfer_columns(), images), about=True)
         found[layer] = (shared if not found else Cost()) + own
     return found
 
