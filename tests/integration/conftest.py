@@ -117,11 +117,21 @@ def _preloaded():
     return server
 
 
+def _begin() -> None:
+    """What a forked process does first."""
+    import torch
+
+    assert "integration.preload" in sys.modules  # or every process imports for seconds
+    # The first use of PyTorch's pool of threads after a fork replaces it; two threads at once there end the process
+    # ("Invalid thread pool!"), and autograd starts one with its first gradient.
+    torch.set_num_threads(1)
+
+
 def _child(config: Config, folder: Path, prepare: Callable[[], None] | None) -> None:
     from vismech.errors import UserError
     from vismech.stages.run import run
 
-    assert "integration.preload" in sys.modules  # or every process imports for seconds
+    _begin()
     if prepare is not None:
         prepare()
     try:
@@ -155,6 +165,7 @@ class FileLimit:
 def _command(arguments: Sequence[str], folder: Path, prepare: Callable[[], None] | None) -> None:
     from vismech.commands.main import main
 
+    _begin()
     os.chdir(folder)
     for number, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(folder.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

@@ -38,11 +38,11 @@ def on_the_device(monkeypatch) -> Iterator[dict[str, Counts]]:
     found: dict[str, Counts] = {}
     each = pipeline._run_job
 
-    def counted(ctx, job, events) -> None:
+    def counted(ctx, job, events, place) -> None:
         kinds = {str(spec.inputs.get("measure", "")) for spec in job.specs.values()}
         name = " ".join(["stage", job.stage.value, *sorted(kinds - {""})])
         before = counts.launches.copy(), counts.waits.copy()
-        each(ctx, job, events)
+        each(ctx, job, events, place)
         spent = found.setdefault(name, Counts())
         spent.launches += counts.launches - before[0]
         spent.waits += counts.waits - before[1]
