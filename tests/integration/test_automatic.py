@@ -16,6 +16,8 @@ from vismech.stages.pipeline import make_plan, open_context
 from vismech.stages.report import _incomplete
 from vismech.stages.run import run
 
+pytestmark = pytest.mark.thorough
+
 
 def config_of(pictures, folder, target="tiny:normed"):
     config = tiny_config(pictures, folder / "store")

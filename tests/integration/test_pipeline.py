@@ -376,6 +376,7 @@ def test_what_does_not_change_numbers_changes_no_key(change, first, tmp_path) ->
     assert _key(first[0], change, tmp_path) == _key(first[0], {}, tmp_path)
 
 
+@pytest.mark.thorough
 def test_refined_atoms_are_those_of_the_code_that_they_are_fitted_to(first, tmp_path) -> None:
     def key(code: Code, l0: float, refine: int) -> str:
         change = {"dictionary.code": code, "dictionary.l0_per_channel": l0, "dictionary.refine": refine}
@@ -398,6 +399,7 @@ def _key(config: Config, change: dict, folder: Path, stage: str = "graph") -> st
     return next(row["key"] for row in run(mine, folder / "plan").plan if row["stage"] == stage)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scope", [pytest.param("class", marks=pytest.mark.slow), "pair", "image"])
 def test_every_scope_gives_a_graph(scope, tiny, tmp_path) -> None:
     common = int(np.bincount(_predictions(tiny, tmp_path)).argmax())

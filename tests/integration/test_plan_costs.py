@@ -14,6 +14,8 @@ from vismech.stages.pipeline import describe_plan, make_plan, open_context
 from vismech.stages.planned import prices
 from vismech.stages.run import run
 
+pytestmark = pytest.mark.thorough
+
 KINDS = [Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer, Evaluation.interlayer]
 
 

@@ -24,6 +24,8 @@ from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.pipeline import make_plan, open_context
 from vismech.stages.run import run
 
+pytestmark = pytest.mark.thorough
+
 LAYERS = ["layer1", "layer2", "layer3"]
 
 
