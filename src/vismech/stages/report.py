@@ -310,10 +310,12 @@ def _notes(
         for group in groups:
             shown = photographs[group["key"]]
             if wrong := sum(bool(one.mistaken) for one in shown):
-                notes.append(
+                several = (
                     f"{wrong} of the {len(shown)} photographs shown of {group['name']} are errors of the network: they "
                     "are of other classes, and stand here because the network takes them for this one."
                 )
+                one = f"The photograph is an error of the network: another class, taken for {group['name']}."
+                notes.append(several if len(shown) > 1 else one)
     if groups and graph["scope"] == "dataset" and groups[0]["images"] < len(work.data):
         caps = {"of each predicted class (graph.images_per_class)": kept.images_per_class}
         caps["in all (graph.limit)"] = kept.limit
