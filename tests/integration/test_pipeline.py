@@ -118,6 +118,7 @@ def test_other_workers_threads_file_order_and_store_give_the_same_bytes(first, t
     assert digest(tmp_path / "store") == digest(base / "store")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("last", [Stage.extract, pytest.param(Stage.graph, marks=pytest.mark.slow)])
 def test_two_processes_give_the_same_bytes(last, first, tmp_path) -> None:
     config, _, base = first

@@ -32,6 +32,8 @@ from vismech.network.cut import LOGITS, PIXELS
 from vismech.stages.pipeline import open_context
 from vismech.stages.run import run
 
+pytestmark = pytest.mark.thorough
+
 UNITS = [(PIXELS, LOGITS), ("layer1", "layer3"), ("layer3", LOGITS)]
 TAIL = ["metric", "value", "n", "ci_low", "ci_high", "units"]
 
