@@ -6,7 +6,6 @@ Each has its options, one frozen dataclass, which ``attribute.options`` fills; a
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
@@ -19,6 +18,7 @@ from vismech.attribution.controls import occlusion, smooth_grad
 from vismech.attribution.coordinates import coordinates_of
 from vismech.attribution.idgi import idgi
 from vismech.attribution.model_calls import Problem
+from vismech.attribution.paths import made
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.searched import Found, guided_ig, ig2
 from vismech.attribution.sources import Edges, Source
@@ -223,18 +223,7 @@ def load_decoder(decoder: Any) -> Decoder:
     Raises:
         UserError: no such class, arguments that it does not take, or one without ``encode`` and ``decode``.
     """
-    found = decoder
-    if isinstance(decoder, Mapping):
-        arguments = dict(decoder)
-        target = str(arguments.pop("_target_", ""))
-        module, _, name = target.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), name)(**arguments)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"attribute.options.decoder={dict(decoder)} cannot be made: {error}; give "
-                "_target_=package.module.Class and its arguments"
-            ) from error
+    found = made(decoder, "attribute.options.decoder") if isinstance(decoder, Mapping) else decoder
     if not (callable(getattr(found, "encode", None)) and callable(getattr(found, "decode", None))):
         raise UserError(f"attribute.options.decoder: {type(found).__name__} must have methods encode and decode")
     return cast(Decoder, found)

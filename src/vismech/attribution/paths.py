@@ -160,16 +160,24 @@ def load_path(curve: Mapping[str, Any]) -> Path:
     """
     if not curve:
         return Straight()
-    arguments = dict(curve)
-    target = str(arguments.pop("_target_", ""))
-    module, _, name = target.rpartition(".")
-    try:
-        path = getattr(importlib.import_module(module), name)(**arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"attribute.curve={dict(curve)} cannot be made: {error}; give _target_=package.module.Class and "
-            "its arguments"
-        ) from error
+    path = made(curve, "attribute.curve")
     if not isinstance(path, Path):
+        target = curve["_target_"]
         raise UserError(f"attribute.curve: {target} is no vismech.attribution.paths.Path: derive it from that class")
     return path
+
+
+def made(named: Mapping[str, Any], key: str) -> Any:
+    """The object that the configuration's ``key`` names: ``_target_`` and the arguments of the class.
+
+    Raises:
+        UserError: no such class, or arguments that it does not take.
+    """
+    arguments = dict(named)
+    module, _, name = str(arguments.pop("_target_", "")).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)(**arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{key}={dict(named)} cannot be made: {error}; give _target_=package.module.Class and its arguments"
+        ) from error

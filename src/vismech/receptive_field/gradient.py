@@ -54,16 +54,8 @@ def attribution_maps(
         UserError: an unknown layer or method, a position out of range, a batch of images, too few steps.
     """
     method = _method(method)
-    if len(image) != 1:
-        raise UserError(f"attribution maps are made for one image at a time, not {len(image)}: give image[None]")
-    if steps < 1:
-        raise UserError(f"{steps} steps are too few: give at least 1")
     layout = network.layout(layer)
-    chosen = torch.as_tensor(positions, dtype=torch.long, device=image.device)
-    for position in chosen.tolist():
-        if not 0 <= position < layout.positions:
-            grid = "×".join(map(str, layout.grid))
-            raise UserError(f"position {position} is out of range: layer {layer!r} has {grid} positions")
+    chosen = one_images(image, positions, layout, layer, steps)
     image = image.detach()
     with torch.no_grad():
         vectors = layout.vectors(network.activations(image, [layer])[layer])[0][chosen]
@@ -84,6 +76,30 @@ def attribution_maps(
         gradient = pixel_gradient(network, layer, layout, points, seeds)
         maps.index_add_(0, units, (gradient * (image - start)).sum(1) / len(nodes))
     return finite(maps, layer)
+
+
+def one_images(
+    image: Float[Tensor, "b c height width"],
+    positions: Int[Tensor, " n"] | Sequence[int],
+    layout: Layout,
+    layer: str,
+    steps: int,
+) -> Int[Tensor, " n"]:
+    """The positions of a layer whose fields are wanted, on the image's device.
+
+    Raises:
+        UserError: several images, too few steps, a position out of range.
+    """
+    if len(image) != 1:
+        raise UserError(f"fields are made for one image at a time, not {len(image)}: give image[None]")
+    if steps < 1:
+        raise UserError(f"{steps} steps are too few: give at least 1")
+    chosen = torch.as_tensor(positions, dtype=torch.long, device=image.device)
+    for position in chosen.tolist():
+        if not 0 <= position < layout.positions:
+            grid = "×".join(map(str, layout.grid))
+            raise UserError(f"position {position} is out of range: layer {layer!r} has {grid} positions")
+    return chosen
 
 
 def pixel_gradient(

@@ -128,9 +128,10 @@ def _lights(work: Work, spec: Spec[WhereSettings], samples: list[str], concepts:
     place = {concept: index for index, concept in enumerate(concepts)}
     pictures, found = Pictures(work), np.zeros((len(samples), len(concepts), CELLS, CELLS), dtype=np.uint8)
     starts = range(0, len(samples), BATCH)
+    by_ratios = kind is Patches.receptive_field and bool(layers)
     for first in track(starts, "concepts in photographs", len(starts)):
         images = pictures.tensor(samples[first : first + BATCH])
-        ratios = sharing_ratios(work.network, images, layers=list(layers)) if _by_ratios(kind, layers) else None
+        ratios = sharing_ratios(work.network, images, layers=list(layers)) if by_ratios else None
         for layer, own in layers.items():
             everywhere = dict.fromkeys(range(len(images)), own)
             maps = lit_maps(work, dictionaries[layer], layer, everywhere, images, ratios, kind, baseline)
@@ -138,10 +139,6 @@ def _lights(work: Work, spec: Spec[WhereSettings], samples: list[str], concepts:
                 light = map_light(map_, cells=CELLS)
                 found[first + index, place[layer, concept]] = np.rint(255 * _resized(light))
     return found
-
-
-def _by_ratios(kind: Patches, layers: Mapping[str, Any]) -> bool:
-    return kind is Patches.receptive_field and bool(layers)
 
 
 def _resized(light: np.ndarray) -> np.ndarray:

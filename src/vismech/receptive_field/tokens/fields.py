@@ -21,7 +21,7 @@ from vismech.errors import UserError
 from vismech.network.capture import operation
 from vismech.network.cut import Network
 from vismech.network.pfv import Layout
-from vismech.receptive_field.gradient import finite, midpoints
+from vismech.receptive_field.gradient import finite, midpoints, one_images
 from vismech.receptive_field.measure import sharing_ratios
 from vismech.receptive_field.tokens import lrp, rollout
 from vismech.receptive_field.tokens.ground import ATTENTION, Ground, exported, ground_of
@@ -77,16 +77,8 @@ def token_fields(
     """
     method = _method(method)
     network = exported(network)
-    if len(image) != 1:
-        raise UserError(f"fields are made for one image at a time, not {len(image)}: give image[None]")
-    if steps < 1:
-        raise UserError(f"{steps} steps are too few: give at least 1")
     layout = network.layout(layer)
-    chosen = torch.as_tensor(positions, dtype=torch.long, device=image.device)
-    for position in chosen.tolist():
-        if not 0 <= position < layout.positions:
-            grid = "×".join(map(str, layout.grid))
-            raise UserError(f"position {position} is out of range: layer {layer!r} has {grid} positions")
+    chosen = one_images(image, positions, layout, layer, steps)
     if method is TokenField.sharing_ratios:
         found = sharing_ratios(network, image, layers=[layer]).receptive_fields_of({layer: chosen.tolist()}, 0)[layer]
         return TokenMaps(found, found.new_zeros(len(found)))
