@@ -5,14 +5,11 @@ python experiments/zoo/transformers.py [NAME …] --out experiments/zoo/transfor
 
 from __future__ import annotations
 
-import argparse
-import logging
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +26,7 @@ from vismech.config.choices import Mode, PathWeight, Rule
 from vismech.errors import UserError
 from vismech.network.cut import LOGITS, ExportedNetwork, Network, open_network
 from vismech.receptive_field.tokens import TokenField, ground_of, mean_tokens, token_fields
-from zoo import MEASURED, Coded, coded, randomised, timm_model, torchvision_model, two_layers
+from zoo import MEASURED, Coded, coded, randomised, run, timm_model, torchvision_model, two_layers
 
 FIELDS = [field for field in TokenField if field is not TokenField.sharing_ratios]
 TRACED = "traced"
@@ -190,25 +187,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=list(ARCHITECTURES))
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.ERROR)
-    lines = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in arguments.names:
-            try:
-                lines.append(asdict(measure(name)))
-            except Exception as error:
-                print(f"{name}: {type(error).__name__}: {error}", flush=True)
-                continue
-            print(*(f"{key}={value}" for key, value in lines[-1].items()), flush=True)
-            if arguments.out:
-                pd.DataFrame(lines).to_csv(arguments.out, index=False, float_format="%.3g")
-    print(markdown(pd.DataFrame(lines)))
+    print(markdown(run(__doc__, ARCHITECTURES, measure)))
 
 
 if __name__ == "__main__":

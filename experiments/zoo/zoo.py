@@ -9,7 +9,7 @@ import argparse
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -315,30 +315,32 @@ def measure(name: str) -> Line:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=list(ARCHITECTURES))
+def run(described: str, architectures: Iterable[str], measured: Callable[[str], Any]) -> pd.DataFrame:
+    """The command of a zoo: the named architectures, or all, measured, told and kept one by one; its table."""
+    parser = argparse.ArgumentParser(description=described.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=list(architectures))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
-    lines = []
+    lines: list[dict[str, Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in arguments.names:
             try:
-                lines.append(asdict(measure(name)))
-                print(
-                    *(
-                        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-                        for key, value in lines[-1].items()
-                    ),
-                    flush=True,
-                )
+                lines.append(asdict(measured(name)))
             except Exception as error:
                 print(f"{name}: {type(error).__name__}: {error}", flush=True)
+                continue
+            values = (f"{value:.3g}" if isinstance(value, float) else value for value in lines[-1].values())
+            print(*(f"{key}={value}" for key, value in zip(lines[-1], values, strict=True)), flush=True)
             if arguments.out:
                 pd.DataFrame(lines).to_csv(arguments.out, index=False, float_format="%.3g")
+    return pd.DataFrame(lines)
+
+
+def main() -> None:
+    run(__doc__, ARCHITECTURES, measure)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare_graphs(options: argparse.Namespace) -> str:
-    """Two runs' graphs layer by layer as Markdown; ``graphs.html`` and two CSV files are written below ``--out``.
+    """Two runs' graphs layer by layer as a table; ``graphs.html`` and two CSV files are written below ``--out``.
 
     Raises:
         UserError: not two runs, one without a graph or whose dictionaries are gone, or layers that do not fit.
