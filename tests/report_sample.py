@@ -174,7 +174,8 @@ def sample_report(
         for node in graph["nodes"]
         if node["kind"] == "concept"
     }
-    report = ReportData(graph, cards, images, completeness, reconstruction, facts, notes)
+    dictionaries = {layer: f"{index:064x}" for index, layer in enumerate(graph["layers"], seed + 1)}
+    report = ReportData(graph, cards, images, completeness, reconstruction, facts, notes, dictionaries)
     return report._replace(where=where, mistaken=set(shown[1:]))
 
 

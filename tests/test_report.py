@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 sys.path.insert(0, str(Path(__file__).parent))
 from report_sample import LONG_NAME, PAIR, Elements, sample_graph, sample_report
 from vismech.attribution.account import is_absence
+from vismech.attribution.graph import named
 from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
@@ -29,7 +30,6 @@ from vismech.report.crops import draw_crop, position_crop
 from vismech.report.figures import ALARM, graph_figure
 from vismech.report.page import ReportData, heading, render_page
 from vismech.report.patches import encode_png
-from vismech.report.script import graph_hash
 from vismech.report.text import COMPLETENESS, TRACED, number, percent, shorten, tabulate, wide
 from vismech.report.verdict import ALONG, DRAW, MORE, WARNING, verdict
 
@@ -268,12 +268,33 @@ def test_the_script_gets_every_weight_in_every_mode(small, page):
         assert shown["weight"]["130"] == pytest.approx(link["weights"]["130"], rel=1e-4)
 
 
-def test_names_of_ones_own_belong_to_a_graphs_layers_and_nodes():
-    graph, other = sample_graph(per_layer=2), sample_graph(per_layer=2, drawn=1.0)
-    assert graph_hash(graph) == graph_hash(other)  # other numbers, the same concepts
-    assert graph_hash(graph) == graph_hash({**graph, "nodes": graph["nodes"][::-1]})
-    assert len({graph_hash(graph), graph_hash(sample_graph(per_layer=2, seed=1)), graph_hash(sample_graph())}) == 3
-    assert graph_hash({**graph, "layers": graph["layers"][::-1]}) != graph_hash(graph)
+def test_names_of_ones_own_belong_to_dictionaries(small, page):
+    assert embedded(page)["dictionaries"] == small.dictionaries
+    assert list(small.dictionaries) == list(small.graph["layers"])
+
+
+def test_names_that_a_run_was_given_stand_on_tiles_cards_and_for_screen_readers(small):
+    concepts = [node["id"] for node in small.graph["nodes"] if node["kind"] == "concept"]
+    names = {"129": "spoonbill", "130": "flamingo"}
+    graph = named(small.graph, names, {concepts[0]: HOSTILE, concepts[1]: "a beak that is far too long for its tile"})
+    text = render_page(small._replace(graph=graph))
+    told, plain = Elements(text), Elements(render_page(small))
+    assert sum(attributes.get("class") == "given" for _, attributes in told.tags) == 2
+    found = {node["id"]: node.get("name") for node in embedded(told)["nodes"]}
+    assert found[concepts[0]] == HOSTILE and [name for name in found.values() if name] == [
+        HOSTILE,
+        graph_name(graph, 1),
+    ]
+    shorts = [[node["short"] for node in embedded(each)["nodes"]] for each in (told, plain)]
+    assert shorts[0] == shorts[1]  # the number, which comes back when a name is taken away
+    spoken = [attributes["aria-label"] for tag, attributes in told.tags if attributes.get("data-node")]
+    assert sum(HOSTILE in str(each) for each in spoken) == 1
+    assert re.search(r">[^<>]*a[^<>]*…<title>[^<>]* · a beak that is far too long for its tile<", text)
+    assert not any(attributes.get("src") == "x" for _, attributes in told.tags)
+
+
+def graph_name(graph: dict, place: int) -> str:
+    return [node["name"] for node in graph["nodes"] if node["kind"] == "concept" and node.get("name")][place]
 
 
 def test_a_concepts_size_is_its_share_of_the_largest_of_its_layer(small, page):
@@ -381,7 +402,7 @@ def test_a_concept_without_members_has_a_card(small):
 
 def test_an_empty_report_is_still_a_page():
     graph = {"schema": 1, "scope": "class", "layers": [], "groups": [], "nodes": [], "links": []}
-    text = render_page(ReportData(graph, {}, {}, pd.DataFrame(), pd.DataFrame(), {}, []))
+    text = render_page(ReportData(graph, {}, {}, pd.DataFrame(), pd.DataFrame(), {}, [], {}))
     assert "no nodes" in text and text.count("Not measured in this run.") == 3
 
 

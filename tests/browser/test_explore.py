@@ -217,23 +217,36 @@ def test_names_are_text_kept_saved_and_loaded(page, graph, address, tmp_path):
     page.execute_script("document.querySelector('[name=mode][value=mean]').click()")
     page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.execute_script("document.getElementById('save').click()")
-    WebDriverWait(page, 10).until(lambda _: list(tmp_path.glob("names-*.json")))
-    (file,) = tmp_path.glob("names-*.json")
-    told = json.loads(file.read_text())
-    assert list(told["names"].values()) == [HOSTILE] and told["graph"] == page.execute_script(DATA)["hash"]
-    # Loading adds names; what is no concept of the graph, and what is no text, is left out.
-    other = next(n["id"] for n in graph["nodes"] if n["kind"] == "concept" and n["id"] not in told["names"])
-    told["names"] = {other: "beak", "blocks.9/1": "ghost", "class/129": "no", "__proto__": "x", "blocks.2/offset": 7}
+    WebDriverWait(page, 10).until(lambda _: list(tmp_path.glob("names.json")))
+    told = json.loads((tmp_path / "names.json").read_text())
+    keys = page.execute_script(DATA)["dictionaries"]
+    shown = [node for node in graph["nodes"] if node["kind"] == "concept"]
+    (key,) = told["names"]
+    (number,) = told["names"][key]
+    assert told["names"][key][number] == HOSTILE and key in keys.values()
+    # Loading adds names; those of other dictionaries are counted, and what is no concept and no text is left out.
+    layer = next(name for name, value in keys.items() if value == key)
+    other = next(n["concept"] for n in shown if n["layer"] == layer and str(n["concept"]) != number)
+    unseen = max(n["concept"] for n in shown) + 1
+    names = {key: {str(other): "beak", str(unseen): "wing", "offset": "no", "7.5": "no", "__proto__": "x", "8": 7}}
     more = tmp_path / "more.json"
-    more.write_text(json.dumps(told))
+    more.write_text(json.dumps({"names": names | {"f" * 64: {"1": "ghost"}}}))
     page.find_element(By.ID, "load").send_keys(str(more))
-    until(page, "return document.getElementById('names-told').value", "1 name loaded.")
+    until(page, "return document.getElementById('names-told').value", "2 names loaded. 1 are of other dictionaries.")
     found = page.execute_script("return [...document.querySelectorAll('.cards .given')].map(e => e.textContent)")
     assert sorted(found) == sorted([HOSTILE, "beak"])
-    for text, said in (("{}", "another graph"), ("[", "no names"), ('{"graph": 1}', "another graph")):
+    # A name of a concept that this graph does not show is kept, for those that do, and saved with the others.
+    (tmp_path / "names.json").unlink()
+    page.get("about:blank")
+    page.get(address)
+    page.execute_script("document.getElementById('save').click()")
+    WebDriverWait(page, 10).until(lambda _: list(tmp_path.glob("names.json")))
+    told = json.loads((tmp_path / "names.json").read_text())
+    assert told["names"] == {key: {number: HOSTILE, str(other): "beak", str(unseen): "wing"}}
+    for text in ("{}", "[", '{"names": 1}', '{"names": {"a": null}}'):
         more.write_text(text)
         page.find_element(By.ID, "load").send_keys(str(more))
-        WebDriverWait(page, 10).until(lambda _, said=said: said in page.find_element(By.ID, "names-told").text)
+        until(page, "return document.getElementById('names-told').value", "This file holds no names.")
 
 
 def test_the_address_keeps_the_choices_and_back_undoes_them(page, graph, address):

@@ -16,9 +16,10 @@ from vismech.receptive_field.tokens import pixel_maps, token_fields
 from vismech.report.crops import field_crop, map_light, position_crop
 from vismech.report.text import TRACED
 from vismech.stages import dictionary as dictionary_stage
+from vismech.stages.checks import check
 from vismech.stages.describe import Descriptions
 from vismech.stages.fields import TOKENS, Pictures, fields_of, fields_settings, mean_token_of, patches_for
-from vismech.stages.pipeline import check, make_plan, open_context
+from vismech.stages.pipeline import make_plan, open_context
 from vismech.stages.run import run
 
 CONCEPTS = [("layer1", 3), ("layer1", 7), ("layer2", 0), ("layer2", 5)]

@@ -12,6 +12,8 @@ import pytest
 from integration.conftest import tiny_config
 from report_sample import Elements
 from vismech.config.choices import Evaluation, Scope, Stage
+from vismech.errors import UserError
+from vismech.stages.naming import given_names
 from vismech.stages.run import run
 
 
@@ -104,6 +106,47 @@ def test_other_class_names_are_shown_at_once_and_compute_no_number_again(measure
     assert "points" in (base / "renamed/graph.graphml").read_text()
     page = (base / "renamed/report/index.html").read_text()
     assert "points" in page and "“dots”" not in page
+
+
+def test_names_given_to_concepts_are_shown_everywhere_and_compute_no_number_again(measured, tmp_path, caplog) -> None:
+    """As the page saves them: by the dictionary's key, which another dictionary's concepts do not share."""
+    config, base = measured
+    graph = json.loads((base / "run/graph.json").read_text())
+    drawn = set(pd.read_csv(base / "run/tables/concepts.csv")[["layer", "concept"]].itertuples(index=False, name=None))
+    node = next(n for n in graph["nodes"] if n["kind"] == "concept" and (n["layer"], n["concept"]) in drawn)
+    plan = json.loads((base / "run/plan.json").read_text())
+    (key,) = {row["key"] for row in plan if row["stage"] == "dictionary" and row["unit"] == node["layer"]}
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps({"names": {key: {str(node["concept"]): "a\nround  <dot>"}, "f" * 64: {"1": "ghost"}}}))
+    given = copy.deepcopy(config)
+    given.report.names = str(file)
+    run(given, base / "given")
+    assert "1 names are of other dictionaries" in caplog.text
+    timings = pd.read_csv(base / "given/tables/timings.csv")
+    assert set(timings[~timings.cached].stage) == {"cards", "report"}
+    named = json.loads((base / "given/graph.json").read_text())
+    assert {n["id"]: n["name"] for n in named["nodes"] if n.get("name") and n["kind"] == "concept"} == {
+        node["id"]: "a round <dot>"
+    }
+    assert "a round &lt;dot&gt;" in (base / "given/graph.graphml").read_text()
+    assert "a round &lt;dot&gt;" in (base / "given/report/index.html").read_text()
+    assert "ghost" not in (base / "given/report/index.html").read_text()
+    assert "a round <dot>" in (base / "given/attribution_graph.json").read_text()
+    concepts = pd.read_csv(base / "given/tables/concepts.csv").set_index(["layer", "concept"])["name"]
+    assert concepts.dropna().to_dict() == {(node["layer"], node["concept"]): "a round <dot>"}
+    card = f"cards/{node['layer']}/{node['concept']}.png"
+    assert (base / "given" / card).read_bytes() != (base / "run" / card).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text", [None, "[", "{}", '{"names": 1}', '{"names": {"a": []}}', '{"names": {"a": {"1": 2}}}']
+)
+def test_a_file_without_names_is_refused_in_one_sentence(text, tmp_path) -> None:
+    file = tmp_path / "names.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=rf"^report.names={file} (cannot be read|holds no names)[^\n]*$"):
+        given_names(str(file), {})
 
 
 def test_a_data_set_of_more_images_than_the_cap_explains_each_class(pictures, tmp_path) -> None:

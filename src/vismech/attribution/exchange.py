@@ -45,7 +45,8 @@ def attribution_graph(graph: Mapping[str, Any], slug: str, scan: str) -> dict[st
             else:
                 view = _node("E", levels[node["layer"]], "E", "embedding")
             told_as = f"concept {node['concept']}" if node["kind"] == "concept" else node["kind"]
-            view |= {"influence": reach[node["id"]], "clerp": f"{node['layer']} · {told_as}"}
+            called = [node["layer"], told_as, *([node["name"]] if node.get("name") else [])]
+            view |= {"influence": reach[node["id"]], "clerp": " · ".join(called)}
         ids[node["id"]] = view["node_id"]
         nodes.append(view)
     return {

@@ -28,6 +28,7 @@ from vismech.attribution.influence import Inflow, Influence, fewest, influence
 from vismech.network.layers import LOGITS
 
 SCHEMA = 3
+NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,12 @@ def _link(
     }
 
 
-def named(graph: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The graph with a name for each group's key, on the groups and on the nodes of their classes."""
+def named(graph: Mapping[str, Any], names: Mapping[str, str], given: Mapping[str, str] = NONE) -> dict[str, Any]:
+    """The graph with a name for each group's key, on the groups and on the nodes of their classes, and with those that
+    concepts were ``given``, by their nodes' ids."""
     groups = [{**group, "name": names[group["key"]]} for group in graph["groups"]]
-    nodes = [
-        {**node, "name": names[node["id"].removeprefix("class/")]} if node["kind"] == "class" else dict(node)
-        for node in graph["nodes"]
-    ]
+    told = {f"class/{key}": name for key, name in names.items()} | dict(given)
+    nodes = [{**node, "name": told[node["id"]]} if node["id"] in told else dict(node) for node in graph["nodes"]]
     return {**graph, "groups": groups, "nodes": nodes}
 
 

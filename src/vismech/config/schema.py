@@ -267,6 +267,9 @@ class ReportConfig:
     """Write report/index.html."""
     figure: bool = True
     """Write figures/graph.svg and graph.png."""
+    names: str | None = None
+    """A file of names that you gave to concepts, as the page saves it: they are shown on page, figure and cards and
+    stand in tables and graph. Names are kept by dictionary, so that those of other dictionaries are not shown."""
     elements: list[str] = field(default_factory=list)
     """Sections of your own at the page's end: each package.module:section, a function of the page's data that returns
     a title and HTML, which the page shows as it is."""

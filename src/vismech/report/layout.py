@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from vismech.attribution.account import is_absence
 from vismech.errors import UserError
+from vismech.report.text import shorten
 
 # The key of the mean over groups among the modes, and the layer name that class nodes carry.
 MEAN, CLASSES = "mean", "logits"
@@ -26,6 +27,7 @@ CLASS_WIDTH, LEAST_CLASS, CLASS_HEIGHT = 216.0, 72.0, 84.0
 FOOT, BAR, STRIP, INSET = 22.0, 13.0, 4.0, 6.0
 # Width of a letter of a tile's name.
 LETTER = 7.2
+NAME_SIZE = 12.5
 ROOM_FOR_PHOTOGRAPH, ROOM_FOR_FOUR = 150.0, 88.0
 
 
@@ -229,7 +231,16 @@ def layout(graph: Mapping[str, Any], width: float = WIDTH) -> Layout:
 
 
 def short(node: Mapping[str, Any], width: float = math.inf) -> str:
-    """A concept in letters that fit ``width`` pixels; one that acts by its absence says so, by a minus if need be."""
+    """A concept by the name that it was given, cut to ``width`` pixels, or else by its number."""
+    name = node.get("name")
+    if not name:
+        return numbered(node, width)
+    words = f"less of {name}" if is_absence(node) else str(name)
+    return words if width == math.inf else shorten(words, width, NAME_SIZE)
+
+
+def numbered(node: Mapping[str, Any], width: float = math.inf) -> str:
+    """A concept's number in letters that fit ``width`` pixels; one that acts by its absence says so, or has a minus."""
     name = f"#{node['concept']}"
     if not is_absence(node):
         return name

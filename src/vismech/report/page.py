@@ -54,6 +54,7 @@ class Section(NamedTuple):
 class ReportData(NamedTuple):
     """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key.
 
+    `dictionaries` has each layer's dictionary's key, by which a reader's names are kept.
     `where` says of each concept (its node's id) where it is in the photographs (their sample ids); `mistaken` names
     those that the network takes for another class.
     """
@@ -65,6 +66,7 @@ class ReportData(NamedTuple):
     reconstruction: pd.DataFrame
     facts: Mapping[str, str]
     notes: Sequence[str]
+    dictionaries: Mapping[str, str]
     traced: Patches = Patches.receptive_field
     insertion: pd.DataFrame = pd.DataFrame()
     probability: bool = False
@@ -122,7 +124,15 @@ def render_page(report: ReportData) -> str:
         links=_links(graph, drawing, nodes),
         shown=plan.default_links(graph),
         sprites=sprites.sources,
-        data=safe_json(script_data(graph, nodes, [report.where.get(node["id"], {}) for node in nodes], photographs)),
+        data=safe_json(
+            script_data(
+                graph,
+                nodes,
+                report.dictionaries,
+                [report.where.get(node["id"], {}) for node in nodes],
+                photographs,
+            )
+        ),
         mistaken=report.mistaken,
         judged=0 < sum(image in report.mistaken for image in photographs) < len(photographs),
         completeness=tabulate(report.completeness, COMPLETENESS),
@@ -230,6 +240,7 @@ def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[
                     "index": len(views),
                     "box": box,
                     "label": label,
+                    "given": node.get("name") if node["kind"] == "concept" else None,
                     "absence": absent,
                     "far": sum(is_far(picture) for _, picture in pictures),
                     "card": card,

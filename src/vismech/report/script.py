@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from vismech.report.patches import Presence
 def script_data(
     graph: Mapping[str, Any],
     nodes: Sequence[Mapping[str, Any]],
+    dictionaries: Mapping[str, str],
     where: Sequence[Mapping[str, Presence]] = (),
     photographs: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def script_data(
     Args:
         graph: of the page.
         nodes: its nodes as the page shows them, in the page's order.
+        dictionaries: layer → its dictionary's key; names that a reader gives are kept by it.
         where: of each node where it is, by sample id; none at all where that is not known.
         photographs: the sample ids of the page's photographs, in the page's order.
     """
@@ -35,12 +36,13 @@ def script_data(
     strengths = {mode: plan.strengths(graph, mode) for mode in plan.modes(graph)}
     sizes = _sizes(graph)
     return {
-        "hash": graph_hash(graph),
+        "dictionaries": {layer: dictionaries[layer] for layer in graph["layers"]},
         "nodes": [
             {
                 "id": node["id"],
                 "label": node["label"],
-                "short": plan.short(node) if node["kind"] == "concept" else node["label"],
+                "short": plan.numbered(node) if node["kind"] == "concept" else node["label"],
+                **({"name": node["name"]} if node["kind"] == "concept" and node.get("name") else {}),
                 "layer": "" if node["kind"] == "class" else node["layer"],
                 "concept": node["concept"] if node["kind"] == "concept" else None,
                 "absent": is_absence(node),
@@ -62,12 +64,6 @@ def script_data(
             for i, link in enumerate(graph["links"])
         ],
     }
-
-
-def graph_hash(graph: Mapping[str, Any]) -> str:
-    """What tells graphs apart for names that a reader gives to concepts: their layers and nodes."""
-    told = json.dumps([list(graph["layers"]), sorted(str(node["id"]) for node in graph["nodes"])])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def safe_json(value: Any) -> str:

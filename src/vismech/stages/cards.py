@@ -22,7 +22,7 @@ from vismech.stages.fields import VERSION as FIELDS_VERSION
 from vismech.stages.fields import FieldsSettings, compute_fields, fields_settings, read_fields
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec
-from vismech.store.settings import Settings
+from vismech.store.settings import UNUSED, Settings, used
 
 VERSION = 1
 CARDS = 50
@@ -34,10 +34,12 @@ CARD = 1_000_000
 
 @dataclass(frozen=True)
 class PicturesSettings(Settings):
-    """How many cards of each layer are drawn, and the hash of the names that stand on them."""
+    """How many cards of each layer are drawn, the hash of the names of classes that stand on them, and the names that
+    concepts were given."""
 
     cards: int
     names: str
+    given: Mapping[str, str] = UNUSED
 
 
 def fields_job(ctx: Context, plan: Plan, graph: Spec | None) -> Job:
@@ -78,14 +80,14 @@ def fields_job(ctx: Context, plan: Plan, graph: Spec | None) -> Job:
 
 def pictures_job(ctx: Context, plan: Plan, fields: Spec) -> Job:
     """``cards/<layer>/<concept>.png`` of the most important concepts, and ``concepts.csv`` with a row for each."""
-    settings = PicturesSettings(count(ctx), ctx.names)
+    settings = PicturesSettings(count(ctx), ctx.names, plan.given or UNUSED)
 
     def compute(work: Work, specs: Mapping[str, Spec[PicturesSettings]]) -> None:
         for spec in specs.values():
             from vismech.stages.gallery import Gallery  # pictures are slow to import, and a plan needs none
 
             shown = important_concepts(work, plan, spec.settings.cards)
-            gallery = Gallery(work, plan, shown, read_fields(work.store.open(fields)))
+            gallery = Gallery(work, plan, shown, read_fields(work.store.open(fields)), used(spec.settings.given, {}))
             with work.store.writer(spec) as folder:
                 _write(gallery, shown, folder)
 

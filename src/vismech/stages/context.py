@@ -116,6 +116,7 @@ class Plan:
         effects: "lower->upper" → spec of measured effects, where the graph has any.
         answers: the logits of the measured images, where only correctly classified ones are measured.
         pictures, report: the concept cards' and the page's spec, where the run draws them.
+        given: "<layer>/<concept>" → the name that somebody gave it.
         columns: the columns of tables that say which dictionary and coding a number is of.
         rows: rows of tables, once they were read.
     """
@@ -133,6 +134,7 @@ class Plan:
     answers: Spec[Any] | None = None
     pictures: Spec[Any] | None = None
     report: Spec[Any] | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +21,7 @@ from vismech.stages.fields import FieldsOf, FieldsSettings, Pictures, fields_of,
 from vismech.stages.work import Work
 
 LISTED = 5
+NO_NAMES: Mapping[str, str] = {}
 NOTHING = "No vector lies near this concept."
 
 
@@ -33,9 +34,16 @@ class Gallery:
     """
 
     def __init__(
-        self, work: Work, plan: Plan, concepts: Iterable[tuple[str, int]], found: FieldsOf | FieldsSettings
+        self,
+        work: Work,
+        plan: Plan,
+        concepts: Iterable[tuple[str, int]],
+        found: FieldsOf | FieldsSettings,
+        given: Mapping[str, str] = NO_NAMES,
     ) -> None:
-        """Of ``concepts``; ``found`` are their fields where the plan has them, or else how they are traced here."""
+        """Of ``concepts``; ``found`` are their fields where the plan has them, or else how they are traced here, and
+        ``given`` are names, by "<layer>/<concept>"."""
+        self.given = given
         self.work, self.pictures = work, Pictures(work)
         wanted: dict[str, set[int]] = {}
         for layer, concept in concepts:
@@ -68,7 +76,7 @@ class Gallery:
 
     def picture(self, layer: str, concept: int) -> Image.Image:
         """A concept as a picture of its own."""
-        described = self.shown[layer, concept]
+        described, name = self.shown[layer, concept], self.given.get(f"{layer}/{concept}")
         crops = [
             CropView(self._crop(place, CROP_SIDE), f"{cosine:.2f}".replace("-", "−"), self._class_of(place.sample))
             for place, cosine in zip(described.places, described.cosines, strict=True)
@@ -86,7 +94,7 @@ class Gallery:
             known["Logits"] = ", ".join(f"{number(value, 2)} for {name}" for name, value in first)
         return card_picture(
             CardView(
-                f"Concept {concept}",
+                f"{name} (concept {concept})" if name else f"Concept {concept}",
                 layer,
                 f"Its nearest feature vectors with their cosines, {TRACED[self.kind].card}",
                 top,
@@ -106,6 +114,7 @@ class Gallery:
         return {
             "layer": layer,
             "concept": concept,
+            **({"name": self.given.get(f"{layer}/{concept}", "")} if self.given else {}),
             **{f"importance {name}": value for name, value in zip(self._groups, values, strict=False)},
             "share": described.share,
             "members": described.members,

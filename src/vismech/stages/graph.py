@@ -135,10 +135,11 @@ def compute(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> None:
             write_json(folder / "graph.json", graph)
 
 
-def read(work: Work, spec: Spec[Any]) -> dict[str, Any]:
-    """The graph of ``spec`` with the names that classes have in this run: they are in no key."""
+def read(work: Work, spec: Spec[Any], given: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The graph of ``spec`` with the names that classes have in this run, and those ``given`` to concepts by their
+    nodes' ids: they are in no key."""
     graph = work.store.open(spec).json("graph.json")
-    found = named(graph, {group["key"]: _name(work, group) for group in graph["groups"]})
+    found = named(graph, {group["key"]: _name(work, group) for group in graph["groups"]}, given or {})
     for group in found["groups"]:
         if "against" in group:
             group |= {"answered": work.class_name(group["index"]), "labelled": work.class_name(group["against"])}

@@ -16,35 +16,30 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vismech.attribution.methods import OPTIONS, Manifold, load_decoder, options_of, told_cost
-from vismech.attribution.paths import load_path
-from vismech.attribution.quadrature import quadrature
-from vismech.config.choices import Baseline, LoggerKind, Mode, PathWeight, ReadOut, Rule, Stage
-from vismech.config.schema import AttributeConfig, Config
-from vismech.errors import UserError
+from vismech.attribution.methods import OPTIONS, told_cost
+from vismech.config.choices import Stage
+from vismech.config.schema import Config
 from vismech.measures import images as measured
 from vismech.measures.base import alone, asked, measure_of
 from vismech.network.layers import LOGITS
-from vismech.passes.devices import accelerator_of, rounding
+from vismech.passes.devices import rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
 from vismech.passes.portions import no_memory
-from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
-from vismech.sources.checks import check_config_sources
 from vismech.sources.data import Columns, ImageData, open_data
-from vismech.sources.own import Own
 from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace, where
+from vismech.stages.checks import check
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.explained import check_classes, check_listed, check_scope
+from vismech.stages.explained import check_classes, check_listed
+from vismech.stages.naming import given_names
 from vismech.stages.tables import Timing
 from vismech.store.artifacts import Spec
-from vismech.store.settings import UNUSED
 
 log = logging.getLogger(__name__)
 ORDER = list(Stage)
@@ -149,6 +144,7 @@ def make_plan(ctx: Context) -> Plan:
         {},
         measured_effects,
         answers,
+        given=given_names(ctx.config.report.names, dictionaries),
         columns=columns,
     )
     page = graph_spec if wanted(Stage.report) and (ctx.config.report.page or ctx.config.report.figure) else None
@@ -313,88 +309,3 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
-
-
-def check(config: Config) -> None:
-    """Refuse values that no stage could use.
-
-    Raises:
-        UserError: the key, its value and the remedy.
-    """
-    accelerator_of(config.runtime)
-    positive = {
-        "extract.per_image": config.extract.per_image,
-        "dictionary.vectors_per_concept": config.dictionary.vectors_per_concept,
-        "describe.nearest": config.describe.nearest,
-        "attribute.steps": config.attribute.steps,
-        "attribute.baselines": config.attribute.baselines,
-        "graph.important": config.graph.important,
-        "runtime.batch_size": config.runtime.batch_size,
-        "runtime.path_batch_size": config.runtime.path_batch_size,
-        "evaluate.seeds": config.evaluate.seeds,
-        "evaluate.training_images": config.evaluate.training_images,
-    }
-    optional = {
-        "data.limit": config.data.limit,
-        "dictionary.k_per_channel": config.dictionary.k_per_channel,
-        "dictionary.k": k if isinstance(k := config.dictionary.k, int) else None,
-        "graph.images_per_class": config.graph.images_per_class,
-        "graph.limit": config.graph.limit,
-        "evaluate.images": config.evaluate.images,
-    }
-    for key, value in {**positive, **optional}.items():
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value} must be at least 1")
-    for key, value in (
-        ("describe.cards", config.describe.cards),
-        ("graph.shared", config.graph.shared),
-        ("attribute.check_images", config.attribute.check_images),
-    ):
-        if value is not None and value < 0:
-            raise UserError(f"{key}={value} must not be negative")
-    dictionary.check_count(config)
-    if not 0 < config.describe.mass <= 1:
-        raise UserError(f"describe.mass={config.describe.mass} must be above 0 and at most 1: it is a share")
-    if config.describe.context is not None and config.describe.context < 0:
-        raise UserError(f"describe.context={config.describe.context} must not be negative: it is a margin")
-    if config.dictionary.penalty <= 0:
-        raise UserError(
-            f"dictionary.penalty={config.dictionary.penalty} must be positive: it is a fraction of the mean norm"
-        )
-    _check_attribute(config)
-    if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
-        raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
-    if config.logger.artifacts and config.logger.kind is not LoggerKind.wandb:
-        raise UserError(f"logger.artifacts=true is W&B's: give logger=wandb instead of logger={config.logger.kind}")
-    check_scope(config.graph)
-    check_config_sources(config)
-
-
-def _check_attribute(config: Config) -> None:
-    attribute = config.attribute
-    if attribute.rule is not Rule.auto:
-        quadrature(attribute.rule, attribute.steps)
-    every = {each.name for each in fields(AttributeConfig)} & {each.name for each in fields(PathSettings)} - {"weight"}
-    own = Own.of(attribute.weight, {}, "attribute.weight") if attribute.path is PathWeight.custom else UNUSED
-    PathSettings(**{name: getattr(attribute, name) for name in every}, weight=own).integral(
-        config.runtime.path_batch_size
-    )
-    load_path(attribute.curve)
-    _check_method(attribute)
-    if attribute.baseline is Baseline.image and attribute.baseline_image is None:
-        raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")
-    if attribute.mode is Mode.forward and attribute.readout is ReadOut.code:
-        raise UserError("attribute.readout=code has no forward derivative: give attribute.mode=reverse or auto")
-
-
-def _check_method(attribute: AttributeConfig) -> None:
-    method = f"attribute.path={attribute.path.value}"
-    if attribute.path not in OPTIONS:
-        if attribute.options:
-            raise UserError(f"{method} has no options: leave attribute.options={attribute.options} out")
-        return
-    options = options_of(attribute.path, attribute.options)
-    if isinstance(options, Manifold):
-        load_decoder(options.decoder)
-    if attribute.curve:
-        raise UserError(f"{method} is a path of its own: leave attribute.curve empty")

@@ -54,6 +54,7 @@ class ReportSettings(Settings):
         facts: what is told of the run.
         images: how many images the run has.
         elements: sections of one's own at the page's end.
+        given: the names that concepts were given, by "<layer>/<concept>".
     """
 
     page: bool
@@ -62,6 +63,7 @@ class ReportSettings(Settings):
     facts: Mapping[str, str]
     images: int
     elements: list[Own] = UNUSED
+    given: Mapping[str, str] = UNUSED
 
 
 def job(ctx: Context, plan: Plan, fields: Spec, where: Spec) -> Job:
@@ -70,6 +72,7 @@ def job(ctx: Context, plan: Plan, fields: Spec, where: Spec) -> Job:
     shown = ctx.config.report
     own = [Own.of(target, {}, "report.elements") for target in shown.elements]
     settings = ReportSettings(shown.page, shown.figure, ctx.names, _facts(ctx, plan), len(ctx.data), own or UNUSED)
+    settings = replace(settings, given=plan.given or UNUSED)
 
     def compute(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> None:
         for spec in specs.values():
@@ -138,7 +141,7 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
     from vismech.report.text import wide
 
     assert plan.graph is not None and plan.logits is not None
-    graph = graph_stage.read(work, plan.graph)
+    graph = graph_stage.read(work, plan.graph, used(wanted.given, {}))
     cards = {
         node["id"]: gallery.card(node["layer"], node["concept"]) for node in graph["nodes"] if node["kind"] == "concept"
     }
@@ -162,6 +165,7 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
         reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
         insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
         facts=facts,
+        dictionaries={layer: spec.key for layer, spec in plan.dictionaries.items()},
         notes=[
             *_notes(work, plan.graph.settings.graph, graph, photographs, unreadable),
             *_unexplained(work, plan),

@@ -24,8 +24,9 @@ from vismech.measures.base import measure_of, measured_rows
 from vismech.stages import effects, tables
 from vismech.stages import graph as graph_stage
 from vismech.stages.cards import TABLE
+from vismech.stages.checks import check
 from vismech.stages.context import Context, Plan
-from vismech.stages.pipeline import ORDER, Events, check, describe_plan, make_plan, open_context, run_plan
+from vismech.stages.pipeline import ORDER, Events, describe_plan, make_plan, open_context, run_plan
 from vismech.stages.planned import Prices, prices
 from vismech.stages.report import early_page, unreadable_images
 from vismech.stages.trace import who_is_explained
@@ -114,7 +115,7 @@ def _describe(
     metrics = tables.flat_metrics("completeness/{lower}->{upper}", frames["completeness"])
     written: list[Path] = []
     if plan.graph is not None:
-        graph = graph_stage.read(ctx, plan.graph)
+        graph = graph_stage.read(ctx, plan.graph, plan.given)
         assert plan.logits is not None
         told = tables.answered(ctx, plan.logits)
         frames["graph"] = scores = tables.graph_scores(graph, told, ctx.config.attribute.output.value)

@@ -28,7 +28,7 @@ function tools() {
   input.placeholder = "what its patches share";
   input.value = given.get(data.nodes[index].id) ?? "";
   input.addEventListener("input", () => {
-    keepNames(new Map([...given, [data.nodes[index].id, input.value]]));
+    nameConcept(index, input.value);
     const heading = body.querySelector("h4");
     heading.replaceChildren(...document.querySelector(`#details-${index} h4`).cloneNode(true).childNodes);
     tellPins();

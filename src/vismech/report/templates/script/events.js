@@ -118,7 +118,7 @@ document.getElementById("load").addEventListener("change", ({ target }) => {
 window.addEventListener("resize", () => { if (chosen !== null) place(); });
 window.addEventListener("popstate", restore);
 window.addEventListener("storage", (event) => {
-  if (event.key !== KEY) return;
+  if (!event.key?.startsWith(PREFIX)) return;
   given = stored();
   tellNames();
 });

@@ -1,39 +1,84 @@
-// Names that the reader gives to concepts: kept by the browser for this graph, saved to a file and loaded from one.
-const KEY = `vismech:names:${data.hash}`;
+// Names that the reader gives to concepts: kept by the browser for each dictionary, saved to a file and loaded from one.
+// They stand over those that the run was given; an empty one takes such a name away.
+const KEYS = new Map(Object.entries(data.dictionaries).map(([layer, key]) => [key, layer]));
+const PREFIX = "vismech:names:";
 const LONGEST = 80;
+const preset = new Map(data.nodes.filter((node) => node.name).map((node) => [node.id, node.name]));
+const places = new Map(data.nodes.filter((node) => node.concept !== null).map((node) => [`${node.layer}/${node.concept}`, node.id]));
+// Of each dictionary the names of all its concepts, by number: another graph may have kept others of them.
+const kept = new Map([...KEYS.keys()].map((key) => [key, new Map()]));
 let given = stored();
 
 // A page without storage, as in a frame, still takes names until it is closed.
 function stored() {
-  try {
-    return known(JSON.parse(localStorage.getItem(KEY) ?? "{}"));
-  } catch {
-    return new Map();
+  for (const key of kept.keys()) {
+    try {
+      kept.set(key, clean(JSON.parse(localStorage.getItem(PREFIX + key) ?? "{}")));
+    } catch {
+      // Nothing that can be read: what is kept here stays.
+    }
   }
+  return shownNames();
 }
 
-// The names of concepts that this graph has, as texts of one line.
-function known(names) {
-  const pairs = Object.entries(names)
-    .filter(([id, name]) => typeof name === "string" && (data.nodes[indexOf.get(id)]?.concept ?? null) !== null)
-    .map(([id, name]) => [id, name.replace(/\s+/g, " ").trim().slice(0, LONGEST)]);
-  return new Map(pairs.filter(([, name]) => name));
+// Numbers of concepts and their names as texts of one line.
+function clean(names) {
+  return new Map(
+    Object.entries(names)
+      .filter(([concept, name]) => /^\d+$/.test(concept) && typeof name === "string")
+      .map(([concept, name]) => [concept, name.replace(/\s+/g, " ").trim().slice(0, LONGEST)]),
+  );
 }
 
-function keepNames(names) {
-  given = known(Object.fromEntries(names));
+// Node's id → name, of the concepts that this graph has.
+function shownNames() {
+  const found = new Map(preset);
+  for (const [key, names] of kept) {
+    for (const [concept, name] of names) {
+      const id = places.get(`${KEYS.get(key)}/${concept}`);
+      if (id !== undefined && name) found.set(id, name);
+      else found.delete(id);
+    }
+  }
+  return found;
+}
+
+function nameConcept(index, name) {
+  const { layer, concept } = data.nodes[index];
+  clean({ [concept]: name }).forEach((line, number) => kept.get(data.dictionaries[layer]).set(number, line));
+  keepNames();
+}
+
+function keepNames() {
+  given = shownNames();
   try {
-    localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(given)));
+    for (const [key, names] of kept) {
+      if (names.size) localStorage.setItem(PREFIX + key, JSON.stringify(Object.fromEntries(names)));
+    }
   } catch {
     document.getElementById("names-told").value = "This browser keeps no names: save them as a file.";
   }
   tellNames();
 }
 
+// Dictionary's key → concept → name, of every name that is known.
+function toSave() {
+  const found = {};
+  const add = (key, concept, name) => { (found[key] ??= {})[concept] = name; };
+  for (const [id, name] of given) {
+    const { layer, concept } = data.nodes[indexOf.get(id)];
+    add(data.dictionaries[layer], concept, name);
+  }
+  for (const [key, names] of kept) {
+    for (const [concept, name] of names) if (name && !places.has(`${KEYS.get(key)}/${concept}`)) add(key, concept, name);
+  }
+  return found;
+}
+
 function tellNames() {
   nodes.forEach((_, index) => tellName(index));
   data.links.forEach((link, index) => entitle(index, link.weight[state.mode]));
-  document.getElementById("save").disabled = given.size === 0;
+  document.getElementById("save").disabled = Object.keys(toSave()).length === 0;
 }
 
 // On a node's tile, on its card in the list of all, and for a screen reader.
@@ -42,8 +87,6 @@ function tellName(index) {
   if (node.concept === null) return;
   const name = given.get(node.id);
   const text = nodes[index].querySelector(".name");
-  text.dataset.number ??= text.firstChild.data;
-  nodes[index].dataset.spoken ??= nodes[index].getAttribute("aria-label");
   const room = Number(nodes[index].querySelector(".plate").getAttribute("width")) - 12;
   text.firstChild.data = name ? fitted(short(index), text, room) : text.dataset.number;
   text.querySelector("title").textContent = full(index);
@@ -66,10 +109,9 @@ function fitted(name, text, room) {
 }
 
 function saveNames() {
-  const told = { graph: data.hash, names: Object.fromEntries(given) };
   const link = make("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(told, null, 1)], { type: "application/json" }));
-  link.download = `names-${data.hash}.json`;
+  link.href = URL.createObjectURL(new Blob([JSON.stringify({ names: toSave() }, null, 1)], { type: "application/json" }));
+  link.download = "names.json";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
@@ -77,14 +119,21 @@ function saveNames() {
 async function loadNames(file) {
   const told = document.getElementById("names-told");
   try {
-    const found = JSON.parse(await file.text());
-    if (found.graph !== data.hash) {
-      told.value = "These names are of another graph: its concepts are others.";
-      return;
+    const found = JSON.parse(await file.text()).names;
+    if (typeof found !== "object") throw new TypeError("no names");
+    let loaded = 0;
+    let others = 0;
+    for (const [key, part] of Object.entries(found)) {
+      const names = [...clean(part)].filter(([, name]) => name);
+      if (!KEYS.has(key)) {
+        others += names.length;
+        continue;
+      }
+      names.forEach(([concept, name]) => kept.get(key).set(concept, name));
+      loaded += names.length;
     }
-    const names = known(found.names);
-    keepNames(new Map([...given, ...names]));
-    told.value = `${names.size} name${names.size === 1 ? "" : "s"} loaded.`;
+    keepNames();
+    told.value = `${loaded} name${loaded === 1 ? "" : "s"} loaded.` + (others ? ` ${others} are of other dictionaries.` : "");
     if (chosen !== null) fill();
   } catch {
     told.value = "This file holds no names.";
