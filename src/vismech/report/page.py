@@ -19,6 +19,7 @@ from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.bar import truth_bars
+from vismech.report.evidence import Measured, shown
 from vismech.report.layout import MEAN
 from vismech.report.patches import NEAR, Card, Patch, Presence, encode_small, is_far
 from vismech.report.script import safe_json, script_data
@@ -70,6 +71,7 @@ class ReportData(NamedTuple):
     traced: Patches = Patches.receptive_field
     insertion: pd.DataFrame = pd.DataFrame()
     probability: bool = False
+    measured: Sequence[Measured] = ()
     sections: Sequence[Section] = ()
     where: Mapping[str, Mapping[str, Presence]] = {}
     mistaken: Collection[str] = ()
@@ -138,6 +140,7 @@ def render_page(report: ReportData) -> str:
         completeness=tabulate(report.completeness, COMPLETENESS),
         reconstruction=tabulate(report.reconstruction, RECONSTRUCTION),
         insertion=tabulate(report.insertion, INSERTION) if len(report.insertion) else None,
+        measured=[shown(one) for one in report.measured],
         facts=report.facts,
         sections=report.sections,
         near=NEAR,

@@ -26,6 +26,7 @@ from vismech.stages import where as where_stage
 from vismech.stages.cards import graph_concepts, kept_most
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.counted import pictured
+from vismech.stages.evidence import evidence
 from vismech.stages.explained import Explained
 from vismech.stages.fields import Pictures, read_fields
 from vismech.stages.graph import KeptSettings
@@ -37,7 +38,7 @@ from vismech.store.settings import UNUSED, Settings, used
 
 DRAWN, THUMB = 20_000_000, 64 * 64
 """Pixels of the figure and of a patch on the page, about; for the cost alone."""
-VERSION = 3
+VERSION = 4
 PHOTOGRAPH_SIDE = 160
 PAGE, FIGURE = "report/index.html", "figures/graph"
 RECONSTRUCTION = "reconstruction"
@@ -164,6 +165,7 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
         completeness=wide(completeness, ["lower", "upper", "path", "rule", "steps", "power"]),
         reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
         insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
+        measured=evidence(work, plan),
         facts=facts,
         dictionaries={layer: spec.key for layer, spec in plan.dictionaries.items()},
         notes=[

@@ -44,18 +44,25 @@ function drawIntervals(table, headings, rows) {
   const [low, high] = ["ci_low", "ci_high"].map((name) => headings.findIndex((cell) => cell.textContent.trim() === name));
   if (low < 0 || high < 0) return;
   const ends = rows.map((row) => [asNumber(textOf(row, low)), asNumber(textOf(row, high))]);
-  const known = ends.flat().filter(Number.isFinite);
-  const least = Math.min(0, ...known);
-  const range = Math.max(0, ...known) - least;
-  if (!range) return;
-  const share = (value) => `${(100 * (value - least)) / range}%`;
+  // Numbers of one unit share a scale.
+  const unit = headings.findIndex((cell) => cell.textContent.trim() === "Unit");
+  const units = rows.map((row) => (unit < 0 ? "" : textOf(row, unit)));
+  const scales = new Map();
+  for (const name of new Set(units)) {
+    const known = ends.filter((_, index) => units[index] === name).flat().filter(Number.isFinite);
+    const least = Math.min(0, ...known);
+    scales.set(name, { least, range: Math.max(0, ...known) - least });
+  }
+  if (![...scales.values()].some(({ range }) => range > 0)) return;
   const heading = table.tHead.rows[0].appendChild(document.createElement("th"));
   heading.scope = "col";
   heading.textContent = "Interval";
   rows.forEach((row, index) => {
     const [from, to] = ends[index];
     const cell = row.insertCell();
-    if (Number.isNaN(from) || Number.isNaN(to)) return;
+    const { least, range } = scales.get(units[index]);
+    if (Number.isNaN(from) || Number.isNaN(to) || !range) return;
+    const share = (value) => `${(100 * (value - least)) / range}%`;
     const track = cell.appendChild(document.createElement("span"));
     track.className = "interval";
     track.role = "img";
