@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from vismech.report.crops import draw_crop, position_crop
+from vismech.report.listing import Columns
 from vismech.report.page import ReportData
 from vismech.report.patches import Card, Patch, Presence, encode_png
 
@@ -176,7 +177,24 @@ def sample_report(
     }
     dictionaries = {layer: f"{index:064x}" for index, layer in enumerate(graph["layers"], seed + 1)}
     report = ReportData(graph, cards, images, completeness, reconstruction, facts, notes, dictionaries)
-    return report._replace(where=where, mistaken=set(shown[1:]))
+    most = {
+        layer: max(n["concept"] or 0 for n in graph["nodes"] if n["layer"] == layer) + 1 for layer in graph["layers"]
+    }
+    concepts = {
+        layer: _columns(rng, count + 64, [group["key"] for group in graph["groups"]]) for layer, count in most.items()
+    }
+    return report._replace(where=where, mistaken=set(shown[1:]), concepts=concepts)
+
+
+def _columns(rng: np.random.Generator, k: int, keys: Sequence[str]) -> Columns:
+    """A layer's concepts; the last has no members."""
+
+    def values(low: float, high: float) -> list[float | None]:
+        return [float(f"{value:.3g}") for value in rng.uniform(low, high, k - 1)] + [None]
+
+    names = [[LONG_NAME, "goose", "<b>drum</b>"][index % 3] for index in range(k - 1)]
+    importance = {key: [float(f"{value:.3g}") for value in rng.normal(size=k)] for key in keys}
+    return Columns(values(0, 0.02), values(0.4, 0.9), values(0, 6), [*names, None], values(0.1, 1), importance)
 
 
 def _presence(rng: np.random.Generator, here: bool) -> Presence:

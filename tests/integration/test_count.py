@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import json
 
+import pandas as pd
 import pytest
 
-from vismech.config.choices import Code, Method, Stage
+from vismech.config.choices import Code, Evaluation, Method, Stage
 from vismech.errors import UserError
 from vismech.stages.dictionary import check_count
 from vismech.stages.run import run
@@ -59,3 +60,26 @@ def test_what_is_no_number_of_concepts_is_refused(tiny, key, value) -> None:
     setattr(tiny.dictionary, key, value)
     with pytest.raises(UserError, match=f"dictionary.{key}={value}"):
         check_count(tiny)
+
+
+def test_tables_and_page_tell_the_number_that_was_chosen(tiny, tmp_path) -> None:
+    """The most that there may be stood in every table's column k, and on the page."""
+    tiny.dictionary.k, tiny.dictionary.vectors_per_concept = "auto", 4
+    tiny.evaluate.kinds = [Evaluation.reconstruction, Evaluation.insertion, Evaluation.interlayer]
+    tiny.evaluate.budgets, tiny.evaluate.images = [2], 4
+    result = run(tiny, tmp_path / "run")
+    keys = {row["key"]: row["unit"] for row in result.plan if row["stage"] == "dictionary"}
+    atoms = {
+        keys[found.folder.name]: json.loads(found.path("dictionary.json").read_text())["info"]["k"]
+        for found in (Artifact(path) for path in Store(tiny.store.root).artifacts())
+        if found.folder.name in keys
+    }
+    most = {row["unit"]: row for row in result.plan if row["stage"] == "dictionary"}
+    assert len(atoms) == len(most) == 3
+    extraction = pd.read_csv(tmp_path / "run/tables/extraction.csv")
+    assert dict(extraction.groupby("layer").k.unique().explode()) == atoms
+    interlayer = pd.read_csv(tmp_path / "run/tables/interlayer.csv")
+    assert all(atoms[lower] == k for lower, k in zip(interlayer.lower, interlayer.k, strict=True))
+    timings = pd.read_csv(tmp_path / "run/tables/timings.csv")
+    items = timings[timings.stage == "dictionary"].set_index("unit")["items"]
+    assert items.to_dict() == atoms

@@ -21,6 +21,7 @@ from vismech.report import layout as plan
 from vismech.report.bar import truth_bars
 from vismech.report.evidence import Measured, shown
 from vismech.report.layout import MEAN
+from vismech.report.listing import Columns
 from vismech.report.patches import NEAR, Card, Patch, Presence, encode_small, is_far
 from vismech.report.script import safe_json, script_data
 from vismech.report.text import (
@@ -55,6 +56,7 @@ class Section(NamedTuple):
 class ReportData(NamedTuple):
     """Everything the page shows, as data: the graph of graph.json, cards per node id, photographs per group key.
 
+    `concepts` has what is known of all concepts, layer by layer, for the list of all.
     `dictionaries` has each layer's dictionary's key, by which a reader's names are kept.
     `where` says of each concept (its node's id) where it is in the photographs (their sample ids); `mistaken` names
     those that the network takes for another class.
@@ -72,6 +74,7 @@ class ReportData(NamedTuple):
     insertion: pd.DataFrame = pd.DataFrame()
     probability: bool = False
     measured: Sequence[Measured] = ()
+    concepts: Mapping[str, Columns] = {}
     sections: Sequence[Section] = ()
     where: Mapping[str, Mapping[str, Presence]] = {}
     mistaken: Collection[str] = ()
@@ -133,6 +136,7 @@ def render_page(report: ReportData) -> str:
                 report.dictionaries,
                 [report.where.get(node["id"], {}) for node in nodes],
                 photographs,
+                report.concepts,
             )
         ),
         mistaken=report.mistaken,
@@ -142,6 +146,7 @@ def render_page(report: ReportData) -> str:
         insertion=tabulate(report.insertion, INSERTION) if len(report.insertion) else None,
         measured=[shown(one) for one in report.measured],
         facts=report.facts,
+        listed=list(report.concepts),
         sections=report.sections,
         near=NEAR,
         traced=TRACED[report.traced].page,

@@ -12,6 +12,7 @@ import numpy as np
 from vismech.attribution.account import is_absence
 from vismech.report import layout as plan
 from vismech.report.layout import MEAN
+from vismech.report.listing import Columns, listed
 from vismech.report.patches import Presence
 
 
@@ -21,6 +22,7 @@ def script_data(
     dictionaries: Mapping[str, str],
     where: Sequence[Mapping[str, Presence]] = (),
     photographs: Sequence[str] = (),
+    concepts: Mapping[str, Columns] | None = None,
 ) -> dict[str, Any]:
     """Per node what it is called, found by and how large it is; per link its ends, and weight and strength per mode.
 
@@ -30,12 +32,14 @@ def script_data(
         dictionaries: layer → its dictionary's key; names that a reader gives are kept by it.
         where: of each node where it is, by sample id; none at all where that is not known.
         photographs: the sample ids of the page's photographs, in the page's order.
+        concepts: layer → what is known of all its concepts, for the list of all.
     """
     index = {node["id"]: node["index"] for node in nodes}
     names = {str(group["key"]): str(group["name"]) for group in graph["groups"]}
     strengths = {mode: plan.strengths(graph, mode) for mode in plan.modes(graph)}
     sizes = _sizes(graph)
     return {
+        "all": listed(concepts, names) if concepts else None,
         "dictionaries": {layer: dictionaries[layer] for layer in graph["layers"]},
         "nodes": [
             {

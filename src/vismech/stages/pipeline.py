@@ -269,7 +269,7 @@ def _items(ctx: Context, spec: Spec) -> int:
     if "metrics.json" in names:
         return int(artifact.json("metrics.json")["images"])
     if "dictionary.json" in names:
-        return int(spec.inputs["k"])
+        return dictionary.count_of(ctx, spec)
     if "shares.npy" in names:
         return len(artifact.array("shares.npy"))
     if "graph.json" in names:

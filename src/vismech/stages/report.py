@@ -30,6 +30,7 @@ from vismech.stages.evidence import evidence
 from vismech.stages.explained import Explained
 from vismech.stages.fields import Pictures, read_fields
 from vismech.stages.graph import KeptSettings
+from vismech.stages.listing import listing
 from vismech.stages.trace import TraceSettings
 from vismech.stages.where import PHOTOGRAPHS, Where, shown_rows
 from vismech.stages.work import Work, read_images
@@ -166,6 +167,7 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
         reconstruction=wide(rows.loc[rebuilt], ["layer", "dictionary", "k", "code"]),
         insertion=wide(rows.loc[~rebuilt], ["layer", "variant", "order"]),
         measured=evidence(work, plan),
+        concepts=listing(work, plan),
         facts=facts,
         dictionaries={layer: spec.key for layer, spec in plan.dictionaries.items()},
         notes=[

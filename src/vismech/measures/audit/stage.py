@@ -188,7 +188,11 @@ def _layer_rows(work: Work, plan: Plan, spec: Spec[AuditSettings]) -> Iterator[d
     told = class_effects(labels, probability, logit, right, arrays["active"])
     harmed, shared = conflicts(told.effect, wanted.threshold), used_by(told.effect, wanted.threshold)
     importances = _importances(work, spec.parents["importance"])
-    base = {**plan.columns, "layer": wanted.layer, "k": plan.dictionaries[wanted.layer].inputs["k"]}
+    base = {
+        **plan.columns,
+        "layer": wanted.layer,
+        "k": dictionary_stage.count_of(work, plan.dictionaries[wanted.layer]),
+    }
     base["edit"] = wanted.edit.value
     for row, label in enumerate(told.classes.tolist()):
         own = labels == label

@@ -245,7 +245,7 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
     """
     found: list[dict[str, Any]] = []
     for layer, spec in plan.evaluations[Evaluation.insertion].items():
-        base = base_of(plan, layer)
+        base = base_of(work, plan, layer)
         for cases in metrics_of(work.store.open(spec), spec.settings):
             here = {**base, "variant": cases.variant, "order": cases.order}
             found.append({**here, **interval(cases.metric, cases.values, UNITS.get(cases.metric, "area"))})
@@ -254,9 +254,9 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
     return tidy(found, KEYS)
 
 
-def base_of(plan: Plan, layer: str) -> dict[str, Any]:
+def base_of(work: Work, plan: Plan, layer: str) -> dict[str, Any]:
     """The columns of a layer's rows that say which dictionary they are of."""
-    return {"layer": layer, **plan.columns, "k": plan.dictionaries[layer].inputs["k"]}
+    return {"layer": layer, **plan.columns, "k": dictionary_stage.count_of(work, plan.dictionaries[layer])}
 
 
 def interval(metric: str, values: np.ndarray, units: str) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
     found = []
     for layer, spec in plan.evaluations[Evaluation.insertion].items():
         artifact = work.store.open(spec)
-        ids, base = np.array(read_images(artifact).ids), base_of(plan, layer)
+        ids, base = np.array(read_images(artifact).ids), base_of(work, plan, layer)
         for each in metrics_of(artifact, spec.settings):
             keys = {**base, "variant": each.variant, "order": each.order}
             found.append(case_frame(keys, each.metric, ids[each.images], each.values))
@@ -316,7 +316,7 @@ def curve_table(work: Work, plan: Plan) -> pd.DataFrame:
             for (variant, order), values in drawings.items():
                 mean, keys = values.mean(0, dtype=np.float64), {"variant": variant, "order": order, "axis": axis}
                 curve = {"x": x, "insertion": mean[0], "deletion": mean[1], "n": len(values)}
-                found.append(pd.DataFrame({**base_of(plan, layer), **keys, **curve}))
+                found.append(pd.DataFrame({**base_of(work, plan, layer), **keys, **curve}))
     columns = [*KEYS, "axis", "x", "insertion", "deletion", "n"]
     return pd.concat(found, ignore_index=True).reindex(columns=columns)
 

@@ -111,7 +111,7 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
         regions = [Region(name) for name in artifact.json("regions.json")]
         arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in ("concepts", "clean", "blank", "kept")}
         pairs = int((arrays["concepts"] >= 0).sum())
-        base = {"layer": layer, **keys, "k": plan.dictionaries[layer].inputs["k"]}
+        base = {"layer": layer, **keys, "k": dictionary_stage.count_of(work, plan.dictionaries[layer])}
         for index, place in enumerate(Place):
             left = survival(*(arrays[name][..., index] for name in ("kept", "clean", "blank")))
             for number, region in enumerate(regions):

@@ -194,7 +194,7 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
         losses = _losses(work, artifact)
         if len(losses) and (recovered := loss_recovered(losses)) is not None:
             tails.append(("loss_recovered", *recovered, UNITS["loss_recovered"]))
-        base = {**base_of(plan, layer), "variant": "reconstruction", "order": "none"}
+        base = {**base_of(work, plan, layer), "variant": "reconstruction", "order": "none"}
         found += [{**base, **dict(zip(TAIL, tail, strict=True))} for tail in tails]
     return tidy(found, KEYS)
 
@@ -204,7 +204,7 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
     found = []
     for layer, spec in plan.evaluations[Evaluation.reconstruction].items():
         artifact = work.store.open(spec)
-        base = {**base_of(plan, layer), "variant": "reconstruction", "order": "none"}
+        base = {**base_of(work, plan, layer), "variant": "reconstruction", "order": "none"}
         found += [case_frame(base, one.metric, one.ids, one.values.astype(float)) for one in _cases(work, artifact)]
     return pd.concat(found, ignore_index=True)
 

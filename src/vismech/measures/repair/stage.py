@@ -164,7 +164,7 @@ def _cases(work: Work, plan: Plan) -> Iterator[_Cases]:
         facts, ids = artifact.json("repair.json"), np.array(read_images(artifact).ids)
         answers, tried = np.asarray(artifact.array("answers.npy")), np.array(facts["tried"])
         confirming = np.array([half_of(sample) is Half.confirming for sample in ids])
-        keys = {"layer": layer, **plan.columns, "k": plan.dictionaries[layer].inputs["k"]}
+        keys = {"layer": layer, **plan.columns, "k": dictionary_stage.count_of(work, plan.dictionaries[layer])}
         for place, selection in enumerate(Selection):
             for kind in Tried:
                 here = (tried == kind) & (confirming | (selection is Selection.image))

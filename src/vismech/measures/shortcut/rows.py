@@ -23,7 +23,7 @@ from vismech.measures.shortcut.scores import (
 from vismech.measures.shortcut.settings import ShortcutSettings, has_attribute
 from vismech.sources.data import half_of
 from vismech.stages.context import Plan
-from vismech.stages.dictionary import TABLE_KEYS
+from vismech.stages.dictionary import TABLE_KEYS, count_of
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, read_images
 
@@ -68,7 +68,7 @@ def _read(work: Work, plan: Plan) -> Iterator[_Read]:
             clean,
         )
         names = [(order, count, value) for order in wanted.orders for count in wanted.counts for value in wanted.values]
-        k = plan.dictionaries[wanted.layer].inputs["k"]
+        k = count_of(work, plan.dictionaries[wanted.layer])
         strength = np.asarray(work.store.open(spec.parents["strength"]).array("mean.npy"))
         sets, after = artifact.json("sets.json"), np.asarray(artifact.array("after.npy"))
         difference, told = by_attribute(strength, answered.attribute), told_apart(strength, answered.attribute)

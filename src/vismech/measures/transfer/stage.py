@@ -138,7 +138,7 @@ def _scores(work: Work, plan: Plan) -> Iterator[_Scores]:
             # What all concepts rebuild is in both orders alike, so that a poor reconstruction gains nothing by it.
             found[f"transfer_gain_{first}", "gig"] = score["gig"] - score["random"]
             for (metric, order), values in found.items():
-                base = {**base_of(plan, layer), "variant": "plain", "order": order}
+                base = {**base_of(work, plan, layer), "variant": "plain", "order": order}
                 yield _Scores(base, metric, ids, values, halves)
 
 
@@ -155,7 +155,7 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
         found.append({**one.base, **dict(zip(TAIL, (*row, "area of the first concepts"), strict=True))})
     for layer, spec in plan.evaluations[Evaluation.transfer].items():
         facts = work.store.open(spec).json("groups.json")
-        base = {**base_of(plan, layer), "variant": "plain", "order": "none"}
+        base = {**base_of(work, plan, layer), "variant": "plain", "order": "none"}
         for metric, value, units in (
             ("concepts_in_use", facts["in_use"], "concepts"),
             ("transfer_left_out", facts["left_out"], "images"),

@@ -12,6 +12,11 @@ function told() {
   if (state.only) query.set("only", "1");
   if (state.open !== null) query.set("open", data.nodes[state.open].id);
   if (state.search) query.set("search", state.search);
+  if (state.layer !== START.layer || state.concept !== null) query.set("layer", state.layer);
+  if (state.concept !== null) query.set("concept", state.concept);
+  if (state.by !== START.by || state.up !== START.up) query.set("by", (state.up ? "" : "-") + state.by);
+  if (state.from) query.set("from", state.from);
+  if (state.filter) query.set("filter", state.filter);
   return query.toString();
 }
 
@@ -32,6 +37,24 @@ function read(text) {
     only: query.get("only") === "1" && pins.length > 0,
     open: indexOf.get(query.get("open")) ?? null,
     search: query.get("search") ?? "",
+    ...readList(query),
+  };
+}
+
+function readList(query) {
+  const layer = LAYERS.includes(query.get("layer")) ? query.get("layer") : START.layer;
+  if (layer === null) return LIST;
+  const total = data.all.layers[layer].share.length;
+  const whole = (name) => (/^\d+$/.test(query.get(name) ?? "") && Number(query.get(name)) < total ? Number(query.get(name)) : null);
+  const by = (query.get("by") ?? "").replace(/^-/, "");
+  const known = by in data.all.headings;
+  return {
+    layer,
+    by: known ? by : START.by,
+    up: !(query.get("by") ?? "").startsWith("-"),
+    from: whole("from") ?? 0,
+    filter: query.get("filter") ?? "",
+    concept: whole("concept"),
   };
 }
 
@@ -71,4 +94,5 @@ function restore() {
   if (opened !== null) open(opened, true);
   if (chosen !== null) fill();
   tellPins();
+  restoreAll();
 }

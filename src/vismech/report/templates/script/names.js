@@ -76,6 +76,7 @@ function toSave() {
 }
 
 function tellNames() {
+  if (all) listConcepts();
   nodes.forEach((_, index) => tellName(index));
   data.links.forEach((link, index) => entitle(index, link.weight[state.mode]));
   document.getElementById("save").disabled = Object.keys(toSave()).length === 0;

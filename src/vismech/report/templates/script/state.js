@@ -10,7 +10,10 @@ const modes = new Set(["mean", ...[...controls.querySelectorAll("[name=mode]")].
 const indexOf = new Map(data.nodes.map((node, index) => [node.id, index]));
 
 // `pins` and `open` are indices of nodes; `open` is the one whose card stays. `least` is where its slider stands.
-const START = { mode: "mean", links: count ? Number(count.value) : 0, least: 0, pins: [], paths: true, only: false, open: null, search: "" };
+// The rest is of the list of all concepts: its layer, order, first row, filter, and the concept that is marked.
+const LAYERS = Object.keys(data.all?.layers ?? {});
+const LIST = { layer: LAYERS.at(-1) ?? null, by: "number", up: true, from: 0, filter: "", concept: null };
+const START = { mode: "mean", links: count ? Number(count.value) : 0, least: 0, pins: [], paths: true, only: false, open: null, search: "", ...LIST };
 const state = structuredClone(START);
 // The node whose card is seen: the open one, or the one that is pointed at.
 let chosen = null;
