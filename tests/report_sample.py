@@ -177,12 +177,10 @@ def sample_report(
     }
     dictionaries = {layer: f"{index:064x}" for index, layer in enumerate(graph["layers"], seed + 1)}
     report = ReportData(graph, cards, images, completeness, reconstruction, facts, notes, dictionaries)
-    most = {
-        layer: max(n["concept"] or 0 for n in graph["nodes"] if n["layer"] == layer) + 1 for layer in graph["layers"]
-    }
-    concepts = {
-        layer: _columns(rng, count + 64, [group["key"] for group in graph["groups"]]) for layer, count in most.items()
-    }
+    concepts_of = {name: [n for n in graph["nodes"] if n["layer"] == name] for name in graph["layers"]}
+    most = {name: max((n.get("concept") or 0 for n in nodes), default=0) for name, nodes in concepts_of.items()}
+    keys = [group["key"] for group in graph["groups"]]
+    concepts = {layer: _columns(rng, count + 65, keys) for layer, count in most.items()}
     return report._replace(where=where, mistaken=set(shown[1:]), concepts=concepts)
 
 

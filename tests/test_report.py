@@ -27,6 +27,7 @@ from vismech.errors import UserError
 from vismech.report import layout as plan
 from vismech.report.bar import truth_bars
 from vismech.report.crops import draw_crop, position_crop
+from vismech.report.evidence import Measured, shown
 from vismech.report.figures import ALARM, graph_figure
 from vismech.report.page import ReportData, heading, render_page
 from vismech.report.patches import encode_png
@@ -244,7 +245,7 @@ def test_the_page_holds_every_node_link_control_and_table(small, page):
     assert sum("out" not in attributes["class"].split() for attributes in drawn) == plan.default_links(graph)
     radios = [attributes["value"] for _, attributes in page.tags if attributes.get("name") == "mode"]
     assert radios == ["mean", "129", "130"]
-    assert len(page.of_class("measures")) == 3 and len(page.of_class("details")) == len(graph["nodes"])
+    assert len(page.of_class("measures")) == 4 and len(page.of_class("details")) == len(graph["nodes"])
     text = " ".join(page.words)
     for words in [*small.notes, *small.facts.values(), heading(graph), "spoonbill", "How to read it"]:
         assert words in text
@@ -263,9 +264,9 @@ def test_negative_links_are_marked_and_carry_their_size(small, page):
 def test_the_script_gets_every_weight_in_every_mode(small, page):
     data = embedded(page)
     assert [node["short"] for node in data["nodes"][:2]] == ["spoonbill", "flamingo"]
-    for link, shown in zip(small.graph["links"], data["links"], strict=True):
-        assert shown["weight"]["mean"] == pytest.approx(link["weight"], rel=1e-4)
-        assert shown["weight"]["130"] == pytest.approx(link["weights"]["130"], rel=1e-4)
+    for link, sent in zip(small.graph["links"], data["links"], strict=True):
+        assert sent["weight"]["mean"] == pytest.approx(link["weight"], rel=1e-4)
+        assert sent["weight"]["130"] == pytest.approx(link["weights"]["130"], rel=1e-4)
 
 
 def test_names_of_ones_own_belong_to_dictionaries(small, page):
@@ -595,3 +596,37 @@ def test_a_wide_table_refuses_what_it_would_have_to_average():
     assert found["x"].tolist() == [1.0, 3.0]
     with pytest.raises(ValueError, match="duplicate"):
         wide(pd.concat([frame, frame[:1].assign(value=9.0)]), ["layer"])
+
+
+def test_what_was_measured_is_shown_row_by_row_and_says_what_it_leaves_out():
+    rows = pd.DataFrame(
+        {
+            "order": ["gig", "random"] * 150,
+            "dictionary": "bisecting",
+            "k": 128,
+            "seed": None,
+            "metric": "cpr",
+            "value": np.arange(300) / 1000,
+            "n": 60,
+            "ci_low": 0.1,
+            "ci_high": [0.2] * 299 + [None],
+            "units": "area",
+        }
+    )
+    found = shown(Measured("circuit", "What is left?", rows, [b"x"]))
+    assert "In all rows: dictionary bisecting, k 128." in found.told and "seed" not in found.told
+    assert "The first 200 of 300 rows; tables/circuit.csv has all." in found.told
+    assert found.table.headings == ["order", "Metric", "Value", "n", "ci_low", "ci_high", "Unit"]
+    assert len(found.table.rows) == 200
+    assert found.table.rows[1] == [
+        "random",
+        "cpr",
+        "0.00100",
+        "60",
+        "0.100",
+        "0.200",
+        "area",
+    ]
+    few = shown(Measured("circuit", "What is left?", rows.head(1), []))
+    assert few.told == "" and few.table.headings[:3] == ["order", "dictionary", "k"]
+    assert shown(Measured("none", "?", pd.DataFrame(), [])).table.rows == []

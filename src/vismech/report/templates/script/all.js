@@ -89,7 +89,7 @@ function conceptRow(values, number) {
   return row;
 }
 
-const plainly = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const plainly = new Intl.NumberFormat("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
 function inFigures(key, value) {
   if (key === "part") return percent(value);
   return plainly.format(key === "share" ? 100 * value : value).replace("-", "−");

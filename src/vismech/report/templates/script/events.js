@@ -89,7 +89,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   // The path, not the target: a button of the card is gone by now if it opened another node.
   const path = event.composedPath();
-  if (!card.hidden && ![card, graph, bar, controls].some((part) => path.includes(part))) shut();
+  if (!card.hidden && ![card, graph, bar, controls, all].some((part) => path.includes(part))) shut();
 });
 graph.addEventListener("click", (event) => {
   if (!event.target.closest(".node")) shut();
