@@ -20,7 +20,7 @@ from vismech.finished.opened import Opened
 from vismech.stages import dictionary as dictionary_stage
 
 TRUST = ["--trust", "tiny"]  # where the run's own model is
-README = (Path(__file__).parents[2] / "README.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs/guide.md").read_text()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_folder_that_is_no_run_and_a_run_of_somebodys_code(finished, tmp_path,
 
 
 def test_the_example_of_an_edit_works(finished, tmp_path, monkeypatch) -> None:
-    (example,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "edit.load" in text]
+    (example,) = [text for text in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "edit.load" in text]
     monkeypatch.chdir(tmp_path)
     main([str(finished), "layer2/3", *TRUST, "--out", "edit.safetensors"])
     model, images = tiny.network(), tiny.images(4)
