@@ -23,14 +23,17 @@ GROUPS = ("model", "data", "dictionary", "attribute", "evaluate", "report")
 
 
 class Importable:
-    """The package outside is on the path, as with PYTHONPATH."""
+    """The package outside is on the path, as with PYTHONPATH, and what else stands in the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folders = [str(OUTSIDE), str(folder)]
 
     def __call__(self) -> None:
-        sys.path.insert(0, str(OUTSIDE))
+        sys.path[:0] = self.folders
 
 
 def vismech(folder: Path, *arguments: str) -> Said:
-    return command(["--config-dir", str(OUTSIDE / "conf"), *arguments], folder / "here", Importable())
+    return command(["--config-dir", str(OUTSIDE / "conf"), *arguments], folder / "here", Importable(folder))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,28 @@ def test_other_options_are_another_key(finished, arrays) -> None:
     assert before["extract layer1"] == changed["extract layer1"]
     assert before["dictionary layer1"] != changed["dictionary layer1"]
     assert before["extract layer1"] != keys("data.options.names=[dots,stripes,rest]")["extract layer1"]
+
+
+def test_other_code_of_a_measure_is_another_key(finished, arrays) -> None:
+    """A measure whose code was changed was served what its old code had measured."""
+
+    def keys(measure: str) -> set[str]:
+        changed = [each.replace("hydra.run.dir=run", "hydra.run.dir=again") for each in arguments(arrays)]
+        plan = ("plan=true", f"evaluate.own=[{measure}]")
+        done = vismech(finished.parent, *changed, *plan)
+        assert done.status == 0, done.err
+        lines = [line.split() for line in done.out.splitlines() if line.startswith(("hit", "miss"))]
+        return {key for _, stage, *_, key in lines if stage == "evaluate"}
+
+    stored = {path.parent.name for path in (finished / "outputs/artifacts").glob("evaluate/*/manifest.json")}
+    first = keys("outside:NORMS")
+    assert first <= stored and len(first) == 3
+    code = (OUTSIDE / "outside.py").read_text().replace("outside:NORMS", "other_measure:NORMS")
+    found = []
+    for computed in ("norms.mean()", "norms.sum()", "norms.mean()"):
+        (finished.parent / "other_measure.py").write_text(code.replace("norms.mean()", computed))
+        found.append(keys("other_measure:NORMS"))
+    assert found[0] == found[2] and found[0].isdisjoint(found[1])
 
 
 @pytest.mark.parametrize(

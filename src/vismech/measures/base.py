@@ -7,6 +7,7 @@ one's own, named as package.module:NAME in ``evaluate.own``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import pandas as pd
 from vismech.config.choices import Evaluation, Stage
 from vismech.config.schema import Config
 from vismech.errors import UserError
-from vismech.sources.own import load_own
+from vismech.sources.own import Own, load_own
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.work import Work
 
@@ -68,6 +69,21 @@ def measure_of(name: str) -> Kind:
 def asked(config: Config) -> Iterator[str]:
     """The names of the measures that a configuration asks for, each once."""
     yield from dict.fromkeys([*(kind.value for kind in config.evaluate.kinds), *config.evaluate.own])
+
+
+def jobs_of(name: str, ctx: Context, plan: Plan) -> list[Job]:
+    """A measure's jobs; those of one's own have its code in their keys, so that a change of it is measured again."""
+    jobs = measure_of(name).jobs(ctx, plan)
+    if name in [kind.value for kind in Evaluation]:
+        return jobs
+    code, stamped = Own.of(name, {}, "evaluate.own").code, {}
+    for number, job in enumerate(jobs):
+        specs = {}
+        for unit, spec in job.specs.items():
+            parents = {role: stamped.get(parent.key, parent) for role, parent in spec.parents.items()}
+            specs[unit] = stamped[spec.key] = replace(spec, parents=parents, code=code)
+        jobs[number] = replace(job, specs=specs)
+    return jobs
 
 
 def measured_rows(work: Work, plan: Plan, name: str) -> pd.DataFrame:

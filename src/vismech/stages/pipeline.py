@@ -26,7 +26,7 @@ from vismech.attribution.methods import OPTIONS, told_cost
 from vismech.config.choices import Stage
 from vismech.config.schema import Config
 from vismech.measures import images as measured
-from vismech.measures.base import alone, asked, measure_of
+from vismech.measures.base import alone, asked, jobs_of, measure_of
 from vismech.network.layers import LOGITS
 from vismech.passes.devices import rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
@@ -158,7 +158,7 @@ def make_plan(ctx: Context) -> Plan:
     if wanted(Stage.evaluate):
         for kind in asked(ctx.config):
             plan.evaluations[kind] = {}
-            for job in measure_of(kind).jobs(ctx, plan):
+            for job in jobs_of(kind, ctx, plan):
                 plan.evaluations[kind] |= add(job)
     if pictured:
         (plan.pictures,) = add(cards.pictures_job(ctx, plan, drawn["fields"])).values()

@@ -69,6 +69,7 @@ class Spec(Generic[S]):
         unit: a layer, a pair of layers or the whole run, for people.
         settings: the choices and fingerprints that the result depends on.
         parents: name → spec of the artifacts it is computed from.
+        code: hash of the code that computes it, where that is not of this package, whose stages have versions.
     """
 
     stage: str
@@ -76,11 +77,13 @@ class Spec(Generic[S]):
     unit: str
     settings: S
     parents: Mapping[str, Spec[Any]] = field(default_factory=dict)
+    code: str = ""
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        """The settings as the key has them."""
-        return self.settings.inputs() if isinstance(self.settings, Settings) else self.settings
+        """The settings as the key has them, with the code where there is one to tell."""
+        found = self.settings.inputs() if isinstance(self.settings, Settings) else self.settings
+        return {**found, "computed_by": self.code} if self.code else found
 
     def describe(self) -> dict[str, Any]:
         """The content that the key is the hash of."""
