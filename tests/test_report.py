@@ -30,7 +30,7 @@ from vismech.report.crops import draw_crop, position_crop
 from vismech.report.evidence import Measured, shown
 from vismech.report.figures import ALARM, graph_figure
 from vismech.report.page import ReportData, heading, render_page
-from vismech.report.patches import encode_png
+from vismech.report.patches import Patch, encode_png, portrait
 from vismech.report.text import COMPLETENESS, TRACED, number, percent, shorten, tabulate, wide
 from vismech.report.verdict import ALONG, DRAW, MORE, WARNING, verdict
 
@@ -630,3 +630,16 @@ def test_what_was_measured_is_shown_row_by_row_and_says_what_it_leaves_out():
     few = shown(Measured("circuit", "What is left?", rows.head(1), []))
     assert few.told == "" and few.table.headings[:3] == ["order", "dictionary", "k"]
     assert shown(Measured("none", "?", pd.DataFrame(), [])).table.rows == []
+
+
+def test_a_photograph_that_is_taken_for_another_class_does_not_stand_for_its_own(small, tmp_path):
+    """The first of the images that were answered cat was an airplane, and stood under "cat"."""
+    right, wrong = (Patch(encode_png(np.full((8, 8, 3), value, np.uint8)), "", 1.0, str(value)) for value in (200, 40))
+    assert portrait([wrong, right], {"40"}) == right and portrait([wrong], {"40"}) == wrong and portrait([], ()) is None
+    images, mistaken = {"129": [wrong, right], "130": [right]}, {"40"}
+    page = render_page(small._replace(images=images, mistaken=mistaken))
+    nodes = {node["id"]: node for node in embedded(Elements(page))["nodes"]}
+    assert nodes["class/129"]["picture"] == nodes["class/130"]["picture"]  # both show what is right
+    plain = graph_figure(small.graph, {}, tmp_path / "a", {"129": [right], "130": [right]}, dpi=50)
+    told = graph_figure(small.graph, {}, tmp_path / "b", images, dpi=50, mistaken=mistaken)
+    assert plain.png.read_bytes() == told.png.read_bytes()

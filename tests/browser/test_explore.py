@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from selenium.webdriver import ActionChains, Chrome
@@ -247,6 +251,46 @@ def test_names_are_text_kept_saved_and_loaded(page, graph, address, tmp_path):
         more.write_text(text)
         page.find_element(By.ID, "load").send_keys(str(more))
         until(page, "return document.getElementById('names-told').value", "This file holds no names.")
+
+
+def saved(page, tmp_path, button: str, name: str) -> bytes:
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.execute_script(f"document.getElementById('save-{button}').click()")
+    WebDriverWait(page, 20).until(lambda _: (tmp_path / name).is_file())
+    return (tmp_path / name).read_bytes()
+
+
+def test_the_view_is_saved_as_it_is_seen(page, graph, tmp_path):
+    slide(page, "count", 7)
+    type_in(page, "#search", "")
+    ActionChains(page).click(concept(page, 2)).perform()
+    type_in(page, ".naming input", HOSTILE)
+    press(page, Keys.ESCAPE)
+    drawn = page.execute_script("return document.querySelectorAll('#links .link:not(.gone, .out)').length")
+    assert drawn == 7
+    # The drawing is whole XML, and has what is drawn, with its look and its pictures in it, and nothing else.
+    root = ElementTree.fromstring(saved(page, tmp_path, "svg", "graph.svg"))
+    svg = "{http://www.w3.org/2000/svg}"
+    paths = root.findall(f".//{svg}g[@id='links']/{svg}path")
+    assert len(paths) == drawn and all(path.get("stroke", "").startswith(("rgb", "color(")) for path in paths)
+    shown = {use.get("href") for use in root.iter(f"{svg}use")}
+    images = {f"#{image.get('id')}": image.get("href") for image in root.iter(f"{svg}image")}
+    assert shown == images.keys() and all(str(href).startswith("data:image/") for href in images.values())
+    words = [text.text for text in root.iter(f"{svg}text")]
+    assert set(graph["layers"]) <= set(words) and any(str(word).startswith("<img") for word in words)
+    assert not list(root.iter(f"{svg}script")) and not any("onclick" in element.attrib for element in root.iter())
+    # The picture is the drawing: no single colour, and twice its size.
+    with Image.open(io.BytesIO(saved(page, tmp_path, "png", "graph.png"))) as picture:
+        assert picture.size == (2 * int(root.get("width", 0)), 2 * int(root.get("height", 0)))
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 1000
+    rows = list(csv.DictReader(io.StringIO(saved(page, tmp_path, "csv", "links.csv").decode(), newline="")))
+    ids = {node["id"] for node in graph["nodes"]}
+    assert len(rows) == drawn and all({row["source"], row["target"]} <= ids for row in rows)
+    weights = {(link["source"], link["target"]): link["weight"] for link in graph["links"]}
+    for row in rows:
+        assert float(row["weight"]) == pytest.approx(weights[row["source"], row["target"]], rel=1e-4)
+    named = {row["source_name"] for row in rows} | {row["target_name"] for row in rows}
+    assert HOSTILE in named or all("Concept" in name or name in ("spoonbill", "flamingo") for name in named)
 
 
 def test_the_address_keeps_the_choices_and_back_undoes_them(page, graph, address):

@@ -7,7 +7,7 @@ strip and bars carry the colours of the classes it was kept for.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from PIL import Image
 from vismech.attribution.account import Answered, is_absence
 from vismech.report import layout as plan
 from vismech.report.layout import Box, Layout
-from vismech.report.patches import Card, Patch, is_far
+from vismech.report.patches import Card, Patch, is_far, portrait
 from vismech.report.text import number, shorten
 from vismech.report.verdict import Fact, subject, verdict
 
@@ -85,12 +85,14 @@ def graph_figure(
     dpi: int = 200,
     probability: bool = False,
     answered: Answered | None = None,
+    mistaken: Collection[str] = (),
 ) -> Figures:
     """Draw the graph with its strongest links and write `<stem>.svg` and `<stem>.png`; equal input gives equal bytes.
 
-    `images` are the explained photographs per group key; the first of each is shown in its class node. Above the graph
-    stands how far it can be believed, of a class's probability where `probability` says so, and what the network
-    answers of the run's images where that is mostly wrong; above that of errors what is explained.
+    `images` are the explained photographs per group key; the first of each that is not among the `mistaken` is shown in
+    its class node. Above the graph stands how far it can be believed, of a class's probability where `probability` says
+    so, and what the network answers of the run's images where that is mostly wrong; above that of errors what is
+    explained.
 
     Raises:
         UserError: the graph holds NaN, or a link or node names something the graph does not have.
@@ -110,7 +112,8 @@ def graph_figure(
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         _links(axes, graph, drawing)
-        _nodes(axes, graph, drawing, cards, images or {})
+        portraits = {key: portrait(ones, mistaken) for key, ones in (images or {}).items()}
+        _nodes(axes, graph, drawing, cards, portraits)
         _legend(axes, graph, drawing)
         for index, fact in enumerate(facts):
             colour = ALARM if fact.warns else INK
@@ -147,7 +150,7 @@ def _nodes(
     graph: Mapping[str, Any],
     drawing: Layout,
     cards: Mapping[str, Card],
-    images: Mapping[str, Sequence[Patch]],
+    portraits: Mapping[str, Patch | None],
 ) -> None:
     for row in drawing.rows:
         name = "class" if row.layer == plan.CLASSES else shorten(row.layer, GUTTER - 18, 13)
@@ -157,7 +160,7 @@ def _nodes(
         for node in row.nodes:
             box = drawing.boxes[node["id"]]
             if node["kind"] == "class":
-                _class_node(axes, graph, node, box, images)
+                _class_node(axes, graph, node, box, portraits)
             elif node["kind"] == "concept":
                 _concept_node(axes, graph, node, box, cards.get(node["id"]), largest)
             else:
@@ -166,16 +169,16 @@ def _nodes(
 
 
 def _class_node(
-    axes: Axes, graph: Mapping[str, Any], node: dict[str, Any], box: Box, images: Mapping[str, Sequence[Patch]]
+    axes: Axes, graph: Mapping[str, Any], node: dict[str, Any], box: Box, portraits: Mapping[str, Patch | None]
 ) -> None:
     _plate(axes, box)
     key = plan.group_of(node, graph)
     _strip(axes, graph, [key] if key else [], box)
-    photograph = images.get(key or "", [])[:1] if box.width >= plan.ROOM_FOR_PHOTOGRAPH else []
+    photograph = portraits.get(key or "") if box.width >= plan.ROOM_FOR_PHOTOGRAPH else None
     left = box.x + 10
     if photograph:
         side = box.height - 14
-        _image(axes, photograph[0].png, Box(box.x + 7, box.y + 9, side, side - 2))
+        _image(axes, photograph.png, Box(box.x + 7, box.y + 9, side, side - 2))
         left = box.x + side + 16
     room = box.x + box.width - left - 6
     name = shorten(str(node.get("name") or node["id"]), room, 15)

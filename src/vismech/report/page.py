@@ -22,7 +22,7 @@ from vismech.report.bar import truth_bars
 from vismech.report.evidence import Measured, shown
 from vismech.report.layout import MEAN
 from vismech.report.listing import Columns
-from vismech.report.patches import NEAR, Card, Patch, Presence, encode_small, is_far
+from vismech.report.patches import NEAR, Card, Patch, Presence, encode_small, is_far, portrait
 from vismech.report.script import safe_json, script_data
 from vismech.report.text import (
     ACCOUNT,
@@ -239,8 +239,9 @@ def _nodes(report: ReportData, drawing: plan.Layout, sprites: _Sprites) -> list[
             if node["kind"] == "class":
                 key = plan.group_of(node, graph)
                 held = [key] if key else []
-                first = report.images.get(key or "", [])[:1] if box.width >= plan.ROOM_FOR_PHOTOGRAPH else []
-                photograph = sprites.add(first[0].png) if first else None
+                shows = report.images.get(key or "", []) if box.width >= plan.ROOM_FOR_PHOTOGRAPH else []
+                own = portrait(shows, report.mistaken)
+                photograph = sprites.add(own.png) if own else None
             label, absent = _label(node), is_absence(node)
             views.append(
                 {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -39,6 +40,12 @@ class Presence(NamedTuple):
 def is_far(patch: Patch) -> bool:
     """Whether a patch is among the nearest only because nothing is near."""
     return patch.cosine < NEAR
+
+
+def portrait(photographs: Sequence[Patch], mistaken: Collection[str]) -> Patch | None:
+    """The photograph that stands for a class: the first that the network takes for its own class, or else the first."""
+    right = (one for one in photographs if one.image not in mistaken)
+    return next(right, next(iter(photographs), None))
 
 
 class Card(NamedTuple):

@@ -133,7 +133,13 @@ def _write(
         page.write_text(render_page(data._replace(sections=sections)))
     if wanted.figure:
         graph_figure(
-            data.graph, data.cards, folder / FIGURE, data.images, probability=data.probability, answered=data.answered
+            data.graph,
+            data.cards,
+            folder / FIGURE,
+            data.images,
+            probability=data.probability,
+            answered=data.answered,
+            mistaken=data.mistaken,
         )
 
 

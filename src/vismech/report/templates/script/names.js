@@ -110,11 +110,7 @@ function fitted(name, text, room) {
 }
 
 function saveNames() {
-  const link = make("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify({ names: toSave() }, null, 1)], { type: "application/json" }));
-  link.download = "names.json";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  saveAs("names.json", new Blob([JSON.stringify({ names: toSave() }, null, 1)], { type: "application/json" }));
 }
 
 async function loadNames(file) {
