@@ -29,7 +29,7 @@ from vismech.passes.threads import for_each_chunk
 CPU_NUMBERS, GPU_NUMBERS = 2**19, 2**26
 # Iterations of ADMM before each try of the active-set method; relaxation; first step size and its range (residuals
 # that have sunk into rounding would push it anywhere); how often it is adapted.
-ROUNDS = (30, 40)
+ROUNDS = (45, 40)
 RELAXATION = 1.6
 FIRST_RHO, RHO_RANGE = 0.3, (0.01, 100.0)
 ADAPT_EVERY = 10
