@@ -1,4 +1,5 @@
-"""The one exception that is shown to a user as a sentence instead of a traceback, and one that becomes it."""
+"""The one exception that is shown to a user as a sentence instead of a traceback, one that becomes it, and one that is
+no error."""
 
 
 class UserError(ValueError):
@@ -11,3 +12,7 @@ class NotFinite(FloatingPointError):
     def __init__(self, said: str, image: int | None = None) -> None:
         super().__init__(said if image is None else f"image {image}: {said}")
         self.said, self.image = said, image
+
+
+class Unfinished(Exception):
+    """A run has done what it can for a pass that others are filling too: nothing is to be committed yet."""

@@ -17,7 +17,8 @@ from vismech.stages import graph as graph_stage
 from vismech.stages import tables, trace
 from vismech.stages.dictionary import coding_of
 from vismech.stages.dictionary import read as read_dictionary
-from vismech.stages.pipeline import Events, make_plan, open_context, run_plan
+from vismech.stages.pipeline import make_plan, open_context
+from vismech.stages.running import Events, run_plan
 from vismech.stages.work import read_images
 
 pytestmark = pytest.mark.slow

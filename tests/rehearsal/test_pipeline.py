@@ -17,7 +17,7 @@ from vismech.config.choices import Evaluation, Images, Positions, Rule, Scope, S
 from vismech.config.schema import Config
 from vismech.measures.planted import stage as planted
 from vismech.measures.planted.networks import NETWORKS
-from vismech.stages import pipeline
+from vismech.stages import running
 from vismech.stages.run import run
 
 pytestmark = [
@@ -36,7 +36,7 @@ def pictures(tmp_path_factory) -> Path:
 def on_the_device(monkeypatch) -> Iterator[dict[str, Counts]]:
     """A machine with a GPU; yields what each stage, and each kind of evaluation, did on it."""
     found: dict[str, Counts] = {}
-    each = pipeline._run_job
+    each = running._run_job
 
     def counted(ctx, job, events, place) -> None:
         kinds = {str(spec.inputs.get("measure", "")) for spec in job.specs.values()}
@@ -49,7 +49,7 @@ def on_the_device(monkeypatch) -> Iterator[dict[str, Counts]]:
 
     with monkeypatch.context() as patch, device() as counts:
         take_over(patch)
-        patch.setattr(pipeline, "_run_job", counted)
+        patch.setattr(running, "_run_job", counted)
         yield found
 
 

@@ -17,6 +17,10 @@ class RuntimeConfig:
     """auto (a CUDA device, or else the CPU), cpu, or gpu, which is CUDA."""
     devices: Any = 1
     """Number of devices (or processes on CPU), a list of them, or auto."""
+    shard: str | None = None
+    """i/n, the i-th of n jobs that fill each pass over images together, on machines that share store.root, with all
+    other keys the same. A job begins with its own n-th of the batches, then takes those of jobs that died or have not
+    come, and waits for none but a living one; the last to finish commits. What is no pass is the first comer's."""
     job: int = 0
     """With devices=1 the GPU number job modulo their count is used; in a sweep, the job's number unless it is given."""
     tf32: bool = False

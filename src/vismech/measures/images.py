@@ -103,7 +103,7 @@ def answers_job(ctx: Context) -> Job:
     ctx.measured_labels.require("evaluate.correct_only=true")
     settings = ExtractSettings({**ctx.source, **ctx.measured_source}, LOGITS)
     spec = Spec(Stage.extract.value, extract.VERSION, LOGITS, settings)
-    return Job(Stage.extract, {LOGITS: spec}, compute_answers, answers_cost)
+    return Job(Stage.extract, {LOGITS: spec}, compute_answers, answers_cost, passes=True)
 
 
 def compute_answers(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> None:

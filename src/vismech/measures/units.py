@@ -119,7 +119,7 @@ def unit_jobs(
         for spec in specs.values():
             _fill(work, spec, loop, columns)
 
-    return [Job(Stage.evaluate, {unit: spec}, compute) for unit, spec in found.items()]
+    return [Job(Stage.evaluate, {unit: spec}, compute, passes=True) for unit, spec in found.items()]
 
 
 class _Source(NamedTuple):

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from vismech.errors import UserError
 from vismech.network.capture import capture, device_node, operation
+from vismech.network.folding import Folded, Folding, Pair, foldable
 from vismech.network.layers import LOGITS, PIXELS, Layers
 from vismech.network.norms import GUARDED
 from vismech.network.pfv import Layout, layout_of
@@ -38,10 +39,12 @@ class Network(Layers):
         """
         raise NotImplementedError
 
-    def segment(self, lower: str, upper: str) -> nn.Module:
+    def segment(self, lower: str, upper: str, folded: bool = False) -> nn.Module:
         """The function from ``lower``'s output [B, …] to ``upper``'s output [B, …] and nothing else.
 
-        ``lower`` may be ``pixels`` and ``upper`` may be ``logits``.
+        ``lower`` may be ``pixels`` and ``upper`` may be ``logits``. ``folded`` is for paths, of which many points pass:
+        batch norms are part of the convolutions before them where the network is an exported graph. Values then differ
+        from the model's in the last digits, and parameters are constants.
 
         Raises:
             UserError: an unknown layer, ``upper`` not after ``lower``, or a path to ``upper`` around ``lower``.
@@ -108,6 +111,8 @@ class ExportedNetwork(Network):
         self.prefixes = {name: self._prefix_at[node] for name, node in self.output.items() if node in self._prefix_at}
         self._cuts: dict[tuple[str, ...], fx.GraphModule] = {}
         self._placements: dict[nn.Module, Placement] = {module: Placement(module, model)}
+        self._foldings: dict[nn.Module, Folding] = {}
+        self._folded: dict[fx.Node, Folded] = {}
 
     def _find_outputs(self, nodes: list[fx.Node]) -> None:
         """A module's output is its only value that is read outside it; sizes are no values."""
@@ -146,7 +151,7 @@ class ExportedNetwork(Network):
         values = cut(images)
         return dict(zip(layers, values, strict=True))
 
-    def segment(self, lower: str, upper: str) -> nn.Module:
+    def segment(self, lower: str, upper: str, folded: bool = False) -> nn.Module:
         """See :meth:`Network.segment`."""
         self._check_pair(lower, upper)
         start, end = self._value(lower), self._value(upper)
@@ -156,8 +161,8 @@ class ExportedNetwork(Network):
                 f"{upper!r} can be reached around {lower!r}, through {' → '.join(around)}: "
                 "cut where all paths meet, such as at the end of a block"
             )
-        cut = self._cut(start, (upper,))
-        return _Single(cut, self._placements[cut])
+        cut = self._cut_at(start, (end,), folded)
+        return _Single(cut, self._placements[cut], self._foldings.get(cut))
 
     def graph_from(self, start: fx.Node | None, end: fx.Node) -> fx.GraphModule:
         """The graph from one of its values (None: the images) to another, on the device of the model.
@@ -186,9 +191,9 @@ class ExportedNetwork(Network):
         """The graph from ``start`` to the outputs of ``layers``."""
         return self._cut_at(start, tuple(self._value(layer) for layer in layers))
 
-    def _cut_at(self, start: fx.Node, ends: tuple[fx.Node, ...]) -> fx.GraphModule:
+    def _cut_at(self, start: fx.Node, ends: tuple[fx.Node, ...], folded: bool = False) -> fx.GraphModule:
         """The graph from ``start`` to ``ends``, cached; its parameters are the model's own."""
-        key = (start.name, *(end.name for end in ends))
+        key = (str(folded), start.name, *(end.name for end in ends))
         if key not in self._cuts:
             needed = set().union(*(self._reach(end, start) for end in ends))
             graph, copies = fx.Graph(), {}
@@ -206,6 +211,13 @@ class ExportedNetwork(Network):
             graph.output(tuple(copies[end] for end in ends))
             cut = fx.GraphModule(self.module, graph).eval()
             self._cuts[key], self._placements[cut] = cut, Placement(cut, self.model)
+            if folded:
+                self._placements[cut].follow(device_of(self.model))
+                pairs = [
+                    (self._folded.setdefault(pair.first, Folded(pair)), Pair(*map(copies.__getitem__, pair)))
+                    for pair in foldable(self.module.graph, needed, {start, *ends})
+                ]
+                self._foldings[cut] = Folding(cut, pairs)
         return self._cuts[key]
 
     def _reach(self, end: fx.Node, start: fx.Node) -> set[fx.Node]:
@@ -246,12 +258,14 @@ class ExportedNetwork(Network):
 class _Single(nn.Module):
     """A cut with one output, as a function from tensor to tensor."""
 
-    def __init__(self, cut: nn.Module, placement: Placement) -> None:
+    def __init__(self, cut: nn.Module, placement: Placement, folding: Folding | None) -> None:
         super().__init__()
-        self.cut, self.placement = cut, placement
+        self.cut, self.placement, self.folding = cut, placement, folding
 
     def forward(self, activation: Tensor) -> Tensor:
         self.placement.follow(activation.device)
+        if self.folding is not None:
+            self.folding.follow()
         return self.cut(activation)[0]
 
 
@@ -343,7 +357,7 @@ class HookedNetwork(Network):
                 found[LOGITS] = self.model(images)
         return {layer: found[layer] for layer in layers}
 
-    def segment(self, lower: str, upper: str) -> nn.Module:
+    def segment(self, lower: str, upper: str, folded: bool = False) -> nn.Module:
         """See :meth:`Network.segment`; a path around is found by changing the input while ``lower`` is held."""
         self._check_pair(lower, upper)
         if lower == PIXELS:

@@ -46,7 +46,8 @@ class ImageFiles(Dataset):
 
 
 class PaddedBatches(Sampler[list[int]]):
-    """Consecutive rows in batches of one size, the last padded with its last row; process r of w gets every w-th batch.
+    """Consecutive rows in batches of one size, the last padded with its last row; process r of w gets every w-th batch
+    of its run's share, which is every n-th from the k-th on.
 
     Args:
         rows: number of rows.
@@ -54,14 +55,22 @@ class PaddedBatches(Sampler[list[int]]):
         rank: this process.
         world: number of processes.
         done: rows that an earlier try finished; a batch of nothing else is left out.
+        share: the run's share (k, n).
     """
 
     def __init__(
-        self, rows: int, batch_size: int, rank: int = 0, world: int = 1, done: frozenset[int] = frozenset()
+        self,
+        rows: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        done: frozenset[int] = frozenset(),
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         size = min(batch_size, rows)
         batches = [list(range(first, min(first + size, rows))) for first in range(0, rows, size)]
-        mine = [batch for batch in batches[rank::world] if not done.issuperset(batch)]
+        first, parts = share
+        mine = [batch for batch in batches[first::parts][rank::world] if not done.issuperset(batch)]
         self.batches = [batch + batch[-1:] * (size - len(batch)) for batch in mine]
 
     def __len__(self) -> int:

@@ -46,7 +46,8 @@ class ImageLoop:
         self, site: Site, data: ImageData, indices: Sequence[int], rows: Mapping[str, Rows], title: str
     ) -> None:
         self.site, self.data, self.indices, self.rows, self.title = site, data, list(indices), dict(rows), title
-        self.done = frozenset.intersection(*(frozenset(part.done()) for part in self.rows.values()))
+        self.look()
+        self.share: tuple[int, int] = (0, 1)
         self.resources: Resources | None = None
         self.device = torch.device("cpu")
         self._portions: Portions | None = None
@@ -58,6 +59,10 @@ class ImageLoop:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(pickle.loads(state["plain"]))
+
+    def look(self) -> None:
+        """Find the rows that are finished by now in all artifacts."""
+        self.done = frozenset.intersection(*(frozenset(part.done()) for part in self.rows.values()))
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """Columns of every artifact for a batch of images [B, 3, H, W]; ``rows`` are their rows, padding included."""
@@ -85,9 +90,13 @@ class ImageLoop:
         """The share of process ``rank`` of ``world``, without the batches that an earlier try finished."""
         assert self.resources is not None
         runtime = self.site.runtime
-        sampler = PaddedBatches(len(self.indices), runtime.batch_size, rank, world, self.done)
         images = ImageFiles(self.data, self.indices, self.resources.model.preprocess)
-        return loader(images, sampler, runtime.workers, self.device.type == "cuda")
+        return loader(images, self.sampler(rank, world), runtime.workers, self.device.type == "cuda")
+
+    def sampler(self, rank: int, world: int) -> PaddedBatches:
+        """The rows of :meth:`batches`."""
+        size = self.site.runtime.batch_size
+        return PaddedBatches(len(self.indices), size, rank, world, self.done, self.share)
 
     def predict_step(self, batch: Batch) -> dict[str, Columns]:
         """Columns for one batch; gradients are available to :meth:`step`."""

@@ -17,9 +17,11 @@ class Site(NamedTuple):
         runtime: devices, processes and batches.
         unreadable: whether an image that cannot be read ends the pass.
         prefix_tokens: tokens before the patch tokens, where the user says so; it is in the keys of what is extracted.
+        shared: whether other runs fill the same rows at this time, so that what is filled is not yet to be committed.
     """
 
     model: ModelConfig
     runtime: RuntimeConfig
     unreadable: Unreadable
     prefix_tokens: int | None = None
+    shared: bool = False

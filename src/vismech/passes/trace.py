@@ -170,7 +170,7 @@ class TraceLoop(ImageLoop):
         self.dictionary = self.dictionary.to(self.device)
         if self.concepts is not None:
             self.concepts = self.concepts.to(self.device)
-        self.segment = self.network.segment(self.lower, self.upper)
+        self.segment = self.network.segment(self.lower, self.upper, folded=True)
         self.path, self.settings = load_path(used(self.how.curve, {})), self.integral()
         with torch.no_grad(), one_thread():
             self.baselines = self._baselines()

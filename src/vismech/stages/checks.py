@@ -12,6 +12,7 @@ from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.passes.devices import accelerator_of
 from vismech.passes.settings import PathSettings
+from vismech.passes.shards import shard_of
 from vismech.sources.checks import check_config_sources
 from vismech.sources.own import Own
 from vismech.stages import dictionary
@@ -26,6 +27,11 @@ def check(config: Config) -> None:
         UserError: the key, its value and the remedy.
     """
     accelerator_of(config.runtime)
+    if shard_of(config.runtime) is not None and config.force:
+        raise UserError(
+            f"runtime.shard={config.runtime.shard} cannot go with force, as each of the jobs would compute all anew: "
+            "give force without runtime.shard"
+        )
     positive = {
         "extract.per_image": config.extract.per_image,
         "dictionary.vectors_per_concept": config.dictionary.vectors_per_concept,

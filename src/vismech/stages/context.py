@@ -95,12 +95,14 @@ class Job:
         compute: fills the store with the specs it is given, whose locks are held.
         cost: what computing the specs that it is given takes, unit by unit; what they share is the first one's. None
             where that is not told.
+        passes: whether that is one pass over images, which several runs can fill together.
     """
 
     stage: Stage
     specs: Mapping[str, Spec[Any]]
     compute: Callable[[Work, Mapping[str, Spec[Any]]], None] = field(compare=False)
     cost: Callable[[Work, Mapping[str, Spec[Any]]], Mapping[str, Cost]] | None = field(default=None, compare=False)
+    passes: bool = False
 
 
 @dataclass

@@ -34,7 +34,7 @@ def job(ctx: Context, logits: bool) -> Job:
     settings = [ExtractSettings(ctx.source, layer, extract.positions, **draw) for layer in ctx.layers]
     settings += [ExtractSettings(ctx.source, LOGITS)] if logits else []
     specs = {one.layer: Spec(Stage.extract.value, VERSION, one.layer, one) for one in settings}
-    return Job(Stage.extract, specs, compute, cost)
+    return Job(Stage.extract, specs, compute, cost, passes=True)
 
 
 def cost(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> dict[str, Cost]:

@@ -26,9 +26,10 @@ from vismech.stages import graph as graph_stage
 from vismech.stages.cards import TABLE
 from vismech.stages.checks import check
 from vismech.stages.context import Context, Plan
-from vismech.stages.pipeline import ORDER, Events, describe_plan, make_plan, open_context, run_plan
+from vismech.stages.pipeline import ORDER, describe_plan, make_plan, open_context
 from vismech.stages.planned import Prices, prices
 from vismech.stages.report import early_page, unreadable_images
+from vismech.stages.running import Events, run_plan
 from vismech.stages.trace import who_is_explained
 from vismech.store.artifacts import Spec, plain, write_json
 from vismech.store.disk import writing

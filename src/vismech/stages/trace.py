@@ -71,7 +71,7 @@ def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
     if ctx.config.attribute.baseline is Baseline.mean:
         parents["vectors"] = parents["dictionary"].parents["vectors"]
     spec = Spec(Stage.trace.value, VERSION, f"{settings.lower}->{settings.upper}", settings, parents)
-    return Job(Stage.trace, {spec.unit: spec}, compute, cost)
+    return Job(Stage.trace, {spec.unit: spec}, compute, cost, passes=True)
 
 
 def images_of(work: Work, logits: Spec[Any], wanted: ExplainedSettings) -> tuple[int, bool]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,16 @@ class Work:
     data: ImageData
     origin: DataConfig
     measured_root: str | None
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Inside, passes fill rows beside those of other runs, and commit nothing."""
+        site = self.site
+        self.site = site._replace(shared=True)
+        try:
+            yield
+        finally:
+            self.site = site
 
     @cached_property
     def model(self) -> Model:

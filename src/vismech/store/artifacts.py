@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -26,9 +25,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from vismech.errors import UserError
+from vismech.store.artifact import Artifact, hash_file
 from vismech.store.disk import remove, writing
 from vismech.store.in_use import Uses
-from vismech.store.manifest import MANIFEST, PROVENANCE, canonical_json, key_of, read_manifest
+from vismech.store.manifest import MANIFEST, PROVENANCE, canonical_json, key_of
 from vismech.store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -110,102 +110,13 @@ class Spec(Generic[S]):
         return f"{self.stage} {self.unit}".strip()
 
 
-class Artifact:
-    """A finished artifact, read only.
-
-    Raises:
-        UserError: its manifest is damaged.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            self.manifest = read_manifest(folder)
-        except ValueError as error:
-            raise _corrupted(folder, str(error)) from error
-        self._files: dict[str, dict[str, Any]] = self.manifest["files"]
-        self._checked: set[str] = set()
-
-    @property
-    def key(self) -> str:
-        """The artifact's key."""
-        return self.folder.name
-
-    def path(self, name: str) -> Path:
-        """Path of a payload file, its hash checked the first time.
-
-        Raises:
-            UserError: the file is missing or not the one that was written.
-        """
-        path = self.folder / name
-        if name not in self._checked:
-            problem = self._problem(name)
-            if problem:
-                raise _corrupted(self.folder, problem)
-            self._checked.add(name)
-        return path
-
-    def json(self, name: str) -> Any:
-        """Content of a JSON payload file."""
-        return json.loads(self.path(name).read_bytes())
-
-    def array(self, name: str) -> Any:
-        """A .npy payload file, memory-mapped read-only."""
-        import numpy as np
-
-        return np.load(self.path(name), mmap_mode="r")
-
-    def problems(self) -> list[str]:
-        """Every payload file that is missing, differs from the manifest or is not in it."""
-        names = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
-        others = [
-            name
-            for name, path in sorted(names.items())
-            if name not in (*self._files, MANIFEST, PROVENANCE) and path.is_file() and not path.name.startswith(".")
-        ]
-        return [problem for name in (*self._files, *others) if (problem := self._problem(name))]
-
-    @property
-    def bytes(self) -> int:
-        """Size of the payload."""
-        return sum(entry["bytes"] for entry in self._files.values())
-
-    def _problem(self, name: str) -> str | None:
-        entry, path = self._files.get(name), self.folder / name
-        if entry is None:
-            return f"{name} is not in its manifest"
-        if not path.is_file():
-            return f"{name} is missing"
-        try:
-            if path.stat().st_size != entry["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes, not {entry['bytes']}"
-            if hash_file(path) != entry["sha256"]:
-                return f"{name} has another content than was written"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-        return None
-
-
-def _corrupted(folder: Path, problem: str) -> UserError:
-    return UserError(
-        f"the artifact {folder.parent.name}/{folder.name} is corrupted: {problem}; set it aside with `vismech-store "
-        f"--root {folder.parent.parent} verify --repair` and run again, or recompute it with "
-        f"force=[{folder.parent.name}]"
-    )
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Store:
     """Artifacts below one root folder, shared by all runs, processes and sweep jobs that name it."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.uses = Uses(self.root)
+        self._shared: set[str] = set()
 
     def check(self) -> None:
         """Refuse a root that could not be made, without making it.
@@ -253,8 +164,10 @@ class Store:
         return artifact
 
     @contextmanager
-    def lock(self, spec: Spec) -> Iterator[None]:
+    def lock(self, spec: Spec, *, shared: bool = False) -> Iterator[None]:
         """Hold the key of ``spec`` against every other process; released by the system if this one dies.
+
+        With ``shared`` only against those that do not share it: who fills rows beside others commits nothing.
 
         Raises:
             UserError: the store cannot be made or written, or its disk is full.
@@ -265,10 +178,14 @@ class Store:
             lock = _open_lock(folder, os.O_RDWR | os.O_CREAT)
         try:
             with writing(self.root, "store.root"):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                _recover(folder)
+                fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+                if shared:
+                    self._shared.add(spec.key)
+                else:
+                    _recover(folder)
             yield
         finally:
+            self._shared.discard(spec.key)
             os.close(lock)
 
     @contextmanager
@@ -294,6 +211,7 @@ class Store:
             self._commit(spec, partial)
 
     def _commit(self, spec: Spec, partial: Path) -> None:
+        assert spec.key not in self._shared, f"{spec.label} is being filled by others"
         files = {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
             name = path.relative_to(partial).as_posix()

@@ -10,13 +10,17 @@ dropped, and computed again.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
 import os
+import platform
+import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -50,19 +54,25 @@ class Rows:
     def __init__(self, folder: Path, columns: Mapping[str, Column], images: int) -> None:
         self.folder, self.columns, self.images = folder, dict(columns), images
         self._offsets: dict[str, int] = {}
+        self._files: dict[str, int] = {}
         for name, column in self.columns.items():
             header = _header((images, *column.shape), np.dtype(column.dtype))
             self._offsets[name] = len(header)
+        with _alone(folder):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Make the arrays that are not there, and drop what cannot be believed."""
         if broken := [name for name in self.columns if self._exists(name) and not self._whole(name)]:
-            log.warning("%s: %s of an earlier try cannot be believed; its rows are computed again", folder, broken[0])
+            told = "%s: %s of an earlier try cannot be believed; its rows are computed again"
+            log.warning(told, self.folder, broken[0])
             self._forget()  # an image is finished when all of its entries are
             for name in broken:
                 remove(self._path(name))
         for name, column in self.columns.items():
             if not self._exists(name):
                 self._forget()
-                _preallocate(self._path(name), (images, *column.shape), np.dtype(column.dtype))
-        self._files: dict[str, int] = {}
+                _preallocate(self._path(name), (self.images, *column.shape), np.dtype(column.dtype))
 
     def done(self) -> dict[int, bool]:
         """Image index → whether it could be read, for every image that is finished."""
@@ -113,7 +123,8 @@ class Rows:
                 while written < len(data):
                     written += os.pwrite(self._file(name), data[written:], offset + written)
         line = _line([[int(index), bool(ok)] for index, ok in zip(indices, readable, strict=True)])
-        # One journal per process. A kill or a full disk can cut off only its last line, which the next line ends.
+        # One journal per process of any machine. A kill or a full disk can cut off only its last line, which the next
+        # line ends.
         data = f"\n{line}\n".encode()
         while data:
             data = data[os.write(self._file(PROGRESS), data) :]
@@ -147,7 +158,7 @@ class Rows:
     def _file(self, name: str) -> int:
         if name not in self._files:
             if name == PROGRESS:
-                path, flags = self.folder / f"{PROGRESS}.{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                path, flags = self.folder / f"{PROGRESS}.{_whose()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
             else:
                 path, flags = self._path(name), os.O_WRONLY
             self._files[name] = os.open(path, flags | os.O_NOFOLLOW, 0o644)
@@ -205,7 +216,22 @@ def _create(path: Path) -> BinaryIO:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name}.{_whose()}")
+
+
+def _whose() -> str:
+    return f"{re.sub('[^0-9A-Za-z-]', '_', platform.node())}.{os.getpid()}"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Whoever else is to fill the same arrays waits until they are there."""
+    lock = os.open(folder / ".making", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:

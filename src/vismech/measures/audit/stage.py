@@ -101,7 +101,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         if evaluate.edit is EditValue.mean:
             parents["vectors"] = plan.vectors[layer]
         specs[layer] = Spec(Stage.evaluate.value, VERSION, layer, settings, parents)
-    return [Job(Stage.evaluate, specs, compute)]
+    return [Job(Stage.evaluate, specs, compute, passes=True)]
 
 
 def _importances(work: Work, trace: Spec[TraceSettings]) -> dict[int, np.ndarray]:

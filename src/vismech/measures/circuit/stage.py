@@ -93,8 +93,8 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     )
     parents = {f"ranking {layer}": spec for layer, spec in rankings.items()}
     spec = Spec(Stage.evaluate.value, VERSION, "circuit", settings, parents)
-    ranking = Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute)
-    return [ranking, Job(Stage.evaluate, {"circuit": spec}, compute)]
+    ranking = Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute, passes=True)
+    return [ranking, Job(Stage.evaluate, {"circuit": spec}, compute, passes=True)]
 
 
 def compute(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> None:

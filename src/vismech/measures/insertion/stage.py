@@ -104,7 +104,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, specs, compute, cost)]
+    return [Job(Stage.evaluate, specs, compute, cost, passes=True)]
 
 
 def cost(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> dict[str, Cost]:

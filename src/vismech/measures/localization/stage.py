@@ -54,7 +54,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, {layer: spec}, compute) for layer, spec in specs.items()]
+    return [Job(Stage.evaluate, {layer: spec}, compute, passes=True) for layer, spec in specs.items()]
 
 
 def compute(work: Work, specs: Mapping[str, Spec[LocalizationSettings]]) -> None:

@@ -54,7 +54,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         (at_end,) = job.specs.values()
         parents = {Order.gig.value: plan.to_class[layer], Order.u_x_gradient.value: at_end}
         spec = Spec(Stage.evaluate.value, VERSION, layer, settings, parents)
-        found.append(Job(Stage.evaluate, {layer: spec}, compute))
+        found.append(Job(Stage.evaluate, {layer: spec}, compute, passes=True))
     return found
 
 

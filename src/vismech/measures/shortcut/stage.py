@@ -74,7 +74,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     if edit.twin is not None:
         other, job = _twin(ctx, edit.twin)
         (twin,) = job.specs.values()
-        plan.jobs.append(replace(job, compute=lambda _, given: job.compute(other, given)))
+        plan.jobs.append(replace(job, compute=lambda _, given: job.compute(other, given), passes=False))
     for layer in ctx.layers:
         dictionary = plan.dictionaries[layer]
         strengths[layer] = Spec(
@@ -102,9 +102,9 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         found |= {} if twin is None else {"twin": twin}
         specs[layer] = Spec(Stage.evaluate.value, VERSION, layer, settings, found)
     return [
-        Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute),
-        Job(Stage.evaluate, {spec.unit: spec for spec in strengths.values()}, _compute_strengths),
-        Job(Stage.evaluate, specs, compute),
+        Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute, passes=True),
+        Job(Stage.evaluate, {spec.unit: spec for spec in strengths.values()}, _compute_strengths, passes=True),
+        Job(Stage.evaluate, specs, compute, passes=True),
     ]
 
 

@@ -1,0 +1,137 @@
+"""Cost of a trace through segments with folded batch norms against that through the same segments as they are.
+
+    python experiments/benchmarks/folded_norms.py
+
+Prints, per network and pair of layers, CPU seconds of one thread of Generalized Integrated Gradients (32 midpoints, 8
+concepts as targets, or the class) with batch norms folded divided by those without, the same ratio of a pass forward
+alone, and the largest difference between the edges over the largest edge. Sides take turns; the median ratio of the
+turns is printed. Weights and moments are random: what a pass costs does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vismech.attribution.engine import Settings, attribute
+from vismech.attribution.sources import UnitSource
+from vismech.attribution.targets import ConceptTargets, LogitTargets, Targets
+from vismech.config.choices import Mode, PathWeight, SourceKind
+from vismech.network.cut import LOGITS, Network, open_network
+from vismech.network.pfv import layout_of
+from vismech.passes.memory import keep_freed_memory
+from vismech.sources.models import open_model
+
+STEPS, TARGETS = 32, 8
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, list[tuple[str, str]]]] = {
+    "CIFAR ResNet-20": (
+        lambda: open_model("cifar_resnet", "cifar_resnet20", weights=None).module,
+        32,
+        [
+            ("layer1.1", "layer1.2"),
+            ("layer1.2", "layer2.0"),
+            ("layer2.1", "layer2.2"),
+            ("layer3.0", "layer3.1"),
+            ("layer1.2", LOGITS),
+        ],
+    ),
+    "EfficientNet-Lite0": (
+        lambda: timm.create_model("tf_efficientnet_lite0"),
+        224,
+        [("blocks.1", "blocks.2"), ("blocks.2", "blocks.4"), ("blocks.4", "blocks.6"), ("blocks.2", LOGITS)],
+    ),
+    "ResNet-50": (
+        torchvision.models.resnet50,
+        224,
+        [("layer2.2", "layer2.3"), ("layer3.3", "layer3.5"), ("layer4.1", "layer4.2"), ("layer3.3", LOGITS)],
+    ),
+}
+
+
+def opened(build: Callable[[], nn.Module], size: int) -> Network:
+    """A network of random weights whose moments are not those that it begins with."""
+    torch.manual_seed(0)
+    model = build().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    return open_network(model, torch.zeros(1, 3, size, size))
+
+
+class Case:
+    """One pair of layers of a network, with and without folded norms."""
+
+    def __init__(self, network: Network, lower: str, upper: str, size: int, images: int, rows: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        batch = torch.randn(images, 3, size, size, generator=generator).to(memory_format=torch.channels_last)
+        found = network.activations(batch, [lower, upper])
+        self.layout, self.clean, self.rows = layout_of(network.shape(lower), lower), found[lower], rows
+        self.segments = [network.segment(lower, upper, folded=folded) for folded in (True, False)]
+        self.source = UnitSource(SourceKind.channels, self.layout.vectors(self.clean).contiguous())
+        self.targets: Targets = LogitTargets(found[upper].argmax(1))
+        if upper != LOGITS:
+            above = layout_of(network.shape(upper), upper)
+            atoms = F.normalize(torch.randn(TARGETS, above.channels, generator=generator), dim=1)
+            self.targets = ConceptTargets(atoms, (above.vectors(found[upper]) @ atoms.T).argmax(1), above)
+        self.batch = self.clean.repeat(-(-rows // images), 1, 1, 1)[:rows].contiguous(memory_format=torch.channels_last)
+
+    def edges(self, segment: nn.Module) -> Tensor:
+        asked = Settings(steps=STEPS, mode=Mode.reverse, rows=self.rows)
+        found = attribute(segment, self.layout, self.source, self.clean, self.targets, asked)  # pyright: ignore
+        return found.edges[PathWeight.ig].units
+
+    def forward(self, segment: nn.Module) -> Tensor:
+        return segment(self.batch)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    started = time.process_time()
+    function()
+    return time.process_time() - started
+
+
+def ratio(sides: list[Callable[[], object]], repeats: int) -> float:
+    """Median over turns of the first side's time by the second's; the first turn only warms up."""
+    turns = [[seconds(side) for side in sides] for _ in range(repeats + 1)][1:]
+    return statistics.median(first / second for first, second in turns)
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=64, help="path points per pass, runtime.path_batch_size")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as every run does
+    print(f"{'network':<19} {'pair':<22} {'trace':>6} {'forward':>8} {'difference':>11}")
+    for name, (build, size, pairs) in NETWORKS.items():
+        network, ratios = opened(build, size), []
+        for lower, upper in pairs:
+            case = Case(network, lower, upper, size, options.images, options.rows)
+            folded, plain = (case.edges(segment) for segment in case.segments)
+            difference = float((folded - plain).abs().max() / plain.abs().max())
+            ratios.append(ratio([partial(case.edges, segment) for segment in case.segments], options.repeats))
+            forward = ratio([partial(case.forward, segment) for segment in case.segments], 2 * options.repeats)
+            print(
+                f"{name:<19} {lower + ' → ' + upper:<22} {ratios[-1]:>6.2f} {forward:>8.2f} {difference:>11.1e}",
+                flush=True,
+            )
+        print(f"{name:<19} {'median':<22} {statistics.median(ratios):>6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
