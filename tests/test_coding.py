@@ -1,5 +1,7 @@
 """Sparse codes against scikit-learn, against slow twins, and against the conditions that define them."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, orthogonal_mp
 
 import vismech.dictionaries.lasso as lasso_module
+from vismech.dictionaries import build
 from vismech.dictionaries.coding import Code, Coding, encode
-from vismech.dictionaries.lasso import lasso
+from vismech.dictionaries.lasso import Geometry, lasso
 from vismech.dictionaries.pursuit import (
     least_squares,
     orthogonal_matching_pursuit,
@@ -319,3 +322,36 @@ def test_codings_that_cannot_work_are_refused():
         lasso(torch.tensor([[float("nan"), 1.0]]), torch.eye(2), 0.1)
     with pytest.raises(UserError, match="λ must be positive"):
         lasso(torch.ones(1, 2), torch.eye(2), -1.0)
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_active_sets_without_the_gram_matrix_give_the_same_minimum(monkeypatch, nonnegative) -> None:
+    """Of more atoms than V Vᵀ is held for."""
+    atoms = torch.nn.functional.normalize(torch.rand(90, 20, generator=torch.Generator().manual_seed(0)), dim=1)
+    vectors = torch.rand(70, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    held = lasso(vectors, atoms, 0.05, nonnegative=nonnegative)
+    monkeypatch.setattr("vismech.dictionaries.lasso.GRAM_BYTES", 0)
+    made = lasso(vectors, atoms, 0.05, nonnegative=nonnegative)
+    assert Geometry.of(atoms).gram is None and torch.allclose(held, made, atol=1e-12) and (held != 0).any()
+
+
+def test_a_dictionary_makes_what_its_codes_share_once(monkeypatch) -> None:
+    """V Vᵀ and its eigenvalues were made again for every batch: at 16,384 atoms for longer than the codes took."""
+    made: list[int] = []
+    of = Geometry.of
+
+    def counted(atoms: torch.Tensor) -> Geometry:
+        made.append(len(atoms))
+        return of(atoms)
+
+    monkeypatch.setattr(Geometry, "of", counted)
+    vectors = torch.rand(60, 12, generator=torch.Generator().manual_seed(0))
+    for center in (False, True):
+        made.clear()
+        concepts = build("kmeans", vectors, k=9, seed=0, center=center).coded(Code.lasso, 0.02, None)
+        first, again = concepts.encode(vectors), concepts.encode(vectors[:7])
+        assert made == [9] and torch.equal(first[:7], again)
+        copy = pickle.loads(pickle.dumps(concepts))
+        assert torch.equal(copy.encode(vectors), first) and made == [9, 9]  # another process makes its own
+        other = concepts.coded(Code.lasso_nonnegative, 0.02, None)
+        assert not torch.equal(other.encode(vectors), first)

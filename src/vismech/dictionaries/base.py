@@ -17,6 +17,7 @@ from safetensors.numpy import save_file as save_arrays
 from torch import Tensor
 
 from vismech.dictionaries.coding import Code, Coding, encode, load
+from vismech.dictionaries.lasso import Geometry
 from vismech.errors import UserError
 
 
@@ -93,10 +94,22 @@ class Dictionary:
         if self.coding.code is Code.encoder:
             codes = own_encoder(self.info.get("method", ""))(centred, self.concepts, self.encoder, self.info)
         else:
-            codes = encode(centred, self.concepts, self.coding)
+            codes = encode(centred, self.concepts, self.coding, self._geometry)
         if self.mean_index is None:
             return codes
         return torch.cat([codes, codes.new_full((*codes.shape[:-1], 1), mean_norm)], dim=-1)
+
+    def _geometry(self) -> Geometry:
+        """That of the atoms, made once for this dictionary: the atoms never change."""
+        kept = self.__dict__.get("_kept_geometry")
+        if kept is None:
+            kept = Geometry.of(self.concepts)
+            object.__setattr__(self, "_kept_geometry", kept)
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process makes its own geometry."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kept_geometry"}
 
     def decode(self, codes: Float[Tensor, "*b n k"]) -> Float[Tensor, "*b n c"]:
         """Return the reconstruction u V."""

@@ -3,7 +3,7 @@
 Legend: n vectors, k atoms, c channels; the lasso itself is in `lasso`, the pursuits are in `pursuit`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vismech.config.choices import Code
-from vismech.dictionaries.lasso import lasso
+from vismech.dictionaries.lasso import Geometry, lasso
 from vismech.dictionaries.pursuit import (
     coarse_to_fine_pursuit,
     nonnegative_orthogonal_matching_pursuit,
@@ -76,8 +76,16 @@ def load(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def encode(vectors: Float[Tensor, "*b n c"], atoms: Float[Tensor, "k c"], coding: Coding) -> Float[Tensor, "*b n k"]:
-    """Return the codes of each vector under a coding; leading dimensions tell images apart."""
+def encode(
+    vectors: Float[Tensor, "*b n c"],
+    atoms: Float[Tensor, "k c"],
+    coding: Coding,
+    geometry: Callable[[], Geometry] | None = None,
+) -> Float[Tensor, "*b n k"]:
+    """Return the codes of each vector under a coding; leading dimensions tell images apart.
+
+    `geometry` gives the atoms' own, for the codes that need it.
+    """
     assert coding.code is not Code.encoder, "a method's own encoder is its dictionary's"
     flat = vectors.flatten(0, -2)
     if coding.own is not None:
@@ -107,5 +115,6 @@ def encode(vectors: Float[Tensor, "*b n c"], atoms: Float[Tensor, "k c"], coding
         nonnegative=coding.code is Code.lasso_nonnegative,
         tolerance=coding.tolerance,
         max_iterations=coding.max_iterations,
+        geometry=geometry() if geometry else None,
     )
     return codes.view(*vectors.shape[:-1], len(atoms))

@@ -37,6 +37,8 @@ ADAPT_EVERY = 10
 EXCHANGES = 6
 SLACK = 1e-9
 RIDGE = 1e-10
+# The largest V Vᵀ that is held (8,192 atoms); of more atoms each active set's part of it is made when it is needed.
+GRAM_BYTES = 2**29
 
 
 @torch.no_grad()
@@ -48,11 +50,12 @@ def lasso(
     nonnegative: bool = False,
     tolerance: float = 1e-5,
     max_iterations: int = 10_000,
+    geometry: "Geometry | None" = None,
 ) -> Float[Tensor, "n k"]:
     """Minimise `½ ‖x − u V‖² + λ ‖u‖₁` for each vector, with u ≥ 0 if nonnegative (GIG Eq. 3).
 
     A vector that still has not settled after `max_iterations` single exchanges keeps its last code, with a warning if
-    the relative duality gap exceeds `tolerance`.
+    the relative duality gap exceeds `tolerance`. `geometry` is that of these atoms, from an earlier call.
 
     Raises:
         UserError: for a penalty that is not positive, or vectors that are not finite.
@@ -60,7 +63,7 @@ def lasso(
     check_finite(vectors, atoms)
     if not 0 < penalty < float("inf"):
         raise UserError(f"lasso: the penalty is {penalty}: λ must be positive and finite.")
-    problem = _Lasso.of(atoms, penalty, nonnegative)
+    problem = _Lasso(geometry or Geometry.of(atoms), penalty, nonnegative)
     codes = vectors.new_zeros(len(vectors), len(atoms))
     left = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
     size = rows_at_once(vectors, len(atoms) + atoms.shape[1])
@@ -97,23 +100,53 @@ def rows_at_once(like: Tensor, numbers_per_row: int) -> int:
     return max(16, numbers // numbers_per_row // 16 * 16)
 
 
-class _Lasso(NamedTuple):
-    """What all vectors of one problem share. V Vᵀ is known through its c × c side: Vᵀ V = Q diag(e) Qᵀ, B = V Q."""
+class Geometry(NamedTuple):
+    """What every lasso in the same atoms shares: it takes longer than a few codes, and is worth keeping with the atoms.
+
+    V Vᵀ is known through its c × c side, Vᵀ V = Q diag(e) Qᵀ with B = V Q, and as it is where that is not too large.
+
+    Attributes:
+        atoms: V in float64.
+        gram: V Vᵀ in float64 with a row and column of zeros at its end, where places of padded active sets point; None
+            above `GRAM_BYTES`.
+        rotated: B.
+        eigenvalues: e.
+    """
 
     atoms: Float[Tensor, "k c"]
-    gram: Float[Tensor, "k+1 k+1"]
+    gram: Float[Tensor, "k+1 k+1"] | None
     rotated: Float[Tensor, "k c"]
     eigenvalues: Float[Tensor, " c"]
+
+    @classmethod
+    def of(cls, atoms: Float[Tensor, "k c"]) -> "Geometry":
+        """Of unit atoms, on their device."""
+        exact = atoms.double()
+        eigenvalues, vectors = torch.linalg.eigh(exact.T @ exact)
+        held = 8 * len(atoms) ** 2 <= GRAM_BYTES
+        gram = torch.nn.functional.pad(exact @ exact.T, (0, 1, 0, 1)) if held else None
+        return cls(exact, gram, (exact @ vectors).float(), eigenvalues.clamp_min(0).float())
+
+    def of_active(self, active: Int[Tensor, "n a"]) -> Float[Tensor, "n a a"]:
+        """Return V_A V_Aᵀ of each active set; places that are k have zeros."""
+        k = len(self.atoms)
+        if self.gram is not None:
+            return torch.take(self.gram, active[:, :, None] * (k + 1) + active[:, None, :])
+        own = self.atoms[active.clamp_max(k - 1)].masked_fill_((active == k)[:, :, None], 0.0)
+        return own @ own.mT
+
+
+class _Lasso(NamedTuple):
+    """One problem in given atoms."""
+
+    geometry: Geometry
     penalty: float
     nonnegative: bool
 
-    @classmethod
-    def of(cls, atoms: Float[Tensor, "k c"], penalty: float, nonnegative: bool) -> "_Lasso":
-        exact = atoms.double()
-        eigenvalues, vectors = torch.linalg.eigh(exact.T @ exact)
-        # Row and column k are zero: the places where an active set is padded point there.
-        gram = torch.nn.functional.pad(exact @ exact.T, (0, 1, 0, 1))
-        return cls(exact, gram, (exact @ vectors).float(), eigenvalues.clamp_min(0).float(), penalty, nonnegative)
+    @property
+    def atoms(self) -> Float[Tensor, "k c"]:
+        """V in float64."""
+        return self.geometry.atoms
 
     def shrink(self, values: Float[Tensor, "n k"], threshold: Float[Tensor, "n 1"]) -> Float[Tensor, "n k"]:
         """Return the proximal point of threshold · ‖·‖₁."""
@@ -162,11 +195,12 @@ class _Admm:
         self.dual, self.rho = self.dual[rows], self.rho[rows]
 
     def run(self, problem: _Lasso, iterations: int) -> None:
-        back = problem.rotated.T.contiguous()
+        rotated, eigenvalues = problem.geometry.rotated, problem.geometry.eigenvalues
+        back = rotated.T.contiguous()
         for iteration in range(1, iterations + 1):
             # u = (V Vᵀ + ρ)⁻¹ q = (q − B diag(1 / (e + ρ)) Bᵀ q) / ρ, since Bᵀ B = diag(e).
             q = torch.sub(self.codes, self.dual).mul_(self.rho).add_(self.correlations)
-            inner = (q @ problem.rotated).div_(problem.eigenvalues + self.rho)
+            inner = (q @ rotated).div_(eigenvalues + self.rho)
             u = torch.addmm(q, inner, back, alpha=-1).div_(self.rho)
             self.dual.add_(u, alpha=RELAXATION).add_(self.codes, alpha=1 - RELAXATION)
             codes = problem.shrink(self.dual, problem.penalty / self.rho)
@@ -256,14 +290,15 @@ def _solve_active(
     # Sorted by size, so that little of each group is padding.
     order = counts.argsort(stable=True)
     sizes = counts[order].tolist()
-    at_once = rows_at_once(signs, 2 * sizes[-1] ** 2 + 1)
+    made = 0 if problem.geometry.gram is not None else sizes[-1] * problem.atoms.shape[1]
+    at_once = rows_at_once(signs, 2 * sizes[-1] ** 2 + made + 1)
     for last, rows in zip([*sizes[at_once - 1 :: at_once], sizes[-1]], order.split(at_once), strict=False):
         count = counts[rows]
         row, atom = signs[rows].nonzero(as_tuple=True)
         place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
         active = torch.full((len(rows), last), k, device=row.device)
         active[row, place] = atom
-        gram = torch.take(problem.gram, active[:, :, None] * (k + 1) + active[:, None, :])
+        gram = problem.geometry.of_active(active)
         gram.diagonal(dim1=1, dim2=2).add_(torch.where(active < k, RIDGE, 1.0))
         right = gram.new_zeros(active.shape)
         right[row, place] = correlations[rows[row], atom] - problem.penalty * signs[rows[row], atom]
