@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 matplotlib.use("agg")
@@ -26,7 +27,9 @@ COLOURS = ("#0b57a4", "#6aaee0", "#d1660c", "#1f8f86", "#7d4aa5", "#c2408c", "#8
 def read(run: Path, table: str) -> pd.DataFrame:
     """A run's table with network and dictionary in one word each."""
     found = pd.read_csv(run / f"tables/{table}.csv")
-    name = found.dictionary + found.code.map(lambda code: "" if code == "encoder" else f" {code}")
+    wanted = yaml.safe_load((run / ".hydra/config.yaml").read_text())["dictionary"]
+    own = f" {wanted['sae']['activation']}" if wanted["method"] == "sae" else ""
+    name = found.dictionary + own + found.code.map(lambda code: "" if code == "encoder" else f" {code}")
     return found.assign(network=name_of(run).removeprefix("circuit_"), dictionary=name)
 
 
