@@ -184,7 +184,10 @@ class Baseline(StrEnum):
 
     zero = "zero"
     mean = "mean"
+    mean_position = "mean_position"
     blank = "blank"
+    mean_image = "mean_image"
+    blur = "blur"
     image = "image"
     images = "images"
 

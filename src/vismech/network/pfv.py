@@ -83,6 +83,14 @@ class Layout:
             case Axes.vector:
                 return vectors[:, 0]
 
+    def before(self, activation: Tensor) -> Float[Tensor, "b t c"]:
+        """The tokens before the patch tokens, of a layer of tokens."""
+        return activation[:, : self.prefix]
+
+    def begun_by(self, clean: Tensor, before: Float[Tensor, "b t c"]) -> Tensor:
+        """``clean`` with other tokens before its patch tokens."""
+        return torch.cat([before.to(clean), clean[:, self.prefix :]], 1)
+
 
 MOST_PREFIX = 8
 

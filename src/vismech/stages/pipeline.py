@@ -16,17 +16,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vismech.attribution.methods import OPTIONS, Manifold, load_decoder, options_of, told_cost
-from vismech.attribution.paths import load_path
-from vismech.attribution.quadrature import quadrature
-from vismech.config.choices import Baseline, LoggerKind, Mode, PathWeight, ReadOut, Rule, Stage
-from vismech.config.schema import AttributeConfig, Config
+from vismech.attribution.methods import OPTIONS, told_cost
+from vismech.config.choices import LoggerKind, Stage
+from vismech.config.schema import Config
 from vismech.errors import UserError
 from vismech.measures import images as measured
 from vismech.measures.base import alone, asked, measure_of
@@ -34,17 +32,15 @@ from vismech.network.layers import LOGITS
 from vismech.passes.devices import accelerator_of, rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
 from vismech.passes.portions import no_memory
-from vismech.passes.settings import PathSettings
 from vismech.passes.threads import one_thread
 from vismech.sources.checks import check_config_sources
 from vismech.sources.data import Columns, ImageData, open_data
-from vismech.sources.own import Own
 from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace, where
+from vismech.stages.attribute import check_attribute
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import check_classes, check_listed, check_scope
 from vismech.stages.tables import Timing
 from vismech.store.artifacts import Spec
-from vismech.store.settings import UNUSED
 
 log = logging.getLogger(__name__)
 ORDER = list(Stage)
@@ -120,6 +116,8 @@ def make_plan(ctx: Context) -> Plan:
     if logits is not None:
         trace.check_baseline(ctx)
         check_classes(ctx)
+        for job in trace.mean_jobs(ctx):
+            add(job)
         ctx.check_cuts(list(pairwise([*ctx.layers, LOGITS])))
         for layer in reversed(ctx.layers):
             (to_class[layer],) = add(trace.class_job(ctx, layer, logits, dictionaries[layer])).values()
@@ -361,40 +359,10 @@ def check(config: Config) -> None:
         raise UserError(
             f"dictionary.penalty={config.dictionary.penalty} must be positive: it is a fraction of the mean norm"
         )
-    _check_attribute(config)
+    check_attribute(config)
     if config.graph.prune is not None and not 0 < config.graph.prune <= 1:
         raise UserError(f"graph.prune={config.graph.prune} must be above 0 and at most 1: it is a share")
     if config.logger.artifacts and config.logger.kind is not LoggerKind.wandb:
         raise UserError(f"logger.artifacts=true is W&B's: give logger=wandb instead of logger={config.logger.kind}")
     check_scope(config.graph)
     check_config_sources(config)
-
-
-def _check_attribute(config: Config) -> None:
-    attribute = config.attribute
-    if attribute.rule is not Rule.auto:
-        quadrature(attribute.rule, attribute.steps)
-    every = {each.name for each in fields(AttributeConfig)} & {each.name for each in fields(PathSettings)} - {"weight"}
-    own = Own.of(attribute.weight, {}, "attribute.weight") if attribute.path is PathWeight.custom else UNUSED
-    PathSettings(**{name: getattr(attribute, name) for name in every}, weight=own).integral(
-        config.runtime.path_batch_size
-    )
-    load_path(attribute.curve)
-    _check_method(attribute)
-    if attribute.baseline is Baseline.image and attribute.baseline_image is None:
-        raise UserError("attribute.baseline=image needs attribute.baseline_image=SAMPLE_ID, a path below data.root")
-    if attribute.mode is Mode.forward and attribute.readout is ReadOut.code:
-        raise UserError("attribute.readout=code has no forward derivative: give attribute.mode=reverse or auto")
-
-
-def _check_method(attribute: AttributeConfig) -> None:
-    method = f"attribute.path={attribute.path.value}"
-    if attribute.path not in OPTIONS:
-        if attribute.options:
-            raise UserError(f"{method} has no options: leave attribute.options={attribute.options} out")
-        return
-    options = options_of(attribute.path, attribute.options)
-    if isinstance(options, Manifold):
-        load_decoder(options.decoder)
-    if attribute.curve:
-        raise UserError(f"{method} is a path of its own: leave attribute.curve empty")

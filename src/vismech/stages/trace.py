@@ -15,7 +15,7 @@ from vismech.config.choices import Baseline, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.costs.cost import Amount, Cost, Kind
 from vismech.errors import UserError
-from vismech.network.layers import LOGITS
+from vismech.network.layers import LOGITS, PIXELS
 from vismech.passes.baselines import Start, draw_baselines
 from vismech.passes.nodes import tell_nodes
 from vismech.passes.settings import PathSettings
@@ -26,6 +26,8 @@ from vismech.stages.context import Context, Job, Plan
 from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import Explained, ExplainedSettings, explained
+from vismech.stages.mean import MeanSettings, mean_spec
+from vismech.stages.mean import job as mean_job
 from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
@@ -44,6 +46,7 @@ class TraceSettings(Settings):
         coding: how vectors are written in concepts.
         explained: which images.
         important, shared: how many concepts the graph keeps of the upper layer.
+        prefix: tokens before the lower layer's patch tokens, where there are such: what they bring about is told.
     """
 
     lower: str
@@ -53,6 +56,7 @@ class TraceSettings(Settings):
     explained: ExplainedSettings
     important: int = UNUSED
     shared: int = UNUSED
+    prefix: int = UNUSED
 
 
 def path_of(config: Config, upper: str) -> PathSettings:
@@ -70,8 +74,25 @@ def explained_of(ctx: Context) -> ExplainedSettings:
 def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
     if ctx.config.attribute.baseline is Baseline.mean:
         parents["vectors"] = parents["dictionary"].parents["vectors"]
+    if (mean := mean_of(ctx, settings.lower)) is not None:
+        parents["mean"] = mean
     spec = Spec(Stage.trace.value, VERSION, f"{settings.lower}->{settings.upper}", settings, parents)
     return Job(Stage.trace, {spec.unit: spec}, compute, cost)
+
+
+def mean_of(ctx: Context, lower: str) -> Spec[MeanSettings] | None:
+    """What the baseline at a layer is made of beside its vectors: a mean over whole images, where it needs one."""
+    kind = ctx.config.attribute.baseline
+    if kind is Baseline.mean_image:
+        return mean_spec(ctx, PIXELS)
+    needed = kind is Baseline.mean_position or (kind is Baseline.mean and ctx.layout(lower).prefix > 0)
+    return mean_spec(ctx, lower) if needed else None
+
+
+def mean_jobs(ctx: Context) -> list[Job]:
+    """The means that the baselines of the run's layers need."""
+    means = {mean.key: mean for layer in ctx.layers if (mean := mean_of(ctx, layer)) is not None}
+    return [mean_job(mean) for mean in means.values()]
 
 
 def images_of(work: Work, logits: Spec[Any], wanted: ExplainedSettings) -> tuple[int, bool]:
@@ -114,7 +135,7 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
             + coded(work, lower, spec.parents["dictionary"], settings.coding, images)
             + passing(work, lower, upper, points + 2 * images, points / work.site.runtime.path_batch_size, targets)
             + Cost(
-                written=written(trace_columns(targets, k), images),
+                written=written(trace_columns(targets, k, used(settings.prefix, 0)), images),
                 work={Kind.products: Amount(edges / 2, traffic=2.0 * 4 * gradient, launches=30.0 * images * targets)},
                 about=about or upper != LOGITS,
             )
@@ -124,7 +145,8 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
 
 def _settings(ctx: Context, lower: str, upper: str, **kept: int) -> TraceSettings:
     coding = dictionary_stage.coding_of(ctx.config)
-    return TraceSettings(lower, upper, path_of(ctx.config, upper), coding, explained_of(ctx), **kept)
+    prefix = ctx.layout(lower).prefix or UNUSED
+    return TraceSettings(lower, upper, path_of(ctx.config, upper), coding, explained_of(ctx), prefix=prefix, **kept)
 
 
 def class_job(ctx: Context, lower: str, logits: Spec[Any], dictionary: Spec[Any]) -> Job:
@@ -208,7 +230,8 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
             above = _upper(work, settings, targets, above_trace, spec.parents["importance"])
         indices = [work.data.place[images.ids[row]] for row in who.rows]
         with work.store.writer(spec, resume=True) as folder:
-            rows = Rows(folder, trace_columns(len(targets) or 1, concepts.k), len(indices))
+            columns = trace_columns(len(targets) or 1, concepts.k, used(settings.prefix, 0))
+            rows = Rows(folder, columns, len(indices))
             loop = TraceLoop(
                 work.site,
                 work.data,
@@ -256,7 +279,11 @@ def start_of(work: Work, spec: Spec[TraceSettings], readable: list[str]) -> Star
     elif path.baseline is Baseline.image:
         assert path.baseline_image is not None
         samples = [path.baseline_image]
-    return Start(path.baseline, mean, tuple(work.data.place[sample] for sample in samples))
+    whole = None
+    if "mean" in spec.parents:
+        whole = torch.from_numpy(np.array(work.store.open(spec.parents["mean"]).array("mean.npy")))
+    places = tuple(work.data.place[sample] for sample in samples)
+    return Start(path.baseline, mean, places, whole, used(path.blur, 0.0))
 
 
 def check_baseline(ctx: Context) -> None:
