@@ -17,6 +17,7 @@ from integration.conftest import tiny_config
 from integration.test_paths import Traced, pictures_of
 from vismech.config.choices import Along, Baseline, Positions, Stage
 from vismech.config.schema import AttributeConfig, Config
+from vismech.errors import UserError
 from vismech.passes.baselines import draw_baselines
 from vismech.stages.pipeline import open_context
 from vismech.stages.run import run
@@ -26,10 +27,10 @@ pytestmark = pytest.mark.thorough
 
 @pytest.fixture(scope="module")
 def plain(pictures, tmp_path_factory) -> Config:
-    """Two blocks and six images, everything up to the dictionaries computed."""
+    """One block and six images, everything up to the dictionaries computed."""
     config = tiny_config(pictures, tmp_path_factory.mktemp("tokens") / "store")
     config.model.target = "tiny:attending"
-    config.extract.layers, config.extract.positions = ["layer1", "layer2"], Positions.all
+    config.extract.layers, config.extract.positions = ["layer1"], Positions.all
     config.dictionary.k, config.graph.images_per_class, config.describe.cards = 8, 6, 0
     config.until = Stage.dictionary
     run(config, tmp_path_factory.mktemp("run"))
@@ -89,9 +90,18 @@ def test_offsets_and_the_class_tokens_part_are_those_of_the_baseline(choice, pla
     table = found.table("completeness").set_index(["lower", "upper", "metric"]).value
     own, change = (np.abs(part) for part in (found[unit, "prefix"], found[unit, "value"] - found[unit, "baseline"]))
     assert table["layer1", "logits", "prefix_share"] == pytest.approx(np.median(own / (own + change)))
-    assert 0 < table["layer1", "layer2", "prefix_share"] < 1
-    if kind in (Baseline.zero, Baseline.blur, Baseline.images):  # the head reads the class token alone
-        assert table["layer2", "logits", "prefix_share"] == 1
+
+
+def test_all_runs_through_the_class_token_where_the_head_reads_no_other(plain, tmp_path) -> None:
+    config = copy.deepcopy(plain)
+    config.extract.layers = ["layer2"]
+    found = Traced(config, tmp_path / "alone")
+    assert not found["layer2->logits", "edges"].any()
+    table = found.table("completeness").set_index("metric")
+    assert table.value["prefix_share"] == 1 and table.n["prefix_share"] == len(found["layer2->logits", "value"])
+    config.extract.layers = ["layer1", "layer2"]
+    with pytest.raises(UserError, match=r"no concept of layer2 .* class token alone, .* leave layer2 out of extract"):
+        run(config, tmp_path / "both")
 
 
 def test_a_network_without_class_token_has_no_share(pictures, tmp_path) -> None:

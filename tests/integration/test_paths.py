@@ -364,6 +364,8 @@ def test_nan_on_the_path_names_layers_image_and_alpha(tiny, tmp_path) -> None:
         ({"baseline": Baseline.images, "baselines": 30}, "there are 30 in all: give at most 29"),
         ({"baselines": 0}, "attribute.baselines=0 must be at least 1"),
         ({"phi": 1.0}, "attribute.phi=1.0"),
+        ({"baseline": Baseline.blur, "blur": 0.0}, r"attribute.blur=0.0 must be above 0"),
+        ({"blur": float("nan")}, r"attribute.blur=nan must be above 0"),
         ({"tolerance": 0.0}, "attribute.tolerance=0.0"),
         ({"tolerance": 0.1, "max_steps": 8}, "attribute.max_steps=8"),
         ({"mode": Mode.forward, "readout": ReadOut.code}, "attribute.readout=code has no forward derivative"),

@@ -128,12 +128,14 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
         points += PROBED * path.steps if path.rule is Rule.auto else 0
         layout, k = work.layout(lower), concepts_of(work, lower, spec.parents["dictionary"])
         gradient = points * targets * layout.positions * layout.channels
+        twice = 2 * images * (1 + starts * bool(used(settings.prefix, 0)))
+        opened = images * (1 + (path.baseline is Baseline.blur))
         edges = 2.0 * images * k * targets * layout.positions * layout.channels
         found[unit] = (
-            reading(work, images)
-            + activations(work, lower, images)
-            + coded(work, lower, spec.parents["dictionary"], settings.coding, images)
-            + passing(work, lower, upper, points + 2 * images, points / work.site.runtime.path_batch_size, targets)
+            reading(work, opened)
+            + activations(work, lower, opened)
+            + coded(work, lower, spec.parents["dictionary"], settings.coding, opened)
+            + passing(work, lower, upper, points + twice, points / work.site.runtime.path_batch_size, targets)
             + Cost(
                 written=written(trace_columns(targets, k, used(settings.prefix, 0)), images),
                 work={Kind.products: Amount(edges / 2, traffic=2.0 * 4 * gradient, launches=30.0 * images * targets)},
@@ -223,10 +225,7 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
             kept = select_concepts(importance(above_trace, who), settings.important, settings.shared)
             targets = kept.concepts
             if not targets:
-                raise UserError(
-                    f"no concept of {upper} has an edge to the class along attribute.path={settings.path.under}, "
-                    "so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
-                )
+                raise UserError(_no_edge(upper, settings, work.layout(upper).prefix))
             above = _upper(work, settings, targets, above_trace, spec.parents["importance"])
         indices = [work.data.place[images.ids[row]] for row in who.rows]
         with work.store.writer(spec, resume=True) as folder:
@@ -260,6 +259,16 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
                 "images": [images.ids[row] for row in who.rows],
             }
             (folder / "trace.json").write_bytes(compact(facts))
+
+
+def _no_edge(upper: str, settings: TraceSettings, prefix: int) -> str:
+    nothing = f"no concept of {upper} has an edge to the class along attribute.path={settings.path.under}"
+    if prefix:
+        return (
+            f"{nothing}: what follows may read the class token alone, whose part is no concept's; leave {upper} out of "
+            "extract.layers, or give attribute.path=ig"
+        )
+    return f"{nothing}, so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
 
 
 def _upper(work: Work, settings: TraceSettings, targets: list[int], trace: Artifact, spec: Spec[Any]) -> UpperConcepts:
