@@ -192,6 +192,13 @@ class Baseline(StrEnum):
     images = "images"
 
 
+class Around(StrEnum):
+    """What is done where paths run around the lower of two layers: refuse the pair, or hold what comes on them."""
+
+    refuse = "refuse"
+    hold = "hold"
+
+
 class Mode(StrEnum):
     """How derivatives along the path are taken."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vismech.config.choices import (
     Along,
+    Around,
     AttributionMethod,
     Baseline,
     CircuitErrors,
@@ -107,6 +108,9 @@ class AttributeConfig:
     """Number of images drawn for baseline=images, the same for all images, but never the image itself."""
     blur: float = 0.1
     """Standard deviation of baseline=blur, as a share of the image's shorter side."""
+    around: Around = Around.refuse
+    """Where paths run around the lower of two layers, as the residual stream does around attention and MLP: refuse, or
+    hold what comes on them at its clean value, so that edges are of what runs through the lower layer alone."""
     along: Along = Along.activation
     """activation: the path leads to the activation itself, and what the concepts miss is an error node; reconstruction:
     to what the concepts rebuild, as in the paper."""

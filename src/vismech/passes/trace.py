@@ -29,7 +29,7 @@ from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
 from vismech.attribution.sources import ConceptSource, Edges, Source
 from vismech.attribution.targets import ConceptTargets, Targets, anchors, class_targets
-from vismech.config.choices import Baseline, Mode, ReadOut, Rule, Unreadable
+from vismech.config.choices import Around, Baseline, Mode, ReadOut, Rule, Unreadable
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
 from vismech.intervene.coded import Coded
@@ -153,6 +153,7 @@ class TraceLoop(ImageLoop):
         classes: class index per row, or two of them for their difference; used where the target is the class.
         start: the baseline.
         nodes: what ``attribute.rule=auto`` chose, where it is known already.
+        around: what is done with paths around the lower layer.
     """
 
     def __init__(
@@ -167,19 +168,20 @@ class TraceLoop(ImageLoop):
         classes: np.ndarray,
         start: Start,
         nodes: Choice | None = None,
+        around: Around = Around.refuse,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lower, self.upper, self.layout, self.concepts, self.classes = lower, upper, layout, concepts, classes
         self.how = path
-        self.dictionary, self.start, self.nodes = dictionary, start, nodes
+        self.dictionary, self.start, self.nodes, self.around = dictionary, start, nodes, around
 
     def on_predict_start(self) -> None:
         """Cut the segment, move the dictionaries, compute the baselines and choose the mode, once per process."""
         self.dictionary = self.dictionary.to(self.device)
         if self.concepts is not None:
             self.concepts = self.concepts.to(self.device)
-        self.segment = self.network.segment(self.lower, self.upper)
+        self._cut()
         self.path, self.settings = load_path(used(self.how.curve, {})), self.integral()
         with torch.no_grad(), one_thread():
             self.baselines = self._baselines()
@@ -189,6 +191,18 @@ class TraceLoop(ImageLoop):
                 self.settings = self.settings.at(self.nodes or chosen_nodes(self._folder, self._settled))
             if self.settings.mode is Mode.auto:
                 self.settings = replace(self.settings, mode=self._mode())
+
+    def _cut(self) -> None:
+        """The segment, and how its rows are read from images and as PFVs."""
+        self.below, self.read = self.layout, self._activation
+        if self.around is Around.hold:
+            cut = self.network.around(self.lower, self.upper)
+            self.segment, self.layout, self.read = cut.segment, cut.layout(self.layout), cut.read
+        else:
+            self.segment = self.network.segment(self.lower, self.upper)
+
+    def _activation(self, images: Tensor) -> Tensor:
+        return self.network.activations(images, [self.lower])[self.lower]
 
     def _tell_cost(self) -> None:
         """What an attribution that is no weight on a path costs, where its targets cannot share it also why."""
@@ -219,7 +233,7 @@ class TraceLoop(ImageLoop):
         return 3 * self.layout.positions * self.dictionary.k
 
     def _coded(self, images: Tensor) -> Coded:
-        clean = self.network.activations(images, [self.lower])[self.lower]
+        clean = self.read(images)
         vectors = self.layout.vectors(clean)
         return Coded(clean, vectors, self._codes(vectors))
 
@@ -237,11 +251,11 @@ class TraceLoop(ImageLoop):
         if kind is Baseline.mean:
             assert start.mean is not None
             vectors = start.mean.to(self.device).expand(1, self.layout.positions, -1)
-            return Baselines(start, Begun(vectors, self._codes(vectors), self._before(whole)))
+            return Baselines(start, Begun(vectors, self._codes(vectors), self._before(self.below, whole)))
         if kind is Baseline.mean_position:
             assert whole is not None
-            vectors = self.layout.vectors(whole)
-            return Baselines(start, Begun(vectors, self._codes(vectors), self._before(whole)))
+            vectors = self.below.vectors(whole)
+            return Baselines(start, Begun(vectors, self._codes(vectors), self._before(self.below, whole)))
         if kind is Baseline.mean_image:
             assert whole is not None
             images = [laid_out(self, whole)]
@@ -253,11 +267,12 @@ class TraceLoop(ImageLoop):
     def _begun(self, images: Iterable[Tensor]) -> Begun:
         """Activations of images as baselines, one at a time."""
         each = [self._coded(image) for image in images]
-        before = self._before(torch.cat([one.clean for one in each]))
+        before = self._before(self.layout, torch.cat([one.clean for one in each]))
         return Begun(torch.cat([one.vectors for one in each]), torch.cat([one.codes for one in each]), before)
 
-    def _before(self, activation: Tensor | None) -> Tensor | None:
-        return self.layout.before(activation) if self.layout.prefix and activation is not None else None
+    @staticmethod
+    def _before(layout: Layout, activation: Tensor | None) -> Tensor | None:
+        return layout.before(activation) if layout.prefix and activation is not None else None
 
     def _starts(self, rows: list[int]) -> list[Begun]:
         """Where the paths of some rows start."""

@@ -53,8 +53,9 @@ def completeness(work: Work, plan: Plan) -> pd.DataFrame:
     (present, but without a change) and ``uncrossed_targets`` are left out of what stands above them. With a tolerance,
     ``steps_mean`` and ``steps_max`` of the images. ``prefix_share``, where class tokens or others stand before the
     patch tokens: of what these and the patch tokens bring about, ``|prefix| / (|prefix| + |change along the path|)``,
-    the median over (image, target) pairs that are present and that either changes. ``rule``, ``steps`` and ``power``
-    are those that rule=auto chose.
+    the median over (image, target) pairs that are present and that either changes. ``held_around``, where paths run
+    around the lower layer: so many values on them are held, and edges are of what runs through the layer alone.
+    ``rule``, ``steps`` and ``power`` are those that rule=auto chose.
     """
     specs = {(layer, LOGITS): spec for layer, spec in plan.to_class.items()} | dict(plan.pairs)
     order = {layer: index for index, layer in enumerate([*plan.vectors, LOGITS])}
@@ -106,6 +107,8 @@ def _converged(path: PathSettings, trace: Artifact) -> Iterator[_Measured]:
         yield _Measured("steps_max", int(steps.max()), len(steps), "count")
     yield _Measured("absent_targets", int((~present).sum()), present.size, "count")
     yield _Measured("still_targets", int((present & ~moves).sum()), present.size, "count")
+    if held := trace.json("trace.json").get("held"):
+        yield _Measured("held_around", len(held), len(present), "count")
     if "prefix.npy" in trace.manifest["files"]:
         yield _quantile(
             "prefix_share", prefix_shares(column("prefix"), column("value"), column("baseline"), present), 0.5

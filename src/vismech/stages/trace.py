@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from vismech.attribution.aggregation import group_means, select_concepts
 from vismech.attribution.automatic import PROBED
-from vismech.config.choices import Baseline, Rule, Scope, Stage
+from vismech.config.choices import Around, Baseline, Evaluation, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.costs.cost import Amount, Cost, Kind
 from vismech.errors import UserError
@@ -46,6 +47,7 @@ class TraceSettings(Settings):
         coding: how vectors are written in concepts.
         explained: which images.
         important, shared: how many concepts the graph keeps of the upper layer.
+        around: hold, where paths run around the lower layer and what comes on them is held.
         prefix: tokens before the lower layer's patch tokens, where there are such: what they bring about is told.
     """
 
@@ -56,6 +58,7 @@ class TraceSettings(Settings):
     explained: ExplainedSettings
     important: int = UNUSED
     shared: int = UNUSED
+    around: Around = UNUSED
     prefix: int = UNUSED
 
 
@@ -147,8 +150,12 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
 
 def _settings(ctx: Context, lower: str, upper: str, **kept: int) -> TraceSettings:
     coding = dictionary_stage.coding_of(ctx.config)
-    prefix = ctx.layout(lower).prefix or UNUSED
-    return TraceSettings(lower, upper, path_of(ctx.config, upper), coding, explained_of(ctx), prefix=prefix, **kept)
+    more: dict[str, Any] = dict(kept)
+    if (around := ctx.config.attribute.around) is Around.hold and ctx.held(lower, upper):
+        more["around"] = around
+    if prefix := ctx.layout(lower).prefix:
+        more["prefix"] = prefix
+    return TraceSettings(lower, upper, path_of(ctx.config, upper), coding, explained_of(ctx), **more)
 
 
 def class_job(ctx: Context, lower: str, logits: Spec[Any], dictionary: Spec[Any]) -> Job:
@@ -245,6 +252,7 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
                 concepts=above,
                 classes=who.classes.astype(np.int64),
                 start=start_of(work, spec, images.ids),
+                around=used(settings.around, Around.refuse),
             )
             run_loop(loop)
             tell_nodes(folder, spec.unit)
@@ -258,6 +266,8 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
                 "classes": who.classes.tolist(),
                 "images": [images.ids[row] for row in who.rows],
             }
+            if settings.around is Around.hold:
+                facts["held"] = list(work.network.around(lower, upper).held)
             (folder / "trace.json").write_bytes(compact(facts))
 
 
@@ -293,6 +303,41 @@ def start_of(work: Work, spec: Spec[TraceSettings], readable: list[str]) -> Star
         whole = torch.from_numpy(np.array(work.store.open(spec.parents["mean"]).array("mean.npy")))
     places = tuple(work.data.place[sample] for sample in samples)
     return Start(path.baseline, mean, places, whole, used(path.blur, 0.0))
+
+
+CUTLESS = (Evaluation.planted, Evaluation.stability, Evaluation.localization)
+"""Measures that compute nothing from one layer to another, or as the traces do."""
+
+
+def check_cuts(ctx: Context, measures: Sequence[str], effects: bool) -> None:
+    """Refuse pairs of layers that cannot be traced, and what cannot be measured where something is held.
+
+    Args:
+        ctx: the run.
+        measures: names of the measures that it asks for.
+        effects: whether it measures the effects of the graph's concepts.
+
+    Raises:
+        UserError: the pair or the measure, and the remedy.
+    """
+    pairs = list(pairwise([*ctx.layers, LOGITS]))
+    if ctx.config.attribute.around is Around.refuse:
+        try:
+            ctx.check_cuts(pairs)
+        except UserError as error:
+            hold = "attribute.around=hold traces what runs through the lower layer alone, all else held"
+            raise UserError(f"{error}; {hold}") from error
+        return
+    # Every pair is looked at, so that each is noted with the model.
+    held = [pair for pair in {*pairs, *((layer, LOGITS) for layer in ctx.layers)} if ctx.held(*pair)]
+    if not held:
+        return
+    lower, upper = min(held)
+    told = f"attribute.around=hold holds what runs around {lower} on the way to {upper}, which"
+    if effects:
+        raise UserError(f"{told} graph.measured=true does not: give graph.measured=false")
+    if cutting := [name for name in measures if name in Evaluation and name not in CUTLESS]:
+        raise UserError(f"{told} evaluate.kinds={cutting[0]} does not: give evaluate=none, or ends of blocks as layers")
 
 
 def check_baseline(ctx: Context) -> None:
