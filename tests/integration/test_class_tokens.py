@@ -15,11 +15,12 @@ from torch import Tensor
 import tiny as tiny_network
 from integration.conftest import tiny_config
 from integration.test_paths import Traced, pictures_of
-from vismech.config.choices import Along, Baseline, Positions, Stage
+from vismech.config.choices import Along, Around, Baseline, Evaluation, Positions, Rule, Stage
 from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.passes.baselines import draw_baselines
-from vismech.stages.pipeline import open_context
+from vismech.stages.dictionary import coding_of, read
+from vismech.stages.pipeline import describe_plan, make_plan, open_context
 from vismech.stages.run import run
 
 pytestmark = pytest.mark.thorough
@@ -102,6 +103,91 @@ def test_all_runs_through_the_class_token_where_the_head_reads_no_other(plain, t
     config.extract.layers = ["layer1", "layer2"]
     with pytest.raises(UserError, match=r"no concept of layer2 .* class token alone, .* leave layer2 out of extract"):
         run(config, tmp_path / "both")
+
+
+PARTS = ["layer1.attn", "layer1.mlp"]
+
+
+@pytest.fixture(scope="module")
+def parts(plain, pictures) -> Config:
+    """The contributions of one block, the stream around them held."""
+    config = copy.deepcopy(plain)
+    config.extract.layers, config.attribute.around, config.until = PARTS, Around.hold, None
+    config.attribute.steps, config.attribute.rule = 16, Rule.midpoint
+    config.evaluate.kinds = []
+    return config
+
+
+def with_output(model, layer: str, images: Tensor, output: Tensor) -> dict[str, Tensor]:
+    """All outputs with another one of one module."""
+    handle = model.get_submodule(layer).register_forward_hook(lambda *_: output)
+    found = tiny_network.outputs(model, images)
+    handle.remove()
+    return found
+
+
+@torch.no_grad()
+def test_contributions_to_the_stream_are_traced_with_the_stream_held(parts, tmp_path) -> None:
+    found, model = Traced(parts, tmp_path), tiny_network.attending()
+    images = {upper: found.facts(f"layer1.attn->{upper}") for upper in ("layer1.mlp", "logits")}
+    for upper, facts in images.items():
+        assert len(facts["held"]) == 1
+        unit, batch = f"layer1.attn->{upper}", pictures_of(parts, facts["images"])
+        clean = tiny_network.outputs(model, batch)
+        start = torch.cat([clean["layer1.attn"][:, :1], torch.zeros_like(clean["layer1.attn"][:, 1:])], 1)
+        moved = with_output(model, "layer1.attn", batch, start)
+        for ends, name in ((clean, "value"), (moved, "baseline")):
+            if upper == "logits":
+                expected = ends[upper][torch.arange(len(batch)), facts["classes"]][:, None]
+            else:
+                ctx, plan = both(parts)
+                atoms = read(ctx, plan.dictionaries[upper], coding_of(parts)).atoms[facts["targets"]]
+                places = torch.from_numpy(found["layer1.mlp->logits", "anchors"][:, facts["targets"]]).long()
+                rows = torch.arange(len(batch))[:, None]
+                expected = (ends[upper][:, 1:][rows, places.clamp(min=0)] * atoms).sum(2) * (places >= 0)
+            np.testing.assert_allclose(found[unit, name], expected, rtol=1e-3, atol=1e-5)
+        inflow = found[unit, "edges"].sum(2) + found[unit, "error"] + found[unit, "baseline"]
+        gap = np.abs(inflow - found[unit, "value"])
+        change = np.abs(found[unit, "value"] - found[unit, "baseline"])
+        np.testing.assert_allclose(gap, found[unit, "gap"] * change, rtol=1e-2, atol=1e-5)
+        assert np.median(found[unit, "gap"][found[unit, "moves"]]) < 0.05
+    table = found.table("completeness")
+    held = table[table.metric == "held_around"].set_index(["lower", "upper"]).value
+    pairs = [("layer1.attn", "layer1.mlp"), ("layer1.attn", "logits"), ("layer1.mlp", "logits")]
+    assert held.to_dict() == dict.fromkeys(pairs, 1)
+    assert set(found.graph["held"]) == {"->".join(pair) for pair in pairs}
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "What runs around layer1.attn, layer1.mlp is held at its value in the photograph" in page
+    assert all(row["hit"] for row in describe_plan(*both(parts)))
+
+
+def both(config: Config):
+    ctx = open_context(config)
+    return ctx, make_plan(ctx)
+
+
+def test_keys_know_of_holding_only_where_something_is_held(parts, plain) -> None:
+    refused, held = copy.deepcopy(plain), copy.deepcopy(plain)
+    held.attribute.around = Around.hold
+    keys = [[spec.key for spec in both(config)[1].specs()] for config in (refused, held)]
+    assert keys[0] == keys[1]
+    spec = both(parts)[1].pairs["layer1.attn", "layer1.mlp"]
+    assert spec.settings.inputs()["around"] is Around.hold
+
+
+def test_what_cannot_be_held_or_measured_so_is_one_sentence(parts) -> None:
+    config = copy.deepcopy(parts)
+    config.attribute.around = Around.refuse
+    with pytest.raises(UserError, match=r"'layer1.mlp' can be reached around 'layer1.attn', .*; attribute.around=hold"):
+        both(config)
+    config = copy.deepcopy(parts)
+    config.graph.measured = True
+    with pytest.raises(UserError, match=r"attribute.around=hold holds .* graph.measured=true does not: give graph.mea"):
+        both(config)
+    config = copy.deepcopy(parts)
+    config.evaluate.kinds = [Evaluation.reconstruction]
+    with pytest.raises(UserError, match=r"which evaluate.kinds=reconstruction does not: give evaluate=none"):
+        both(config)
 
 
 def test_a_network_without_class_token_has_no_share(pictures, tmp_path) -> None:

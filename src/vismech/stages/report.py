@@ -295,8 +295,8 @@ def _held(graph: Mapping[str, Any]) -> list[str]:
         return []
     named = ", ".join(dict.fromkeys(unit.partition("->")[0] for unit in held))
     return [
-        f"What runs around {named} is held at its value in the photograph (attribute.around=hold): edges from there are "
-        "of what runs through the layer alone, and offsets hold all the rest."
+        f"What runs around {named} is held at its value in the photograph (attribute.around=hold): edges from there "
+        "are of what runs through the layer alone, and offsets hold all the rest."
     ]
 
 

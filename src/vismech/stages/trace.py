@@ -336,7 +336,7 @@ def check_cuts(ctx: Context, measures: Sequence[str], effects: bool) -> None:
     told = f"attribute.around=hold holds what runs around {lower} on the way to {upper}, which"
     if effects:
         raise UserError(f"{told} graph.measured=true does not: give graph.measured=false")
-    if cutting := [name for name in measures if name in Evaluation and name not in CUTLESS]:
+    if cutting := [name for name in measures if name in {each.value for each in Evaluation} - {*CUTLESS}]:
         raise UserError(f"{told} evaluate.kinds={cutting[0]} does not: give evaluate=none, or ends of blocks as layers")
 
 
