@@ -4,7 +4,8 @@ Generalized Integrated Gradients (Kim et al., arXiv 2409.01610, Eq. 5) integrate
 ``GIG_{pq→j} = u_pq · <Ḡ_p, v_q>`` with Ḡ the mean of ∂g_j(F_ab(α X̃))/∂X. One backward pass per (image, target, step)
 serves every source concept, so cost does not grow with their number.
 
-Legend: B images, I of them, S steps, P positions, C channels, T targets, D directions of a curve.
+Legend: B images, I of them, S steps, P positions, C channels, T targets, D directions of a curve, M tokens before those
+of the positions.
 """
 
 from __future__ import annotations
@@ -262,7 +263,7 @@ def prefix_effect(
     layout: Layout,
     curve: Points,
     clean: Tensor,
-    before: Float[Tensor, "b t c"],
+    before: Float[Tensor, "b m c"],
     targets: Targets,
     rows: int,
 ) -> Float[Tensor, "b t"]:

@@ -6,7 +6,7 @@ the contribution alone. A row of such a cut is one flat vector: the numbers of t
 of what is held; :class:`HeldLayout` reads and writes the first part as PFVs and copies the second, as a
 :class:`~vismech.network.pfv.Layout` does with class tokens.
 
-Legend: B images, N numbers of a row.
+Legend: B images, R path points, N numbers of a row, P positions, C channels, M tokens before the patch tokens.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class HeldLayout(Layout):
         """See :meth:`Layout.activation`."""
         return self._with(super().activation(vectors, self._own(clean)), clean)
 
-    def before(self, activation: Tensor) -> Float[Tensor, "b t c"]:
+    def before(self, activation: Tensor) -> Float[Tensor, "b m c"]:
         """See :meth:`Layout.before`."""
         return super().before(self._own(activation))
 
-    def begun_by(self, clean: Tensor, before: Float[Tensor, "b t c"]) -> Tensor:
+    def begun_by(self, clean: Tensor, before: Float[Tensor, "b m c"]) -> Tensor:
         """See :meth:`Layout.begun_by`."""
         return self._with(super().begun_by(self._own(clean), before), clean)
 

@@ -1,6 +1,6 @@
 """Where the paths of a trace start: one activation for all images, several that they share, or each image's own.
 
-Legend: B images, E baselines, P positions, C channels, K concepts, T tokens before the patch tokens.
+Legend: B images, E baselines, P positions, C channels, K concepts, M tokens before the patch tokens.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Begun(NamedTuple):
 
     vectors: Float[Tensor, "b p c"] | None = None
     codes: Float[Tensor, "b p k"] | None = None
-    before: Float[Tensor, "b t c"] | None = None
+    before: Float[Tensor, "b m c"] | None = None
 
     def take(self, rows: list[int]) -> Begun:
         """Some of the images, or one of them several times."""
