@@ -64,18 +64,30 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def show_interlayer(table: pd.DataFrame) -> None:
-    """AUC differences by order, and what gig is ahead of."""
+    """Each order's values, transition by transition; how far gig is ahead, and how often with zero outside."""
+    gaps = table[table.metric == "completeness_gap"]
     table = table[(table.score == "ratio") & (table.readout == "max")]
+    pairs = list(dict.fromkeys(zip(table.lower, table.upper, strict=True)))
     for metric in ("auc_difference", "auc_first_8", "gig_ahead"):
-        part, rows = table[table.metric == metric], []
+        part = table[table.metric == metric]
         orders = [order for order in ORDERS["interlayer"] if order in set(part.order)]
-        for (dictionary, lower, upper), own in part.groupby(["dictionary", "lower", "upper"], sort=False):
-            rows.append([dictionary, f"{lower} → {upper}", *(cell(own[own.order == order]) for order in orders)])
-        print(f"\n{metric}, score=ratio, readout=max", end="")
-        show(["dictionary", "transition", *orders], rows)
-    control = table[table.metric == "random_control"]
+        places = part.set_index(["dictionary", "order", "lower", "upper"]).value
+        rows = [
+            [name, *(" / ".join(f"{places[name, order, *pair]:.2f}" for pair in pairs) for order in orders)]
+            for name in dict.fromkeys(part.dictionary)
+        ]
+        wide = ((part.ci_high - part.ci_low) / 2).max()
+        print(f"\n{metric} of {', '.join(' → '.join(pair) for pair in pairs)}; intervals within ± {wide:.2f}", end="")
+        show(["dictionary", *orders], rows)
+        if metric == "gig_ahead":
+            for order, own in part.groupby("order", sort=False):
+                print(
+                    f"  of {order}: ahead on {(own.ci_low > 0).sum()}, behind on {(own.ci_high < 0).sum()} of {len(own)}"
+                )
+    control, gaps = (table[table.metric == name] for name in ("random_control", "completeness_gap"))
     held = int(((control.ci_low <= 0) & (control.ci_high >= 0)).sum())
     print(f"\nrandom orders hold zero in their 99.9 % interval on {held} of {len(control)}")
+    print(f"median completeness gap {gaps.value.min():.2%} to {gaps.value.max():.2%}")
 
 
 def show_circuit(table: pd.DataFrame) -> None:
