@@ -81,10 +81,9 @@ def show_interlayer(table: pd.DataFrame) -> None:
         show(["dictionary", *orders], rows)
         if metric == "gig_ahead":
             for order, own in part.groupby("order", sort=False):
-                print(
-                    f"  of {order}: ahead on {(own.ci_low > 0).sum()}, behind on {(own.ci_high < 0).sum()} of {len(own)}"
-                )
-    control, gaps = (table[table.metric == name] for name in ("random_control", "completeness_gap"))
+                ahead, behind = (own.ci_low > 0).sum(), (own.ci_high < 0).sum()
+                print(f"  of {order}: ahead on {ahead}, behind on {behind} of {len(own)}")
+    control = table[table.metric == "random_control"]
     held = int(((control.ci_low <= 0) & (control.ci_high >= 0)).sum())
     print(f"\nrandom orders hold zero in their 99.9 % interval on {held} of {len(control)}")
     print(f"median completeness gap {gaps.value.min():.2%} to {gaps.value.max():.2%}")
