@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+
+from vismech.errors import UserError
+from vismech.network.cut import open_network
+from vismech.network.layers import LOGITS
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "zoo"
 COMPLETE, WANTED = 0.01, 45
@@ -123,3 +129,36 @@ def test_the_transformers_are_what_their_table_says(transformers) -> None:
             warnings.simplefilter("ignore")
             line = transformers.measure(name)
         assert told(line) == list(table.loc[name, list(TOLD)]), name
+
+
+HELD = re.compile(r"(attn|attention|self_attention|mlp)$")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit_tiny_distilled_patch16_224",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("vit_b_32", "swin_tiny_patch4_window4", "cait_xxs24_224", "crossvit_9_240", "gcvit_xxtiny")
+        ),
+    ],
+)
+def test_what_a_block_adds_to_the_stream_is_a_layer_of_its_own(transformers, name) -> None:
+    """At its clean value, the stream around it held, the network answers as it does."""
+    entry = transformers.ARCHITECTURES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of other people's architectures
+        network = open_network(transformers.randomised(entry.make()), torch.zeros(1, 3, entry.side, entry.side))
+    images = torch.randn(2, 3, entry.side, entry.side, generator=torch.Generator().manual_seed(0))
+    parts = [layer for layer in network.layers if HELD.search(layer)]
+    assert len(parts) > 3
+    for lower in parts[len(parts) // 2 :][:2]:
+        with pytest.raises(UserError, match="can be reached around"):
+            network.segment(lower, LOGITS)
+        cut = network.around(lower, LOGITS)
+        assert cut.held and network.layout(lower).positions > 1
+        with torch.no_grad():
+            expected = network.activations(images, [LOGITS])[LOGITS]
+            torch.testing.assert_close(cut.segment(cut.read(images)), expected, rtol=1e-5, atol=1e-5)

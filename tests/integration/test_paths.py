@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 import tiny as tiny_network
@@ -23,7 +24,7 @@ from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, Po
 from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.passes import trace as trace_loop
-from vismech.passes.baselines import Baselines, Start, draw_baselines
+from vismech.passes.baselines import Baselines, Begun, Start, draw_baselines
 from vismech.passes.batches import PaddedBatches
 from vismech.stages.pipeline import open_context
 from vismech.stages.run import run
@@ -32,7 +33,10 @@ pytestmark = pytest.mark.thorough
 
 OTHERS: dict[str, dict[str, Any]] = {
     "mean": {"baseline": Baseline.mean},
+    "mean_position": {"baseline": Baseline.mean_position},
     "blank": {"baseline": Baseline.blank},
+    "mean_image": {"baseline": Baseline.mean_image},
+    "blur": {"baseline": Baseline.blur, "blur": 0.05},
     "image": {"baseline": Baseline.image, "baseline_image": "waves/04.png"},
     "images": {"baseline": Baseline.images, "baselines": 3, "along": Along.activation},
     "sum": {"readout": ReadOut.sum},
@@ -189,7 +193,7 @@ def test_a_pruned_graph_is_smaller_and_keeps_its_scores(plain, tmp_path) -> None
 # Baselines
 
 
-@pytest.mark.parametrize("choice", ["mean", "blank", "image", "images"])
+@pytest.mark.parametrize("choice", ["mean", "mean_position", "blank", "mean_image", "blur", "image", "images"])
 def test_offsets_are_the_logits_of_the_baseline(choice, plain, tmp_path) -> None:
     found = Traced(changed(plain, **{**OTHERS[choice], "along": Along.activation}), tmp_path)
     model, facts, config = tiny_network.network(), found.facts("layer3->logits"), found.config
@@ -203,6 +207,17 @@ def test_offsets_are_the_logits_of_the_baseline(choice, plain, tmp_path) -> None
             drawn = draw_baselines(open_context(config).data.ids, 0, 3)
             others = [[sample for sample in drawn if sample != mine][:3] for mine in facts["images"]]
             expected = torch.stack([model(pictures_of(config, some)).mean(0) for some in others])
+        elif choice == "blur":
+            sharp = pictures_of(config, facts["images"]).numpy()
+            soft = gaussian_filter(sharp, 0.05 * 32, mode="nearest", axes=(2, 3), radius=5)
+            expected = model(torch.from_numpy(soft))
+        elif choice == "mean_image":
+            expected = model(pictures_of(config, open_context(config).data.ids).mean(0, keepdim=True))
+            expected = expected.expand(len(classes), -1)
+        elif choice == "mean_position":
+            everything = pictures_of(config, open_context(config).data.ids)
+            mean = tiny_network.outputs(model, everything)["layer3"].mean(0)
+            expected = model.head(mean.mean((1, 2))[None]).expand(len(classes), -1)
         else:  # layer3 is followed by a mean over positions and the head
             everything = pictures_of(config, open_context(config).data.ids)
             mean = tiny_network.outputs(model, everything)["layer3"].mean((0, 2, 3))
@@ -221,9 +236,11 @@ def test_baselines_are_a_draw_of_the_seed_and_never_the_image_itself() -> None:
     first = [draw_baselines(ids, seed, 1)[0] for seed in range(300)]
     assert len(set(first)) > 40  # 50 ids, each expected six times
     vectors = torch.arange(5.0)[:, None, None]
-    found = Baselines(Start(Baseline.images, samples=(7, 3, 9, 1, 4)), vectors, 2 * vectors).of([3, 0, 4])
-    assert [one.flatten().tolist() for one, _ in found] == [[0, 0, 0], [2, 1, 1], [3, 2, 2], [4, 3, 3]]
-    assert all(torch.equal(codes, 2 * one) for one, codes in found)
+    start = Start(Baseline.images, samples=(7, 3, 9, 1, 4))
+    found = Baselines(start, Begun(vectors, 2 * vectors, 3 * vectors)).of([3, 0, 4])
+    assert [one.vectors.flatten().tolist() for one in found] == [[0, 0, 0], [2, 1, 1], [3, 2, 2], [4, 3, 3]]
+    for one in found:
+        torch.testing.assert_close((one.codes, one.before), (2 * one.vectors, 3 * one.vectors))
 
 
 # Weights and steps
@@ -347,6 +364,8 @@ def test_nan_on_the_path_names_layers_image_and_alpha(tiny, tmp_path) -> None:
         ({"baseline": Baseline.images, "baselines": 30}, "there are 30 in all: give at most 29"),
         ({"baselines": 0}, "attribute.baselines=0 must be at least 1"),
         ({"phi": 1.0}, "attribute.phi=1.0"),
+        ({"baseline": Baseline.blur, "blur": 0.0}, r"attribute.blur=0.0 must be above 0"),
+        ({"blur": float("nan")}, r"attribute.blur=nan must be above 0"),
         ({"tolerance": 0.0}, "attribute.tolerance=0.0"),
         ({"tolerance": 0.1, "max_steps": 8}, "attribute.max_steps=8"),
         ({"mode": Mode.forward, "readout": ReadOut.code}, "attribute.readout=code has no forward derivative"),

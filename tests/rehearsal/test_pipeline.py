@@ -13,7 +13,7 @@ from integration.conftest import draw_pictures, tiny_config
 from rehearsal.budgets import within_budget
 from rehearsal.device import Counts, device
 from rehearsal.trainer import take_over
-from vismech.config.choices import Evaluation, Images, Positions, Rule, Scope, Stage
+from vismech.config.choices import Around, Baseline, Evaluation, Images, Method, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.measures.planted import stage as planted
 from vismech.measures.planted.networks import NETWORKS
@@ -100,6 +100,15 @@ def test_a_run_whose_nodes_are_chosen(pictures, tmp_path, monkeypatch) -> None:
     config = small(pictures, tmp_path)
     config.until, config.attribute.rule, config.extract.layers = Stage.graph, Rule.auto, ["layer3"]
     rehearse("rule=auto", config, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("baseline", [Baseline.blur, Baseline.mean_position])
+def test_contributions_with_the_stream_held(baseline, pictures, tmp_path, monkeypatch) -> None:
+    config = small(pictures, tmp_path)
+    config.model.target, config.extract.layers = "tiny:attending", ["layer1.attn", "layer1.mlp"]
+    config.until, config.attribute.around, config.attribute.baseline = Stage.graph, Around.hold, baseline
+    config.describe.cards, config.dictionary.method = 0, Method.channels  # clusters of so few vectors hang on last bits
+    rehearse(f"held, {baseline}", config, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("positions", [Positions.relevance, Positions.gradient])

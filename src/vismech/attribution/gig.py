@@ -4,7 +4,8 @@ Generalized Integrated Gradients (Kim et al., arXiv 2409.01610, Eq. 5) integrate
 ``GIG_{pq→j} = u_pq · <Ḡ_p, v_q>`` with Ḡ the mean of ∂g_j(F_ab(α X̃))/∂X. One backward pass per (image, target, step)
 serves every source concept, so cost does not grow with their number.
 
-Legend: B images, I of them, S steps, P positions, C channels, T targets, D directions of a curve.
+Legend: B images, I of them, S steps, P positions, C channels, T targets, D directions of a curve, M tokens before those
+of the positions.
 """
 
 from __future__ import annotations
@@ -238,15 +239,46 @@ def nodes_of(rule: Quadrature, curve: Curve) -> Nodes:
     return Nodes(*(torch.as_tensor(part, dtype=curve.end.dtype).to(curve.end.device) for part in rule))
 
 
-@torch.no_grad()
 def ends(segment: Segment, layout: Layout, curve: Curve, clean: Tensor, targets: Targets, rows: int) -> Ends:
     """The targets at the end of the path and at its start, for every image."""
-    found: list[list[Tensor]] = [[], []]
-    for image in torch.arange(len(curve.end), device=curve.end.device).split(rows):
-        for at, part in zip((1.0, 0.0), found, strict=True):
-            points = curve.points(image, curve.end.new_tensor([at]))[:, 0]
-            part.append(targets(_filled(segment, layout.activation(points, clean[image])), image))
-    return Ends(*(torch.cat(part) * targets.present for part in found))
+    value, baseline = (values_at(alpha, segment, layout, curve, clean, targets, rows) for alpha in (1.0, 0.0))
+    return Ends(value, baseline)
+
+
+@torch.no_grad()
+def values_at(
+    alpha: float, segment: Segment, layout: Layout, curve: Points, clean: Tensor, targets: Targets, rows: int
+) -> Float[Tensor, "b t"]:
+    """The targets at one point of every image's path; zero for absent ones."""
+    found = []
+    for image in torch.arange(len(clean), device=clean.device).split(rows):
+        points = curve.points(image, clean.new_tensor([alpha]))[:, 0]
+        found.append(targets(_filled(segment, layout.activation(points, clean[image])), image))
+    return torch.cat(found) * targets.present
+
+
+@torch.no_grad()
+def prefix_effect(
+    segment: Segment,
+    layout: Layout,
+    curve: Points,
+    clean: Tensor,
+    before: Float[Tensor, "b m c"],
+    targets: Targets,
+    rows: int,
+) -> Float[Tensor, "b t"]:
+    """What the tokens before the patch tokens bring about of each target, while these are at the start of the path.
+
+    ``g_j(F(b, c)) − g_j(F(b, c_b))`` with c the class token (registers, …) and b the patch tokens: along the path c
+    keeps its value, so that the units' edges, the error and this sum to the change from (b, c_b) to the activation.
+
+    Args:
+        segment, layout, curve, clean, targets, rows: see :func:`integrate`.
+        before: c_b, these tokens of the baseline.
+    """
+    bare = layout.begun_by(clean, before)
+    given = segment, layout, curve
+    return values_at(0.0, *given, clean, targets, rows) - values_at(0.0, *given, bare, targets, rows)
 
 
 def raise_not_finite(

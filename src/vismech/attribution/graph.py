@@ -1,7 +1,8 @@
 """The causal concept graph: kept concepts layer by layer, edges between them, its scores, and its export.
 
 ``graph.json`` holds ``layers`` (input to output), ``groups`` (what is explained), ``nodes``, ``links``, ``account``
-(what the drawn concepts of each layer account for, :mod:`vismech.attribution.account`) and ``scores``.
+(what the drawn concepts of each layer account for, :mod:`vismech.attribution.account`) and ``scores``; ``held`` says
+between which layers what runs around the lower one is held, where anything is.
 A link's weight is the mean edge e_{q→j} over the images of a group, in units of the target's own value (a projection,
 or logits); ``weight`` is the mean over groups. Offset nodes carry what the target is worth at the start of the path,
 ``g_j(F_ab(baseline))``; error nodes, where the path leads to the activation itself, what the concepts miss of it: at

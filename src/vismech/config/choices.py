@@ -184,9 +184,19 @@ class Baseline(StrEnum):
 
     zero = "zero"
     mean = "mean"
+    mean_position = "mean_position"
     blank = "blank"
+    mean_image = "mean_image"
+    blur = "blur"
     image = "image"
     images = "images"
+
+
+class Around(StrEnum):
+    """What is done where paths run around the lower of two layers: refuse the pair, or hold what comes on them."""
+
+    refuse = "refuse"
+    hold = "hold"
 
 
 class Mode(StrEnum):

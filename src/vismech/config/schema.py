@@ -10,6 +10,7 @@ from typing import Any
 
 from vismech.config.choices import (
     Along,
+    Around,
     AttributionMethod,
     Baseline,
     CircuitErrors,
@@ -97,12 +98,19 @@ class AttributeConfig:
     phi: float = 0.9
     """Share of the target's change at which left_ig ends and right_ig begins."""
     baseline: Baseline = Baseline.zero
-    """Start of the path: zero (the paper's), mean (mean vector of the layer), blank (activation of an image of the mean
-    colour), image (of `baseline_image`), images (of `baselines` images of the data: expected gradients)."""
+    """Start of the path: zero (the paper's), mean (mean vector of the layer, the same at all positions), mean_position
+    (each position's own mean over images: of tokens the mean token with its position's embedding), blank (activation of
+    an image of the mean colour), mean_image (of the data's mean image), blur (of the photograph, blurred), image (of
+    `baseline_image`), images (of `baselines` images of the data: expected gradients)."""
     baseline_image: str | None = None
     """Sample id for baseline=image."""
     baselines: int = 8
     """Number of images drawn for baseline=images, the same for all images, but never the image itself."""
+    blur: float = 0.1
+    """Standard deviation of baseline=blur, as a share of the image's shorter side."""
+    around: Around = Around.refuse
+    """Where paths run around the lower of two layers, as the residual stream does around attention and MLP: refuse, or
+    hold what comes on them at its clean value, so that edges are of what runs through the lower layer alone."""
     along: Along = Along.activation
     """activation: the path leads to the activation itself, and what the concepts miss is an error node; reconstruction:
     to what the concepts rebuild, as in the paper."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,36 +19,16 @@ from torch import Tensor, fx, nn
 from vismech.errors import UserError
 from vismech.network.capture import capture, device_node, operation
 from vismech.network.folding import Folded, Folding, Pair, foldable
-from vismech.network.layers import LOGITS, PIXELS, Layers
+from vismech.network.held import HeldCut, HeldSegment, Packing, frontier
+from vismech.network.hooked import HookedNetwork
+from vismech.network.layers import LOGITS, PIXELS
+from vismech.network.network import Network
 from vismech.network.norms import GUARDED
 from vismech.network.pfv import Layout, layout_of
 from vismech.network.placement import Placement, device_of
 from vismech.network.prefix import prefix_tokens
 
 log = logging.getLogger(__name__)
-
-
-class Network(Layers):
-    """A model cut into layers; built by :func:`open_network`."""
-
-    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Activations of ``images`` [B, 3, H, W] at ``layers``, computed no further than needed.
-
-        ``logits`` is allowed, and so is ``pixels``: the images themselves.
-        """
-        raise NotImplementedError
-
-    def segment(self, lower: str, upper: str, folded: bool = False) -> nn.Module:
-        """The function from ``lower``'s output [B, …] to ``upper``'s output [B, …] and nothing else.
-
-        ``lower`` may be ``pixels`` and ``upper`` may be ``logits``. ``folded`` is for paths, of which many points pass:
-        batch norms are part of the convolutions before them where the network is an exported graph. Values then differ
-        from the model's in the last digits, and parameters are constants.
-
-        Raises:
-            UserError: an unknown layer, ``upper`` not after ``lower``, or a path to ``upper`` around ``lower``.
-        """
-        raise NotImplementedError
 
 
 def open_network(model: nn.Module, example: Tensor) -> Network:
@@ -146,9 +125,7 @@ class ExportedNetwork(Network):
 
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`Network.activations`."""
-        cut = self._cut(self.input, tuple(layers))
-        self._placements[cut].follow(images.device)
-        values = cut(images)
+        values = self._run(self._cut(self.input, tuple(layers)), images)
         return dict(zip(layers, values, strict=True))
 
     def segment(self, lower: str, upper: str, folded: bool = False) -> nn.Module:
@@ -161,8 +138,34 @@ class ExportedNetwork(Network):
                 f"{upper!r} can be reached around {lower!r}, through {' → '.join(around)}: "
                 "cut where all paths meet, such as at the end of a block"
             )
-        cut = self._cut_at(start, (end,), folded)
+        cut = self._cut_at(start, (end,), folded=folded)
         return _Single(cut, self._placements[cut], self._foldings.get(cut))
+
+    def around(self, lower: str, upper: str) -> HeldCut:
+        """See :meth:`Network.around`."""
+        self._check_pair(lower, upper)
+        start, end = self._value(lower), self._value(upper)
+        order = [node for node in self.module.graph.nodes if node in self._reach(end, start)]
+        held = frontier(order, start, end, self.input, self._is_told_by_any)
+        if held is None:
+            raise UserError(f"no path leads from {lower!r} to {upper!r}: choose another pair of layers")
+        if odd := [node for node in held if not self._has_row_per_image(node)]:
+            raise UserError(
+                f"{_place_of(odd[0])}, on the way to {upper!r} around {lower!r}, has no row per image and cannot be "
+                "held: cut where all paths meet, such as at the end of a block"
+            )
+        packing = Packing.of([node.meta["val"] for node in (start, *held)])
+        cut, read = self._cut_at(start, (end,), held), self._cut_at(self.input, (start, *held))
+        return HeldCut(
+            HeldSegment(cut, self._placements[cut].follow, packing),
+            lambda images: packing.packed(self._run(read, images)),
+            packing,
+            tuple(map(_place_of, held)),
+        )
+
+    def _run(self, cut: fx.GraphModule, images: Tensor) -> tuple[Tensor, ...]:
+        self._placements[cut].follow(images.device)
+        return cut(images)
 
     def graph_from(self, start: fx.Node | None, end: fx.Node) -> fx.GraphModule:
         """The graph from one of its values (None: the images) to another, on the device of the model.
@@ -191,15 +194,19 @@ class ExportedNetwork(Network):
         """The graph from ``start`` to the outputs of ``layers``."""
         return self._cut_at(start, tuple(self._value(layer) for layer in layers))
 
-    def _cut_at(self, start: fx.Node, ends: tuple[fx.Node, ...], folded: bool = False) -> fx.GraphModule:
-        """The graph from ``start`` to ``ends``, cached; its parameters are the model's own."""
-        key = (str(folded), start.name, *(end.name for end in ends))
+    def _cut_at(
+        self, start: fx.Node, ends: tuple[fx.Node, ...], held: tuple[fx.Node, ...] = (), folded: bool = False
+    ) -> fx.GraphModule:
+        """The graph from ``start`` and ``held`` to ``ends``, cached; its parameters are the model's own."""
+        key = (str(folded), start.name, *(node.name for node in held), "", *(end.name for end in ends))
         if key not in self._cuts:
-            needed = set().union(*(self._reach(end, start) for end in ends))
+            needed = set().union(*(self._reach(end, start, held) for end in ends))
             graph, copies = fx.Graph(), {}
             copies[start] = graph.placeholder("activation")
+            for node in held:
+                copies[node] = graph.placeholder(f"held_{node.name}")
             for node in self.module.graph.nodes:
-                if node not in needed or node is start:
+                if node not in needed or node in copies:
                     continue
                 if start is not self.input and self._is_told_by_any(node):
                     size = torch.ops.aten.sym_size.int, (copies[start], 0)
@@ -220,15 +227,15 @@ class ExportedNetwork(Network):
                 self._foldings[cut] = Folding(cut, pairs)
         return self._cuts[key]
 
-    def _reach(self, end: fx.Node, start: fx.Node) -> set[fx.Node]:
-        """Every node that ``end`` needs once ``start`` is given."""
+    def _reach(self, end: fx.Node, start: fx.Node, held: Sequence[fx.Node] = ()) -> set[fx.Node]:
+        """Every node that ``end`` needs once ``start`` and ``held`` are given."""
         found, stack = set(), [end]
         while stack:
             node = stack.pop()
             if node in found:
                 continue
             found.add(node)
-            if node is not start and not (start is not self.input and self._is_told_by_any(node)):
+            if node not in (start, *held) and not (start is not self.input and self._is_told_by_any(node)):
                 stack.extend(node.all_input_nodes)
         return found
 
@@ -284,113 +291,3 @@ def _place_of(node: fx.Node) -> str:
 
 def _is_size(node: fx.Node) -> bool:
     return not isinstance(node.meta.get("val", torch.empty(0)), (Tensor, tuple, list))
-
-
-class _Reached(Exception):
-    """Raised by a hook once the last wanted layer has answered; never leaves this module."""
-
-
-class HookedNetwork(Network):
-    """Cuts by forward hooks, for models that ``torch.export`` cannot capture.
-
-    A segment re-runs the layers below its lower end, on blank images, and replaces their result: right, but dear.
-    """
-
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.model = model
-        self._blank = torch.zeros_like(example[:1])
-        calls: dict[str, int] = {}
-        shapes: dict[str, tuple[int, ...]] = {}
-
-        def record(name: str, value: object) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 2:
-                shapes[name] = tuple(value.shape[1:])
-            return None
-
-        with ExitStack() as stack, torch.no_grad():
-            for name, module in model.named_modules():
-                if name:
-                    _hook(stack, module, lambda value, name=name: record(name, value))
-            logits = model(self._blank.repeat(2, 1, 1, 1))
-        if not isinstance(logits, Tensor):
-            raise UserError("the model returns several values: wrap it in a module that returns the logits alone")
-        self.calls = calls
-        shapes = {name: shape for name, shape in shapes.items() if calls[name] == 1 and name not in (PIXELS, LOGITS)}
-        self.layers = list(shapes)
-        self._shapes = {PIXELS: tuple(example.shape[1:]), **shapes, LOGITS: tuple(logits.shape[1:])}
-
-    def shape(self, layer: str) -> tuple[int, ...]:
-        """See :meth:`Network.shape`."""
-        if layer not in self._shapes:
-            raise self._no_layer(layer)
-        return self._shapes[layer]
-
-    def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """See :meth:`Network.activations`."""
-        found = self._run(images, [layer for layer in layers if layer != PIXELS], None)
-        return {layer: images if layer == PIXELS else found[layer] for layer in layers}
-
-    def _run(self, images: Tensor, layers: Sequence[str], given: tuple[str, Tensor] | None) -> dict[str, Tensor]:
-        moving = images if given is None else given[1]
-        if len(moving) == 1 and moving.requires_grad and torch.is_grad_enabled():
-            # Never one row (see norms.py): what calls a model's norms is not known here, so they cannot be guarded.
-            held = None if given is None else (given[0], torch.cat([moving, moving]))
-            return {name: both[:1] for name, both in self._run(torch.cat([images, images]), layers, held).items()}
-        found: dict[str, Tensor] = {}
-        wanted = [layer for layer in layers if layer != LOGITS]
-
-        def keep(name: str, value: Tensor) -> Tensor:
-            # A later in-place operation would rewrite what is kept; the model goes on from it, so gradients reach it.
-            found[name] = value.clone()
-            if len(found) == len(layers):
-                raise _Reached
-            return found[name].clone()
-
-        with ExitStack() as stack:
-            if given is not None:
-                _hook(stack, self.model.get_submodule(given[0]), lambda _: given[1].clone())
-            for layer in wanted:
-                self.shape(layer)
-                _hook(stack, self.model.get_submodule(layer), lambda value, name=layer: keep(name, value))
-            with suppress(_Reached):
-                found[LOGITS] = self.model(images)
-        return {layer: found[layer] for layer in layers}
-
-    def segment(self, lower: str, upper: str, folded: bool = False) -> nn.Module:
-        """See :meth:`Network.segment`; a path around is found by changing the input while ``lower`` is held."""
-        self._check_pair(lower, upper)
-        if lower == PIXELS:
-            return HookedSegment(self, lower, upper)
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self._blank.shape, generator=generator).to(self._blank)
-        blank, noise = (images.to(device_of(self.model)) for images in (self._blank, noise))
-        with torch.no_grad():
-            held = self._run(blank, [lower], None)[lower]
-            values = [self._run(images, [upper], (lower, held))[upper] for images in (blank, noise)]
-        if not torch.equal(*values):
-            raise UserError(
-                f"{upper!r} can be reached around {lower!r}: it still depends on the image while {lower!r} is held; "
-                "cut where all paths meet, such as at the end of a block"
-            )
-        return HookedSegment(self, lower, upper)
-
-
-class HookedSegment(nn.Module):
-    """A cut of a :class:`HookedNetwork`."""
-
-    def __init__(self, network: HookedNetwork, lower: str, upper: str) -> None:
-        super().__init__()
-        self.network, self.lower, self.upper = network, lower, upper
-
-    def forward(self, activation: Tensor) -> Tensor:
-        """The upper layer's output for the lower layer's."""
-        if self.lower == PIXELS:
-            return self.network._run(activation, [self.upper], None)[self.upper]
-        blank = self.network._blank.to(activation).expand(len(activation), -1, -1, -1)
-        return self.network._run(blank, [self.upper], (self.lower, activation))[self.upper]
-
-
-def _hook(stack: ExitStack, module: nn.Module, function) -> None:
-    """Install a forward hook that maps the module's output, removed when ``stack`` unwinds."""
-    stack.callback(module.register_forward_hook(lambda _module, _inputs, output: function(output)).remove)

@@ -40,6 +40,7 @@ class Outline(Layers):
         classes: class names by index.
         layers, calls, shapes: of the network.
         cuts: pairs of layers that can be cut between, as far as they were tried.
+        held: pairs with a path around the lower layer, which can be held.
         prefixes: of the network.
         prefix_tokens: what the run's configuration says of them; it is not kept in the note.
         counts: what a row costs between two layers (``vismech.costs.counts``), as far as that was counted.
@@ -54,6 +55,7 @@ class Outline(Layers):
     prefixes: Mapping[str, int] = field(default_factory=dict)
     prefix_tokens: int | None = None
     counts: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
+    held: set[tuple[str, str]] = field(default_factory=set)
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""
@@ -70,6 +72,7 @@ class Outline(Layers):
             "calls": dict(self.calls),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "cuts": sorted(map(list, self.cuts)),
+            "held": sorted(map(list, self.held)),
             "prefixes": dict(self.prefixes),
             "counts": [[*pair, *numbers] for pair, numbers in sorted(self.counts.items())],
         }
@@ -95,6 +98,7 @@ def read_outline(file: Path) -> Outline | None:
             {(lower, upper) for lower, upper in found["cuts"]},
             {str(name): int(count) for name, count in found["prefixes"].items()},
             counts={(lower, upper): tuple(map(float, numbers)) for lower, upper, *numbers in found["counts"]},
+            held={(lower, upper) for lower, upper in found["held"]},
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

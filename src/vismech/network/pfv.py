@@ -2,7 +2,7 @@
 
 A PFV is the channel vector at one spatial position of a layer's output; a transformer's token is one too.
 
-Legend: B images, P positions, C channels.
+Legend: B images, P positions, C channels, M tokens before the patch tokens.
 """
 
 from __future__ import annotations
@@ -82,6 +82,14 @@ class Layout:
                 return torch.cat([prefix.to(vectors), vectors], 1)
             case Axes.vector:
                 return vectors[:, 0]
+
+    def before(self, activation: Tensor) -> Float[Tensor, "b m c"]:
+        """The tokens before the patch tokens, of a layer of tokens."""
+        return activation[:, : self.prefix]
+
+    def begun_by(self, clean: Tensor, before: Float[Tensor, "b m c"]) -> Tensor:
+        """``clean`` with other tokens before its patch tokens."""
+        return torch.cat([before.to(clean), clean[:, self.prefix :]], 1)
 
 
 MOST_PREFIX = 8

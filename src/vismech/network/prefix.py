@@ -34,7 +34,20 @@ def prefix_tokens(module: fx.GraphModule, images: fx.Node) -> dict[fx.Node, int]
                 found[node] = found[reads[0]] - start
         elif before:
             found[node] = max(before)
+            if operation(node) in ("add", "add_"):
+                for read in reads:
+                    _back(read, length, max(before), from_images, found)
     return found
+
+
+def _back(node: fx.Node, length: int, count: int, from_images: set[fx.Node], found: dict[fx.Node, int]) -> None:
+    """Say so of a value and of those that it was made from one by one, as far as they have as many tokens."""
+    while node not in found and _tokens(node) == length:
+        found[node] = count
+        reads = [read for read in node.all_input_nodes if read in from_images]
+        if len(reads) != 1:
+            return
+        node = reads[0]
 
 
 def _concatenation(node: fx.Node, from_images: set[fx.Node], found: dict[fx.Node, int]) -> None:

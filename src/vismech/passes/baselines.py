@@ -1,6 +1,6 @@
-"""Where the paths of a trace start: one activation for all images, or several that every image shares with the others.
+"""Where the paths of a trace start: one activation for all images, several that they share, or each image's own.
 
-Legend: B images, E baselines, P positions, C channels, K concepts.
+Legend: B images, E baselines, P positions, C channels, K concepts, M tokens before the patch tokens.
 """
 
 from __future__ import annotations
@@ -25,33 +25,51 @@ class Start:
         kind: which.
         mean: mean vector of the layer [C], for kind=mean.
         samples: places in the data of the images whose activations are baselines, for kind=image and kind=images.
+        whole: mean over images of the layer's whole activation [1, …], for kind=mean_position and where kind=mean has
+            tokens before the patch tokens; of the images themselves, for kind=mean_image.
+        blur: standard deviation, as a share of the image's shorter side, for kind=blur.
     """
 
     kind: Baseline = Baseline.zero
     mean: Float[Tensor, " c"] | None = None
     samples: tuple[int, ...] = ()
+    whole: Tensor | None = None
+    blur: float = 0.0
+
+
+class Begun(NamedTuple):
+    """Where the paths of some images start: PFVs, the same in concepts, and the tokens before the patch tokens.
+
+    Zero where None.
+    """
+
+    vectors: Float[Tensor, "b p c"] | None = None
+    codes: Float[Tensor, "b p k"] | None = None
+    before: Float[Tensor, "b m c"] | None = None
+
+    def take(self, rows: list[int]) -> Begun:
+        """Some of the images, or one of them several times."""
+        return Begun(*(None if part is None else part[rows] for part in self))
 
 
 class Baselines(NamedTuple):
-    """Baselines at one layer, computed once per process.
+    """Baselines at one layer that images share, computed once per process.
 
     Attributes:
         start: what they are.
-        vectors: PFVs.
-        codes: the same in concepts.
+        each: E baselines as images.
     """
 
     start: Start
-    vectors: Float[Tensor, "e p c"]
-    codes: Float[Tensor, "e p k"]
+    each: Begun
 
-    def of(self, places: Sequence[int]) -> list[tuple[Float[Tensor, "b p c"], Float[Tensor, "b p k"]]]:
-        """Vectors and codes of each baseline of the images at ``places`` in the data; an image is never its own."""
+    def of(self, places: Sequence[int]) -> list[Begun]:
+        """Each baseline of the images at ``places`` in the data; an image is never its own."""
         if self.start.kind is not Baseline.images:
-            return [(self.vectors.expand(len(places), -1, -1), self.codes.expand(len(places), -1, -1))]
+            return [self.each.take([0] * len(places))]
         each = [[e for e, sample in enumerate(self.start.samples) if sample != place] for place in places]
         turns = zip(*(chosen[: len(self.start.samples) - 1] for chosen in each), strict=True)
-        return [(self.vectors[list(turn)], self.codes[list(turn)]) for turn in turns]
+        return [self.each.take(list(turn)) for turn in turns]
 
 
 def draw_baselines(ids: Sequence[str], seed: int, count: int) -> list[str]:

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor, fx, nn
 
-from vismech.network.cut import HookedSegment
+from vismech.network.hooked import HookedSegment
 
 SHARE = 0.8
 """Of the free memory; kernels need workspaces, and what is freed is not always in one piece."""

@@ -36,6 +36,7 @@ class PathSettings(Settings):
     phi: float = UNUSED
     baseline_image: str | None = UNUSED
     baselines: int = UNUSED
+    blur: float = UNUSED
     curve: Mapping[str, Any] = UNUSED
     curve_code: str = UNUSED
     tolerance: float | None = UNUSED
@@ -66,7 +67,8 @@ class PathSettings(Settings):
         if "path" in names and config.path is PathWeight.custom:
             own = Own.of(config.weight, {}, "attribute.weight")
         if "baseline" in names:
-            names |= {Baseline.image: {"baseline_image"}, Baseline.images: {"baselines"}}.get(config.baseline, set())
+            own_names = {Baseline.image: "baseline_image", Baseline.images: "baselines", Baseline.blur: "blur"}
+            names |= {own_names[config.baseline]} if config.baseline in own_names else set()
             if config.curve:
                 names.add("curve")
                 code = code_hash(load_path(config.curve))

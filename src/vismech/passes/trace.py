@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -22,18 +23,19 @@ from vismech.attribution.engine import (
     relative_change,
     settled,
 )
-from vismech.attribution.gig import Segment
+from vismech.attribution.gig import Segment, prefix_effect
 from vismech.attribution.methods import OPTIONS, Options
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import doubled
 from vismech.attribution.sources import ConceptSource, Edges, Source
 from vismech.attribution.targets import ConceptTargets, Targets, anchors, class_targets
-from vismech.config.choices import Baseline, Mode, ReadOut, Rule, Unreadable
+from vismech.config.choices import Around, Baseline, Mode, ReadOut, Rule, Unreadable
 from vismech.dictionaries.base import Dictionary
 from vismech.errors import UserError
 from vismech.intervene.coded import Coded
+from vismech.network.blur import blurred
 from vismech.network.pfv import Layout
-from vismech.passes.baselines import Baselines, Start
+from vismech.passes.baselines import Baselines, Begun, Start
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.passes.nodes import chosen_nodes
 from vismech.passes.settings import PathSettings
@@ -74,16 +76,18 @@ class UpperConcepts:
         return ConceptTargets(atoms, chosen, self.layout, readout, self.dictionary, self.concepts)
 
 
-def trace_columns(targets: int, concepts: int) -> dict[str, Column]:
-    """Arrays of one pair of layers, per image.
+def trace_columns(targets: int, concepts: int, prefix: int = 0) -> dict[str, Column]:
+    """Arrays of one pair of layers, per image; ``prefix`` tokens stand before the lower layer's patch tokens.
 
     ``edges`` e_{q→j} [T, K]; ``error`` the error node's part [T]; ``value`` and ``baseline`` g_j at both ends of the
     path [T]; ``present`` [T]; ``moves``: g_j changes along the path [T]; ``gap`` the completeness gap [T]; ``change``
     the relative change of the edges with twice the steps, or with a tolerance by the last doubling [T], −1 where not
     checked; ``crosses`` and ``crossing``: whether g_j makes the share φ of its change, and α* [T]; ``steps``: as many
-    nodes were used; ``anchors`` p* of every lower concept [K].
+    nodes were used; ``anchors`` p* of every lower concept [K]; ``prefix`` what the tokens before the patch tokens bring
+    about of each target [T], where there are such (:func:`~vismech.attribution.gig.prefix_effect`).
     """
-    return {
+    told = {"prefix": Column((targets,))} if prefix else {}
+    return told | {
         "edges": Column((targets, concepts)),
         "error": Column((targets,)),
         "value": Column((targets,)),
@@ -106,8 +110,13 @@ def open_image(loop: ImageLoop, place: int) -> Tensor:
         UserError: an image that cannot be read.
     """
     assert loop.resources is not None
-    image = loop.resources.model.preprocess(loop.data.load(place))[None].to(loop.device)
-    return image.to(memory_format=torch.channels_last) if loop.site.runtime.channels_last else image
+    return laid_out(loop, loop.resources.model.preprocess(loop.data.load(place))[None])
+
+
+def laid_out(loop: ImageLoop, images: Tensor) -> Tensor:
+    """Images where and as the loop's network takes them."""
+    images = images.to(loop.device)
+    return images.to(memory_format=torch.channels_last) if loop.site.runtime.channels_last else images
 
 
 def first_readable(loop: ImageLoop, count: int) -> tuple[list[int], list[Tensor]]:
@@ -144,6 +153,7 @@ class TraceLoop(ImageLoop):
         classes: class index per row, or two of them for their difference; used where the target is the class.
         start: the baseline.
         nodes: what ``attribute.rule=auto`` chose, where it is known already.
+        around: what is done with paths around the lower layer.
     """
 
     def __init__(
@@ -158,19 +168,20 @@ class TraceLoop(ImageLoop):
         classes: np.ndarray,
         start: Start,
         nodes: Choice | None = None,
+        around: Around = Around.refuse,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.lower, self.upper, self.layout, self.concepts, self.classes = lower, upper, layout, concepts, classes
         self.how = path
-        self.dictionary, self.start, self.nodes = dictionary, start, nodes
+        self.dictionary, self.start, self.nodes, self.around = dictionary, start, nodes, around
 
     def on_predict_start(self) -> None:
         """Cut the segment, move the dictionaries, compute the baselines and choose the mode, once per process."""
         self.dictionary = self.dictionary.to(self.device)
         if self.concepts is not None:
             self.concepts = self.concepts.to(self.device)
-        self.segment = self.network.segment(self.lower, self.upper, folded=True)
+        self._cut()
         self.path, self.settings = load_path(used(self.how.curve, {})), self.integral()
         with torch.no_grad(), one_thread():
             self.baselines = self._baselines()
@@ -180,6 +191,18 @@ class TraceLoop(ImageLoop):
                 self.settings = self.settings.at(self.nodes or chosen_nodes(self._folder, self._settled))
             if self.settings.mode is Mode.auto:
                 self.settings = replace(self.settings, mode=self._mode())
+
+    def _cut(self) -> None:
+        """The segment, and how its rows are read from images and as PFVs."""
+        self.below, self.read = self.layout, self._activation
+        if self.around is Around.hold:
+            cut = self.network.around(self.lower, self.upper)
+            self.segment, self.layout, self.read = cut.segment, cut.layout(self.layout), cut.read
+        else:
+            self.segment = self.network.segment(self.lower, self.upper, folded=True)
+
+    def _activation(self, images: Tensor) -> Tensor:
+        return self.network.activations(images, [self.lower])[self.lower]
 
     def _tell_cost(self) -> None:
         """What an attribution that is no weight on a path costs, where its targets cannot share it also why."""
@@ -210,7 +233,7 @@ class TraceLoop(ImageLoop):
         return 3 * self.layout.positions * self.dictionary.k
 
     def _coded(self, images: Tensor) -> Coded:
-        clean = self.network.activations(images, [self.lower])[self.lower]
+        clean = self.read(images)
         vectors = self.layout.vectors(clean)
         return Coded(clean, vectors, self._codes(vectors))
 
@@ -221,17 +244,45 @@ class TraceLoop(ImageLoop):
         return open_image(self, place)
 
     def _baselines(self) -> Baselines | None:
-        kind = self.start.kind
-        if kind is Baseline.zero:
+        kind, start = self.start.kind, self.start
+        whole = None if start.whole is None else start.whole.to(self.device)
+        if kind in (Baseline.zero, Baseline.blur):
             return None
         if kind is Baseline.mean:
-            assert self.start.mean is not None
-            vectors = self.start.mean.to(self.device).expand(1, self.layout.positions, -1)
-            return Baselines(self.start, vectors, self._codes(vectors))
+            assert start.mean is not None
+            vectors = start.mean.to(self.device).expand(1, self.layout.positions, -1)
+            return Baselines(start, Begun(vectors, self._codes(vectors), self._before(self.below, whole)))
+        if kind is Baseline.mean_position:
+            assert whole is not None
+            vectors = self.below.vectors(whole)
+            return Baselines(start, Begun(vectors, self._codes(vectors), self._before(self.below, whole)))
+        if kind is Baseline.mean_image:
+            assert whole is not None
+            images = [laid_out(self, whole)]
+        else:
+            images = [torch.zeros_like(self._open(self.indices[0]))] if kind is Baseline.blank else None
         # One image at a time, so that baselines do not depend on the size of batches.
-        images = [torch.zeros_like(self._open(self.indices[0]))] if kind is Baseline.blank else None
-        each = [self._coded(image) for image in images or map(self._open, self.start.samples)]
-        return Baselines(self.start, torch.cat([one.vectors for one in each]), torch.cat([one.codes for one in each]))
+        return Baselines(start, self._begun(images or map(self._open, start.samples)))
+
+    def _begun(self, images: Iterable[Tensor]) -> Begun:
+        """Activations of images as baselines, one at a time."""
+        each = [self._coded(image) for image in images]
+        before = self._before(self.layout, torch.cat([one.clean for one in each]))
+        return Begun(torch.cat([one.vectors for one in each]), torch.cat([one.codes for one in each]), before)
+
+    @staticmethod
+    def _before(layout: Layout, activation: Tensor | None) -> Tensor | None:
+        return layout.before(activation) if layout.prefix and activation is not None else None
+
+    def _starts(self, rows: list[int]) -> list[Begun]:
+        """Where the paths of some rows start."""
+        places = [self.indices[row] for row in rows]
+        if self.start.kind is Baseline.blur:
+            # The last batch is padded with its last row.
+            own = {place: blurred(self._open(place), self.start.blur) for place in dict.fromkeys(places)}
+            order = {place: index for index, place in enumerate(own)}
+            return [self._begun(own.values()).take([order[place] for place in places])]
+        return [Begun()] if self.baselines is None else self.baselines.of(places)
 
     @property
     def _folder(self) -> Path:
@@ -262,11 +313,10 @@ class TraceLoop(ImageLoop):
         return mode
 
     def _sources(self, coded: Coded, rows: list[int]) -> list[Source]:
-        starts = [(None, None)] if self.baselines is None else self.baselines.of([self.indices[row] for row in rows])
         along, atoms = self.how.along, self.dictionary.atoms
         each = [
-            ConceptSource(atoms, coded.codes, coded.vectors, along, codes, vectors, self.path)
-            for vectors, codes in starts
+            ConceptSource(atoms, coded.codes, coded.vectors, along, one.codes, one.vectors, self.path)
+            for one in self._starts(rows)
         ]
         return cast(list[Source], each)  # pyright does not take a cached property for a property
 
@@ -302,7 +352,19 @@ class TraceLoop(ImageLoop):
             "steps": found.steps,
             "anchors": anchors(coded.vectors, coded.codes, self.dictionary.atoms),
         }
+        if self.layout.prefix:
+            columns["prefix"] = self._prefix(coded, rows)
         return {"trace": columns}
+
+    def _prefix(self, coded: Coded, rows: list[int]) -> Float[Tensor, "b t"]:
+        """What the tokens before the patch tokens bring about of each target, the mean over baselines."""
+        given, targets, clean = (self.segment, self.layout), self._targets(rows), coded.clean
+        held = self.layout.before(clean)
+        each = []
+        for source, begun in zip(self._sources(coded, rows), self._starts(rows), strict=True):
+            before = torch.zeros_like(held) if begun.before is None else begun.before
+            each.append(prefix_effect(*given, source.curve, clean, before, targets, self.portions.paths))
+        return torch.stack(each).mean(0)
 
     def _attribute(self, coded: Coded, rows: list[int], settings: Settings) -> Attribution:
         settings = replace(settings, rows=self.portions.paths)

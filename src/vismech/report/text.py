@@ -24,6 +24,8 @@ COMPLETENESS = (
     ("gap_p95", "Gap, 95th percentile", "percent"),
     ("step_change", "Change with twice the steps", "percent"),
     ("share_median", "Share of the change, median", "percent"),
+    ("prefix_share", "Through class and other prefix tokens, median", "percent"),
+    ("held_around", "Values held around the layer", "number"),
     ("absent_targets", "Targets absent", "number"),
     ("still_targets", "Targets that do not move", "number"),
     ("uncrossed_targets", "Targets that never cross", "number"),

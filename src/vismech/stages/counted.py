@@ -35,7 +35,12 @@ def counted(work: Work, lower: str, upper: str) -> Counts:
     """What a row costs between two layers, kept with the model's outline."""
     known = work.outline.counts
     if (lower, upper) not in known:
-        known[lower, upper] = tuple(count(work.network.segment(lower, upper), work.outline.shape(lower)))
+        if (lower, upper) in work.outline.held:
+            cut = work.network.around(lower, upper)
+            segment, shape = cut.segment, (cut.packing.numbers,)
+        else:
+            segment, shape = work.network.segment(lower, upper), work.outline.shape(lower)
+        known[lower, upper] = tuple(count(segment, shape))
         work.keep_outline()
     return Counts(*known[lower, upper])
 

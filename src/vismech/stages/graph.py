@@ -128,11 +128,20 @@ def compute(work: Work, specs: Mapping[str, Spec[GraphSettings]]) -> None:
         ]
         with work.store.writer(spec) as folder:
             graph = build_graph(str(wanted.scope.value), groups, layers, pairs, wanted.prune)
+            if held := _held(work, spec):
+                graph["held"] = held
             effects = [parent for name, parent in spec.parents.items() if name.startswith("effects ")]
             if effects:
                 found = {one.settings.lower: layer_effects(work, one, who) for one in effects}
                 graph = marked(graph, found, effects[0].settings.edit)
             write_json(folder / "graph.json", graph)
+
+
+def _held(work: Work, spec: Spec[GraphSettings]) -> dict[str, list[str]]:
+    """lower->upper → what is held around the lower layer, for the pairs where anything is."""
+    traces = [parent for parent in spec.parents.values() if parent.stage == Stage.trace.value]
+    told = {trace.unit: work.store.open(trace).json("trace.json").get("held") for trace in traces}
+    return {unit: held for unit, held in told.items() if held}
 
 
 def read(work: Work, spec: Spec[Any], given: Mapping[str, str] | None = None) -> dict[str, Any]:

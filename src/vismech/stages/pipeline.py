@@ -86,7 +86,10 @@ def make_plan(ctx: Context) -> Plan:
     if logits is not None:
         trace.check_baseline(ctx)
         check_classes(ctx)
-        ctx.check_cuts(list(pairwise([*ctx.layers, LOGITS])))
+        measures = list(asked(ctx.config)) if wanted(Stage.evaluate) else []
+        trace.check_cuts(ctx, measures, ctx.config.graph.measured and wanted(Stage.effects))
+        for job in trace.mean_jobs(ctx):
+            add(job)
         for layer in reversed(ctx.layers):
             (to_class[layer],) = add(trace.class_job(ctx, layer, logits, dictionaries[layer])).values()
         for lower, upper in reversed(list(pairwise(ctx.layers))):

@@ -180,6 +180,7 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
             *_notes(work, plan.graph.settings.graph, graph, photographs, unreadable),
             *_unexplained(work, plan),
             *_incomplete(completeness),
+            *_held(graph),
         ],
         traced=gallery.kind,
         probability=_explained_output(plan) is Output.probability,
@@ -299,6 +300,17 @@ def _incomplete(completeness: pd.DataFrame) -> list[str]:
     return [
         f"Edges are not complete, so their sizes mean little: of the change of a target they miss (median) {named}. "
         "Give more attribute.steps, attribute.rule=auto, or another attribute.baseline."
+    ]
+
+
+def _held(graph: Mapping[str, Any]) -> list[str]:
+    """A note on layers with paths around them."""
+    if not (held := graph.get("held")):
+        return []
+    named = ", ".join(dict.fromkeys(unit.partition("->")[0] for unit in held))
+    return [
+        f"What runs around {named} is held at its value in the photograph (attribute.around=hold): edges from there "
+        "are of what runs through the layer alone, and offsets hold all the rest."
     ]
 
 

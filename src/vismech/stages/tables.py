@@ -11,7 +11,7 @@ import pandas as pd
 
 from vismech.attribution.account import Answered, shares
 from vismech.attribution.methods import COMPLETE, OPTIONS, options_of
-from vismech.attribution.weights import SIDES
+from vismech.attribution.weights import SIDES, STILL
 from vismech.config.choices import PathWeight, Rule
 from vismech.network.layers import LOGITS
 from vismech.passes.nodes import NODES, read_nodes
@@ -51,7 +51,11 @@ def completeness(work: Work, plan: Plan) -> pd.DataFrame:
     targets that never make the share φ; so do attributions that are not complete. ``model_calls`` an image of what is
     no weight on the straight path. ``step_change``: with twice the steps. ``absent_targets``, ``still_targets``
     (present, but without a change) and ``uncrossed_targets`` are left out of what stands above them. With a tolerance,
-    ``steps_mean`` and ``steps_max`` of the images. ``rule``, ``steps`` and ``power`` are those that rule=auto chose.
+    ``steps_mean`` and ``steps_max`` of the images. ``prefix_share``, where class tokens or others stand before the
+    patch tokens: of what these and the patch tokens bring about, ``|prefix| / (|prefix| + |change along the path|)``,
+    the median over (image, target) pairs that are present and that either changes. ``held_around``, where paths run
+    around the lower layer: so many values on them are held, and edges are of what runs through the layer alone.
+    ``rule``, ``steps`` and ``power`` are those that rule=auto chose.
     """
     specs = {(layer, LOGITS): spec for layer, spec in plan.to_class.items()} | dict(plan.pairs)
     order = {layer: index for index, layer in enumerate([*plan.vectors, LOGITS])}
@@ -103,8 +107,23 @@ def _converged(path: PathSettings, trace: Artifact) -> Iterator[_Measured]:
         yield _Measured("steps_max", int(steps.max()), len(steps), "count")
     yield _Measured("absent_targets", int((~present).sum()), present.size, "count")
     yield _Measured("still_targets", int((present & ~moves).sum()), present.size, "count")
+    if held := trace.json("trace.json").get("held"):
+        yield _Measured("held_around", len(held), len(present), "count")
+    if "prefix.npy" in trace.manifest["files"]:
+        yield _quantile(
+            "prefix_share", prefix_shares(column("prefix"), column("value"), column("baseline"), present), 0.5
+        )
     if path.under in SIDES:
         yield _Measured("uncrossed_targets", int((moves & ~column("crosses")).sum()), present.size, "count")
+
+
+def prefix_shares(prefix: np.ndarray, value: np.ndarray, baseline: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Share of the tokens before the patch tokens in what both bring about of each target, where that is more than
+    rounding."""
+    own, others = np.abs(prefix), np.abs(value - baseline)
+    sizes = np.maximum(np.abs(value), np.maximum(np.abs(baseline), np.abs(baseline - prefix)))
+    some = present & (np.maximum(own, others) > STILL * sizes)
+    return own[some] / (own + others)[some]
 
 
 def _quantile(metric: str, values: np.ndarray, share: float) -> _Measured:

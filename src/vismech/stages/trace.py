@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 
 from vismech.attribution.aggregation import group_means, select_concepts
 from vismech.attribution.automatic import PROBED
-from vismech.config.choices import Baseline, Rule, Scope, Stage
+from vismech.config.choices import Around, Baseline, Evaluation, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.costs.cost import Amount, Cost, Kind
 from vismech.errors import UserError
-from vismech.network.layers import LOGITS
+from vismech.network.layers import LOGITS, PIXELS
 from vismech.passes.baselines import Start, draw_baselines
 from vismech.passes.nodes import tell_nodes
 from vismech.passes.settings import PathSettings
@@ -26,6 +27,8 @@ from vismech.stages.context import Context, Job, Plan
 from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import Explained, ExplainedSettings, explained
+from vismech.stages.mean import MeanSettings, mean_spec
+from vismech.stages.mean import job as mean_job
 from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
@@ -44,6 +47,8 @@ class TraceSettings(Settings):
         coding: how vectors are written in concepts.
         explained: which images.
         important, shared: how many concepts the graph keeps of the upper layer.
+        around: hold, where paths run around the lower layer and what comes on them is held.
+        prefix: tokens before the lower layer's patch tokens, where there are such: what they bring about is told.
     """
 
     lower: str
@@ -53,6 +58,8 @@ class TraceSettings(Settings):
     explained: ExplainedSettings
     important: int = UNUSED
     shared: int = UNUSED
+    around: Around = UNUSED
+    prefix: int = UNUSED
 
 
 def path_of(config: Config, upper: str) -> PathSettings:
@@ -70,8 +77,25 @@ def explained_of(ctx: Context) -> ExplainedSettings:
 def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
     if ctx.config.attribute.baseline is Baseline.mean:
         parents["vectors"] = parents["dictionary"].parents["vectors"]
+    if (mean := mean_of(ctx, settings.lower)) is not None:
+        parents["mean"] = mean
     spec = Spec(Stage.trace.value, VERSION, f"{settings.lower}->{settings.upper}", settings, parents)
     return Job(Stage.trace, {spec.unit: spec}, compute, cost, passes=True)
+
+
+def mean_of(ctx: Context, lower: str) -> Spec[MeanSettings] | None:
+    """What the baseline at a layer is made of beside its vectors: a mean over whole images, where it needs one."""
+    kind = ctx.config.attribute.baseline
+    if kind is Baseline.mean_image:
+        return mean_spec(ctx, PIXELS)
+    needed = kind is Baseline.mean_position or (kind is Baseline.mean and ctx.layout(lower).prefix > 0)
+    return mean_spec(ctx, lower) if needed else None
+
+
+def mean_jobs(ctx: Context) -> list[Job]:
+    """The means that the baselines of the run's layers need."""
+    means = {mean.key: mean for layer in ctx.layers if (mean := mean_of(ctx, layer)) is not None}
+    return [mean_job(mean) for mean in means.values()]
 
 
 def images_of(work: Work, logits: Spec[Any], wanted: ExplainedSettings) -> tuple[int, bool]:
@@ -107,14 +131,16 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
         points += PROBED * path.steps if path.rule is Rule.auto else 0
         layout, k = work.layout(lower), concepts_of(work, lower, spec.parents["dictionary"])
         gradient = points * targets * layout.positions * layout.channels
+        twice = 2 * images * (1 + starts * bool(used(settings.prefix, 0)))
+        opened = images * (1 + (path.baseline is Baseline.blur))
         edges = 2.0 * images * k * targets * layout.positions * layout.channels
         found[unit] = (
-            reading(work, images)
-            + activations(work, lower, images)
-            + coded(work, lower, spec.parents["dictionary"], settings.coding, images)
-            + passing(work, lower, upper, points + 2 * images, points / work.site.runtime.path_batch_size, targets)
+            reading(work, opened)
+            + activations(work, lower, opened)
+            + coded(work, lower, spec.parents["dictionary"], settings.coding, opened)
+            + passing(work, lower, upper, points + twice, points / work.site.runtime.path_batch_size, targets)
             + Cost(
-                written=written(trace_columns(targets, k), images),
+                written=written(trace_columns(targets, k, used(settings.prefix, 0)), images),
                 work={Kind.products: Amount(edges / 2, traffic=2.0 * 4 * gradient, launches=30.0 * images * targets)},
                 about=about or upper != LOGITS,
             )
@@ -124,7 +150,12 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
 
 def _settings(ctx: Context, lower: str, upper: str, **kept: int) -> TraceSettings:
     coding = dictionary_stage.coding_of(ctx.config)
-    return TraceSettings(lower, upper, path_of(ctx.config, upper), coding, explained_of(ctx), **kept)
+    more: dict[str, Any] = dict(kept)
+    if (around := ctx.config.attribute.around) is Around.hold and ctx.held(lower, upper):
+        more["around"] = around
+    if prefix := ctx.layout(lower).prefix:
+        more["prefix"] = prefix
+    return TraceSettings(lower, upper, path_of(ctx.config, upper), coding, explained_of(ctx), **more)
 
 
 def class_job(ctx: Context, lower: str, logits: Spec[Any], dictionary: Spec[Any]) -> Job:
@@ -201,14 +232,12 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
             kept = select_concepts(importance(above_trace, who), settings.important, settings.shared)
             targets = kept.concepts
             if not targets:
-                raise UserError(
-                    f"no concept of {upper} has an edge to the class along attribute.path={settings.path.under}, "
-                    "so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
-                )
+                raise UserError(_no_edge(upper, settings, work.layout(upper).prefix))
             above = _upper(work, settings, targets, above_trace, spec.parents["importance"])
         indices = [work.data.place[images.ids[row]] for row in who.rows]
         with work.store.writer(spec, resume=True) as folder:
-            rows = Rows(folder, trace_columns(len(targets) or 1, concepts.k), len(indices))
+            columns = trace_columns(len(targets) or 1, concepts.k, used(settings.prefix, 0))
+            rows = Rows(folder, columns, len(indices))
             loop = TraceLoop(
                 work.site,
                 work.data,
@@ -223,6 +252,7 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
                 concepts=above,
                 classes=who.classes.astype(np.int64),
                 start=start_of(work, spec, images.ids),
+                around=used(settings.around, Around.refuse),
             )
             run_loop(loop)
             tell_nodes(folder, spec.unit)
@@ -236,7 +266,19 @@ def compute(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> None:
                 "classes": who.classes.tolist(),
                 "images": [images.ids[row] for row in who.rows],
             }
+            if settings.around is Around.hold:
+                facts["held"] = list(work.network.around(lower, upper).held)
             (folder / "trace.json").write_bytes(compact(facts))
+
+
+def _no_edge(upper: str, settings: TraceSettings, prefix: int) -> str:
+    nothing = f"no concept of {upper} has an edge to the class along attribute.path={settings.path.under}"
+    if prefix:
+        return (
+            f"{nothing}: what follows may read the class token alone, whose part is no concept's; leave {upper} out of "
+            "extract.layers, or give attribute.path=ig"
+        )
+    return f"{nothing}, so there is nothing to trace to: give attribute.path=ig or more attribute.steps"
 
 
 def _upper(work: Work, settings: TraceSettings, targets: list[int], trace: Artifact, spec: Spec[Any]) -> UpperConcepts:
@@ -256,7 +298,46 @@ def start_of(work: Work, spec: Spec[TraceSettings], readable: list[str]) -> Star
     elif path.baseline is Baseline.image:
         assert path.baseline_image is not None
         samples = [path.baseline_image]
-    return Start(path.baseline, mean, tuple(work.data.place[sample] for sample in samples))
+    whole = None
+    if "mean" in spec.parents:
+        whole = torch.from_numpy(np.array(work.store.open(spec.parents["mean"]).array("mean.npy")))
+    places = tuple(work.data.place[sample] for sample in samples)
+    return Start(path.baseline, mean, places, whole, used(path.blur, 0.0))
+
+
+CUTLESS = (Evaluation.planted, Evaluation.stability, Evaluation.localization)
+"""Measures that compute nothing from one layer to another, or as the traces do."""
+
+
+def check_cuts(ctx: Context, measures: Sequence[str], effects: bool) -> None:
+    """Refuse pairs of layers that cannot be traced, and what cannot be measured where something is held.
+
+    Args:
+        ctx: the run.
+        measures: names of the measures that it asks for.
+        effects: whether it measures the effects of the graph's concepts.
+
+    Raises:
+        UserError: the pair or the measure, and the remedy.
+    """
+    pairs = list(pairwise([*ctx.layers, LOGITS]))
+    if ctx.config.attribute.around is Around.refuse:
+        try:
+            ctx.check_cuts(pairs)
+        except UserError as error:
+            hold = "attribute.around=hold traces what runs through the lower layer alone, all else held"
+            raise UserError(f"{error}; {hold}") from error
+        return
+    # Every pair is looked at, so that each is noted with the model.
+    held = [pair for pair in {*pairs, *((layer, LOGITS) for layer in ctx.layers)} if ctx.held(*pair)]
+    if not held:
+        return
+    lower, upper = min(held)
+    told = f"attribute.around=hold holds what runs around {lower} on the way to {upper}, which"
+    if effects:
+        raise UserError(f"{told} graph.measured=true does not: give graph.measured=false")
+    if cutting := [name for name in measures if name in {each.value for each in Evaluation} - {*CUTLESS}]:
+        raise UserError(f"{told} evaluate.kinds={cutting[0]} does not: give evaluate=none, or ends of blocks as layers")
 
 
 def check_baseline(ctx: Context) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vismech.errors import UserError
-from vismech.network.cut import Network
+from vismech.network.hooked import HookedNetwork
 from vismech.network.layers import LOGITS, PIXELS
+from vismech.network.network import Network
 from vismech.network.outline import Outline, outline_file, read_outline
 from vismech.network.pfv import Layout
 from vismech.passes.devices import first_device
@@ -114,6 +115,23 @@ class Work:
         self.outline.cuts.update(new)
         if new or self._outline_file is None or not self._outline_file.is_file():
             self.keep_outline()
+
+    def held(self, lower: str, upper: str) -> bool:
+        """Whether paths run around the lower of two layers, so that what comes on them has to be held.
+
+        Raises:
+            UserError: a pair that cannot be cut between even so.
+        """
+        pair, outline = (lower, upper), self.outline
+        if pair not in outline.cuts | outline.held:
+            held = self.network.around(lower, upper).held
+            if held and isinstance(self.network, HookedNetwork):
+                with suppress(UserError):
+                    self.network.segment(lower, upper)
+                    held = ()
+            (outline.held if held else outline.cuts).add(pair)
+            self.keep_outline()
+        return pair in outline.held
 
     def keep_outline(self) -> None:
         """Write what planning found out about the model, for the next run."""
