@@ -87,6 +87,7 @@ def alone(config, tmp_path_factory) -> dict[str, str]:
     return digest(base / "store")
 
 
+@pytest.mark.thorough
 def test_three_runs_make_what_one_makes_though_one_is_killed_and_comes_again(config, alone, tmp_path) -> None:
     each = [shard(config, f"{part}/3", tmp_path / "store") for part in (1, 2, 3)]
     gate = _preloaded().Barrier(3)
