@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vismech.store.artifacts import Spec, Store
 from vismech.store.disk import remove
-from vismech.store.rows import PROGRESS, Column, Rows, _whose
+from vismech.store.rows import PROGRESS, Column, Rows, writer_name
 
 COLUMNS = {"x": Column((3, 2)), "n": Column((), "int64"), "flag": Column((1,), "bool")}
 IMAGES = 10
@@ -292,7 +292,7 @@ def test_a_journal_that_is_no_file_is_dropped_and_not_followed(tmp_path, kind) -
     folder, outside = tmp_path / "rows", tmp_path / "outside"
     started(folder)
     outside.write_bytes(entry("[[4, true], [5, true]]"))
-    journal = folder / f"{PROGRESS}.{_whose()}"
+    journal = folder / f"{PROGRESS}.{writer_name()}"
     remove(journal)
     match kind:
         case "folder":
@@ -335,7 +335,7 @@ def test_an_array_that_is_not_as_it_was_made_is_made_anew(tmp_path, damage) -> N
 @pytest.mark.parametrize("kind", ["missing", "folder", "link", "dangling link", "pipe"])
 @pytest.mark.parametrize("name", ["x.npy", ".x.npy.{process}"])
 def test_an_array_that_is_no_file_is_made_anew_and_not_followed(tmp_path, kind, name) -> None:
-    folder, outside, name = tmp_path / "rows", tmp_path / "outside.npy", name.format(process=os.getpid())
+    folder, outside, name = tmp_path / "rows", tmp_path / "outside.npy", name.format(process=writer_name())
     started(folder)
     before = (folder / "x.npy").read_bytes()
     outside.write_bytes(before)

@@ -10,13 +10,18 @@ from integration.conftest import tiny_config
 from integration.test_commands import command, tiny_arguments
 from vismech.attribution import gig
 from vismech.config.choices import Evaluation, Rule, Stage
+from vismech.measures import unit_loop
+from vismech.measures.circuit import loop
 from vismech.stages.pipeline import describe_plan, make_plan, open_context
 from vismech.stages.planned import prices
 from vismech.stages.run import run
 
 pytestmark = pytest.mark.thorough
 
-KINDS = [Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer, Evaluation.interlayer]
+KINDS = [
+    *(Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer, Evaluation.interlayer),
+    *(Evaluation.circuit, Evaluation.saturation),
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,7 @@ def planned_and_done(pictures, tmp_path_factory):
     base = tmp_path_factory.mktemp("costs")
     config = tiny_config(pictures, base / "store")
     config.attribute.rule, config.graph.measured, config.evaluate.kinds = Rule.midpoint, True, KINDS
-    gradients: dict[str, int] = {"trace": 0}
+    gradients: dict[str, int] = {"trace": 0, "circuit": 0, "masks": 0}
 
     def costs():
         ctx = open_context(config)
@@ -45,10 +50,29 @@ def planned_and_done(pictures, tmp_path_factory):
         patch.setattr(gig, "pieces", counted)
         config.until = Stage.trace
         run(config, base / "traced")
+    forward, outputs = loop.circuit_forward, unit_loop.unit_outputs
+
+    def passed(segments, layers, first, *rest):
+        answer = forward(segments, layers, first, *rest)
+        gradients["circuit"] += len(answer) * len(segments)
+        return answer
+
+    def masked(*arguments):
+        each = outputs(*arguments)
+
+        def counted(kept):
+            gradients["masks"] += len(kept)
+            return each(kept)
+
+        return counted
+
     config.until = None
-    run(config, base / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "circuit_forward", passed)
+        patch.setattr(unit_loop, "unit_outputs", masked)
+        run(config, base / "run")
     after, ctx, plan = costs()
-    return before, after, ctx, plan, gradients["trace"]
+    return before, after, ctx, plan, gradients
 
 
 @pytest.mark.thorough
@@ -78,8 +102,31 @@ def test_gradients_of_traces_are_those_that_were_planned(planned_and_done) -> No
         name: sum(row.cost.backward for row in one.rows if row.stage == "trace")
         for name, one in {"before": before, "after": after}.items()
     }
-    assert gradients <= told["after"] <= told["before"]
-    assert told["after"] < 1.35 * gradients
+    assert gradients["trace"] <= told["after"] <= told["before"]
+    assert told["after"] < 1.35 * gradients["trace"]
+
+
+@pytest.mark.thorough
+def test_rows_of_circuits_are_those_that_were_planned(planned_and_done) -> None:
+    """But for those that are the same, as in a small network most are, and images of groups that are too small."""
+    _, after, ctx, _, done = planned_and_done
+    (row,) = [row for row in after.rows if row.unit == "circuit circuit"]
+    clean = row.cost.images * (1 + len(ctx.layers))
+    assert 0 < done["circuit"] <= row.cost.forward - clean <= 2 * done["circuit"]
+
+
+@pytest.mark.thorough
+def test_masked_rows_of_saturation_are_those_that_were_planned(planned_and_done) -> None:
+    """But for targets that images lack."""
+    _, after, ctx, _, done = planned_and_done
+    rows = [row for row in after.rows if row.unit.startswith("saturation ")]
+    steps = ctx.config.attribute.steps
+    masks = 0.0
+    for row in rows:
+        pixels = row.unit.startswith("saturation pixels")
+        points = steps * (row.cost.images + 10 * min(row.cost.images, ctx.config.evaluate.sensitivity_images))
+        masks += row.cost.forward - points - row.cost.images * (2 + (not pixels))
+    assert 0 < done["masks"] <= masks < 1.5 * done["masks"]
 
 
 @pytest.mark.thorough

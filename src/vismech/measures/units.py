@@ -15,9 +15,12 @@ import numpy as np
 
 from vismech.attribution.automatic import Choice
 from vismech.config.choices import Baseline, Evaluation, Output, Rule, SourceKind, Stage
+from vismech.costs import cost as costs
+from vismech.costs.cost import Amount, Cost
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.measures.attribution.methods import MethodSettings
+from vismech.measures.saturation.scores import DRAWS, WEIGHTS
 from vismech.measures.statistics import bootstrap
 from vismech.measures.unit_loop import UnitLoop
 from vismech.network.layers import LOGITS, PIXELS
@@ -30,8 +33,10 @@ from vismech.passes.trace import UpperConcepts
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.explained import ExplainedSettings, spread
 from vismech.stages.tables import TAIL
+from vismech.stages.trace import images_of
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Column, Rows
@@ -82,8 +87,11 @@ def unit_jobs(
     loop: Callable[..., UnitLoop],
     columns: Columns,
     further: MethodSettings = UNUSED,
+    masks: int | None = None,
 ) -> list[Job]:
     """One artifact for each source and its targets; ``further`` is what the measure's own settings are.
+
+    ``masks``: outputs that are computed of each target with some of its units at the baseline, where that is told.
 
     Raises:
         UserError: sources, paths or numbers that cannot be measured.
@@ -119,7 +127,40 @@ def unit_jobs(
         for spec in specs.values():
             _fill(work, spec, loop, columns)
 
-    return [Job(Stage.evaluate, {unit: spec}, compute, passes=True) for unit, spec in found.items()]
+    def cost(work: Work, specs: Mapping[str, Spec[UnitSettings]]) -> dict[str, Cost]:
+        assert masks is not None
+        return {unit: _cost(work, spec, masks, columns) for unit, spec in specs.items()}
+
+    told = None if masks is None else cost
+    return [Job(Stage.evaluate, {unit: spec}, compute, told, passes=True) for unit, spec in found.items()]
+
+
+def _cost(work: Work, spec: Spec[UnitSettings], masks: int, columns: Columns) -> Cost:
+    """Points of each image's path with a gradient for each target, of some images with noise too, and masked units."""
+    wanted, pixels = spec.settings, spec.settings.lower == PIXELS
+    trace: Spec[Any] = spec.parents["logits"] if pixels else spec.parents["trace"]
+    logits = trace if pixels else trace.parents["logits"]
+    explained = wanted.explained.explained if pixels else trace.settings.explained
+    images, about = images_of(work, logits, explained)
+    images = images if wanted.images is None else min(images, wanted.images)
+    noisy = DRAWS * min(images, wanted.sensitivity_images)
+    targets = 1 if wanted.upper == LOGITS else trace_stage.targets_of(trace.settings)
+    layout, size = work.layout(wanted.lower), work.site.runtime.path_batch_size
+    points = float(wanted.path.steps * (images + noisy))
+    masked = float(images * targets * masks)
+    found = reading(work, images) + passing(work, wanted.lower, wanted.upper, points, points / size, targets)
+    found += passing(work, wanted.lower, wanted.upper, masked + 2 * images, masked / size)
+    units = layout.positions
+    if not pixels:
+        dictionary = trace.parents["dictionary"]
+        units = concepts_of(work, wanted.lower, dictionary)
+        found += activations(work, wanted.lower, images)
+        found += coded(work, wanted.lower, dictionary, trace.settings.coding, images + noisy)
+    composed = 2.0 * masked * units * layout.positions * layout.channels
+    sums = 2.0 * len(WEIGHTS) * points * targets * layout.positions * layout.channels
+    arrays = written(columns(targets, wanted.path.steps, layout if pixels else None), images)
+    products = {costs.Kind.products: Amount(composed + sums, launches=60.0 * images * targets)}
+    return found + Cost(images, written=arrays, work=products, about=about or wanted.upper != LOGITS)
 
 
 class _Source(NamedTuple):

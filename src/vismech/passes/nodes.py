@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vismech.attribution.automatic import TOO_MUCH, Choice
 from vismech.config.choices import Rule
+from vismech.store.rows import writer_name
 
 log = logging.getLogger(__name__)
 NODES = "nodes.json"
@@ -33,7 +33,7 @@ def chosen_nodes(folder: Path, settle: Callable[[], Choice]) -> Choice:
     choice = settle()
     # Two digits: the last ones depend on how many path points share a pass.
     choice = choice._replace(gap=float(f"{choice.gap:.2g}"))
-    partial = folder / f".{NODES}.{os.getpid()}"
+    partial = folder / f".{NODES}.{writer_name()}"
     partial.write_text(json.dumps(choice._asdict(), sort_keys=True, separators=(",", ":")) + "\n")
     partial.rename(path)
     return choice

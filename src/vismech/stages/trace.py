@@ -123,8 +123,7 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
         settings = spec.settings
         path, lower, upper = settings.path, settings.lower, settings.upper
         images, about = images_of(work, spec.parents["logits"], settings.explained)
-        groups = max(1, len(settings.explained.classes)) if settings.explained.scope is not Scope["error"] else 1
-        targets = 1 if upper == LOGITS else settings.important * groups + used(settings.shared, 0) * (groups > 1)
+        targets = 1 if upper == LOGITS else targets_of(settings)
         starts = used(path.baselines, 1)
         steps = used(path.max_steps, path.steps) if used(path.tolerance, None) else path.steps
         points = steps * (images * starts + 2 * min(images, used(path.check_images, 0)))
@@ -146,6 +145,12 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
             )
         )
     return found
+
+
+def targets_of(settings: TraceSettings) -> int:
+    """Concepts of the upper layer that are traced to, at most."""
+    groups = max(1, len(settings.explained.classes)) if settings.explained.scope is not Scope["error"] else 1
+    return settings.important * groups + used(settings.shared, 0) * (groups > 1)
 
 
 def _settings(ctx: Context, lower: str, upper: str, **kept: int) -> TraceSettings:

@@ -158,7 +158,7 @@ class Rows:
     def _file(self, name: str) -> int:
         if name not in self._files:
             if name == PROGRESS:
-                path, flags = self.folder / f"{PROGRESS}.{_whose()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                path, flags = self.folder / f"{PROGRESS}.{writer_name()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND
             else:
                 path, flags = self._path(name), os.O_WRONLY
             self._files[name] = os.open(path, flags | os.O_NOFOLLOW, 0o644)
@@ -216,10 +216,11 @@ def _create(path: Path) -> BinaryIO:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{_whose()}")
+    return path.with_name(f".{path.name}.{writer_name()}")
 
 
-def _whose() -> str:
+def writer_name() -> str:
+    """What names this process among those of all machines that write to a store."""
     return f"{re.sub('[^0-9A-Za-z-]', '_', platform.node())}.{os.getpid()}"
 
 

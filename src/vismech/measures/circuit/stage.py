@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +14,13 @@ import pandas as pd
 import torch
 
 from vismech.config.choices import CircuitErrors, CircuitOrder, EditValue, Evaluation, Scope, Stage
+from vismech.costs import cost as costs
+from vismech.costs.cost import Amount, Cost
 from vismech.draws import generator_of
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
 from vismech.measures.base import TRACED, Kind
-from vismech.measures.circuit.loop import VALUES, CircuitLoop, Circuits, circuit_columns
+from vismech.measures.circuit.loop import SUBSETS, VALUES, CircuitLoop, Circuits, circuit_columns
 from vismech.measures.circuit.scores import (
     SHARES,
     areas,
@@ -27,14 +31,16 @@ from vismech.measures.circuit.scores import (
     smallest,
 )
 from vismech.measures.transfer.scores import check_groups, split
+from vismech.network.layers import LOGITS
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import effects as effects_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import TABLE_KEYS
 from vismech.stages.effects import EffectSettings, mean_of_vectors
 from vismech.stages.tables import TAIL, tidy
-from vismech.stages.trace import TraceSettings, read_explained
+from vismech.stages.trace import TraceSettings, images_of, read_explained
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Rows
@@ -93,8 +99,32 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     )
     parents = {f"ranking {layer}": spec for layer, spec in rankings.items()}
     spec = Spec(Stage.evaluate.value, VERSION, "circuit", settings, parents)
-    ranking = Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute, passes=True)
-    return [ranking, Job(Stage.evaluate, {"circuit": spec}, compute, passes=True)]
+    effects = {spec.unit: spec for spec in rankings.values()}
+    ranking = Job(Stage.effects, effects, effects_stage.compute, effects_stage.cost, passes=True)
+    return [ranking, Job(Stage.evaluate, {"circuit": spec}, compute, cost, passes=True)]
+
+
+def cost(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> dict[str, Cost]:
+    """Every circuit of every image through all layers, each of which is coded anew behind the first."""
+    ((unit, spec),) = specs.items()
+    wanted, size = spec.settings, work.site.runtime.path_batch_size
+    first: Spec[Any] = spec.parents[f"ranking {wanted.layers[0]}"].parents["importance"]
+    images, _ = images_of(work, first.parents["logits"], first.settings.explained)
+    parts = wanted.drawn * len(wanted.layers)
+    circuits = 1 + 2 * len(wanted.orders) * len(SHARES) + 2 * (1 + SUBSETS) * parts
+    calls = ceil(circuits / size)
+    passed = images * calls * size  # the last call is filled up
+    found = reading(work, images) + activations(work, wanted.layers[-1], images)
+    for lower, upper in pairwise([*wanted.layers, LOGITS]):
+        dictionary = spec.parents[f"ranking {lower}"].parents["importance"].parents["dictionary"]
+        layout = work.layout(lower)
+        edits = 2.0 * passed * layout.positions * layout.channels * concepts_of(work, lower, dictionary)
+        coding = first.settings.coding
+        found += coded(work, lower, dictionary, coding, images if lower == wanted.layers[0] else passed)
+        found += passing(work, lower, upper, passed + images, images * (calls + 1))
+        found += Cost(work={costs.Kind.products: Amount(edits, launches=8.0 * images * calls)})
+    orders = len(wanted.orders), len(SHARES), parts
+    return {unit: found + Cost(images, written=written(circuit_columns(*orders), images), about=True)}
 
 
 def compute(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> None:

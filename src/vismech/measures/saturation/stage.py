@@ -10,6 +10,7 @@ import pandas as pd
 
 from vismech.attribution.quadrature import quadrature
 from vismech.config.choices import Evaluation, PathWeight
+from vismech.measures.attribution.scores import ABPC_SHARES
 from vismech.measures.base import TRACED, Kind
 from vismech.measures.saturation.loop import SaturationLoop, saturation_columns
 from vismech.measures.saturation.scores import RELATIONS, WEIGHTS
@@ -33,7 +34,8 @@ UNITS = {"abpc": "area", "sensitivity": "share"}
 
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
     """One pair of layers each, and the pixels."""
-    return unit_jobs(ctx, plan, Evaluation.saturation, VERSION, SaturationLoop, saturation_columns)
+    masks = 2 * len(ABPC_SHARES) * len(WEIGHTS)
+    return unit_jobs(ctx, plan, Evaluation.saturation, VERSION, SaturationLoop, saturation_columns, masks=masks)
 
 
 def rows(work: Work, plan: Plan) -> pd.DataFrame:

@@ -102,7 +102,13 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         found |= {} if twin is None else {"twin": twin}
         specs[layer] = Spec(Stage.evaluate.value, VERSION, layer, settings, found)
     return [
-        Job(Stage.effects, {spec.unit: spec for spec in rankings.values()}, effects_stage.compute, passes=True),
+        Job(
+            Stage.effects,
+            {spec.unit: spec for spec in rankings.values()},
+            effects_stage.compute,
+            effects_stage.cost,
+            passes=True,
+        ),
         Job(Stage.evaluate, {spec.unit: spec for spec in strengths.values()}, _compute_strengths, passes=True),
         Job(Stage.evaluate, specs, compute, passes=True),
     ]
