@@ -17,7 +17,7 @@ from browser.browse import NEEDS_BROWSER, resize
 from report_sample import sample_graph, sample_report
 from vismech.report.page import ReportData, render_page
 
-pytestmark = NEEDS_BROWSER
+pytestmark = [*NEEDS_BROWSER, pytest.mark.thorough]
 FRAGMENT = "return location.hash.slice(1)"
 ROWS = "return [...document.querySelectorAll('.listing tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
 

@@ -62,6 +62,7 @@ def test_what_is_no_number_of_concepts_is_refused(tiny, key, value) -> None:
         check_count(tiny)
 
 
+@pytest.mark.thorough
 def test_tables_and_page_tell_the_number_that_was_chosen(tiny, tmp_path) -> None:
     """The most that there may be stood in every table's column k, and on the page."""
     tiny.dictionary.k, tiny.dictionary.vectors_per_concept = "auto", 4
