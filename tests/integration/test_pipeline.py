@@ -183,7 +183,9 @@ class KillInRows:
 
 
 PASSES = [KillInRows("extract", 9), KillInRows("evaluate", 1), KillInRows("trace", 2), KillInRows("effects", 1)]
-KILLS = [*map(KillInCommit, ("dictionary", "describe", "graph")), *PASSES]
+KILLS = [KillInCommit("dictionary"), PASSES[2]]
+KILLS += [pytest.param(each, marks=pytest.mark.thorough) for each in (PASSES[0], PASSES[1], PASSES[3])]
+KILLS += [pytest.param(KillInCommit(stage), marks=pytest.mark.thorough) for stage in ("describe", "graph")]
 KILLS += [pytest.param(KillInCommit(each.stage), marks=pytest.mark.slow) for each in PASSES]
 
 
