@@ -205,6 +205,7 @@ def test_code_in_other_files_is_seen_and_names_of_files_are_not(tmp_path, monkey
     assert found("helper", power=3) != first
 
 
+@pytest.mark.thorough
 def test_the_same_in_every_process() -> None:
     lines = [
         "import torch, tiny, test_identity as t",

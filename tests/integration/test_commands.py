@@ -191,6 +191,7 @@ def wait_for(condition: Callable[[], bool], process: BaseProcess, limit: float =
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in Linux's /proc")
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "runtime",
     [["runtime.workers=1"], pytest.param(["runtime.devices=2", "runtime.strategy=ddp_spawn"], marks=pytest.mark.slow)],

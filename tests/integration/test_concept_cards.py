@@ -173,6 +173,7 @@ def test_each_layer_is_a_wandb_table_with_pictures(tiny, tmp_path, monkeypatch) 
         assert all(isinstance(row[0], wandb.Image) and len(row) == len(table.columns) for row in table.data)
 
 
+@pytest.mark.thorough
 def test_offline_runs_keep_the_pictures(finished, tmp_path, monkeypatch) -> None:
     config, _ = finished
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))

@@ -94,6 +94,7 @@ def test_forced_cards_are_drawn_again_and_nothing_else(measured) -> None:
     assert set(timings[~timings.cached].stage) == {"cards"} and result.metrics["computed"] == 3
 
 
+@pytest.mark.thorough
 def test_other_class_names_are_shown_at_once_and_compute_no_number_again(measured) -> None:
     config, base = measured
     renamed = copy.deepcopy(config)
@@ -108,6 +109,7 @@ def test_other_class_names_are_shown_at_once_and_compute_no_number_again(measure
     assert "points" in page and "“dots”" not in page
 
 
+@pytest.mark.thorough
 def test_names_given_to_concepts_are_shown_everywhere_and_compute_no_number_again(measured, tmp_path, caplog) -> None:
     """As the page saves them: by the dictionary's key, which another dictionary's concepts do not share."""
     config, base = measured
