@@ -43,6 +43,21 @@ def resize(browser: Chrome, width: int) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
+def afresh(browser: Chrome, address: str) -> None:
+    """The page as who has never seen it has it: 1,400 pixels wide, nothing kept."""
+    resize(browser, 1400)
+    for forget in (True, False):
+        browser.get("about:blank")
+        browser.get(address)
+        if forget:
+            browser.execute_script("localStorage.clear()")
+
+
+def until(page: Chrome, script: str, wanted: object) -> None:
+    """Wait for what a script returns."""
+    WebDriverWait(page, 10).until(lambda _: page.execute_script(script) == wanted)
+
+
 def concept(page: Chrome, index: int) -> WebElement:
     """A concept's tile, scrolled into view."""
     node = page.find_elements(By.CSS_SELECTOR, ".node.concept")[index]

@@ -20,7 +20,19 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from browser.browse import NEEDS_BROWSER, VISIBLE, card, choose, concept, eventually, resize, slide, title
+from browser.browse import (
+    NEEDS_BROWSER,
+    VISIBLE,
+    afresh,
+    card,
+    choose,
+    concept,
+    eventually,
+    resize,
+    slide,
+    title,
+    until,
+)
 from report_sample import sample_graph, sample_report
 from vismech.report.page import render_page
 
@@ -59,12 +71,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def page(browser: Chrome, address: str) -> Iterator[Chrome]:
     """The page freshly opened without names; whatever a test does, it must leave no message in the console."""
-    resize(browser, 1400)
-    browser.get("about:blank")
-    browser.get(address)
-    browser.execute_script("localStorage.clear()")
-    browser.get("about:blank")
-    browser.get(address)
+    afresh(browser, address)
     yield browser
     assert browser.get_log("browser") == []
 
@@ -77,10 +84,6 @@ def type_in(page: Chrome, selector: str, text: str) -> None:
         selector,
         text,
     )
-
-
-def until(page: Chrome, script: str, wanted: object) -> None:
-    WebDriverWait(page, 10).until(lambda _: page.execute_script(script) == wanted)
 
 
 def press(page: Chrome, *keys: str) -> None:
@@ -236,7 +239,7 @@ def test_names_are_text_kept_saved_and_loaded(page, graph, address, tmp_path):
     more = tmp_path / "more.json"
     more.write_text(json.dumps({"names": names | {"f" * 64: {"1": "ghost"}}}))
     page.find_element(By.ID, "load").send_keys(str(more))
-    until(page, "return document.getElementById('names-told').value", "2 names loaded. 1 are of other dictionaries.")
+    until(page, "return document.getElementById('names-told').value", "2 names loaded. Of other dictionaries: 1.")
     found = page.execute_script("return [...document.querySelectorAll('.cards .given')].map(e => e.textContent)")
     assert sorted(found) == sorted([HOSTILE, "beak"])
     # A name of a concept that this graph does not show is kept, for those that do, and saved with the others.

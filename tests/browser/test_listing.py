@@ -11,9 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
 
-from browser.browse import NEEDS_BROWSER, resize
+from browser.browse import NEEDS_BROWSER, afresh, until
 from report_sample import sample_graph, sample_report
 from vismech.report.page import ReportData, render_page
 
@@ -37,18 +36,9 @@ def address(report: ReportData, tmp_path_factory: pytest.TempPathFactory) -> str
 @pytest.fixture
 def page(browser: Chrome, address: str) -> Iterator[Chrome]:
     """The page freshly opened without names; whatever a test does, it must leave no message in the console."""
-    resize(browser, 1400)
-    browser.get("about:blank")
-    browser.get(address)
-    browser.execute_script("localStorage.clear()")
-    browser.get("about:blank")
-    browser.get(address)
+    afresh(browser, address)
     yield browser
     assert browser.get_log("browser") == []
-
-
-def until(page: Chrome, script: str, wanted: object) -> None:
-    WebDriverWait(page, 10).until(lambda _: page.execute_script(script) == wanted)
 
 
 def rows(page: Chrome) -> list[list[str]]:

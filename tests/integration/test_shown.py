@@ -123,7 +123,7 @@ def test_names_given_to_concepts_are_shown_everywhere_and_compute_no_number_agai
     given = copy.deepcopy(config)
     given.report.names = str(file)
     run(given, base / "given")
-    assert "1 names are of other dictionaries" in caplog.text
+    assert "names of other dictionaries than this run's are not shown: 1" in caplog.text
     timings = pd.read_csv(base / "given/tables/timings.csv")
     assert set(timings[~timings.cached].stage) == {"cards", "report"}
     named = json.loads((base / "given/graph.json").read_text())

@@ -8,18 +8,17 @@ Batches are the same ones whoever computes them, and so are their rows (see :mod
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from vismech.config.runtime import RuntimeConfig
 from vismech.errors import UserError
 from vismech.passes.loop import ImageLoop
+from vismech.store.flock import tried
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,8 @@ def fill(loop: ImageLoop, shard: Shard, run: Callable[[ImageLoop], None]) -> Non
 
 def _take(loop: ImageLoop, part: Shard, folder: Path, run: Callable[[ImageLoop], None]) -> bool:
     """Compute what is left of one part; False where there is nothing left, or somebody is at it."""
-    with _held(folder / f".part.{part.part}.{part.parts}") as mine:
+    file = folder / f".part.{part.part}.{part.parts}"
+    with tried(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as mine:
         if not mine:
             return False
         loop.share = part.part - 1, part.parts
@@ -66,17 +66,3 @@ def _take(loop: ImageLoop, part: Shard, folder: Path, run: Callable[[ImageLoop],
         log.info("%s: part %d of %d", loop.title, *part)
         run(loop)
         return True
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Whether this process got the lock of ``path``, which it holds inside."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(lock)

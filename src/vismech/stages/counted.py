@@ -13,6 +13,7 @@ from vismech.costs.coding import coding, encoder_sweeps
 from vismech.costs.cost import Amount, Cost, Kind
 from vismech.costs.counts import Counts, count
 from vismech.dictionaries.coding import l0_of
+from vismech.dictionaries.lasso import GRAM_BYTES
 from vismech.network.layers import LOGITS, PIXELS
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec
@@ -99,18 +100,23 @@ def coded(work: Work, layer: str, dictionary: Spec[Any], how: Any, images: float
     method = dictionary.settings.method
     if how.code.value == "encoder" and method in (Method.nmf, Method.semi_nmf):
         done = encoder_sweeps(n, k)
-    held = 3.0 * BYTES * layout.positions * k * min(images, work.site.runtime.batch_size) + 8.0 * k * k
+    held = 3.0 * BYTES * layout.positions * k * min(images, work.site.runtime.batch_size) + min(8.0 * k * k, GRAM_BYTES)
     return Cost(vectors=round(n), work=done, held=held)
 
 
 def concepts_of(work: Work, layer: str, dictionary: Spec[Any]) -> int:
     """Concepts of a layer's dictionary; the most there may be where their number is chosen and not known yet."""
     settings = dictionary.settings
-    if not settings.counting:
-        return int(settings.k)
-    if (found := work.store.find(dictionary)) is not None:
-        return int(found.json("dictionary.json")["info"]["chosen"]["k"])
+    if not settings.counting or work.store.find(dictionary) is not None:
+        return count_of(work, dictionary)
     return max(1, min(settings.k, vectors_of(work, dictionary) // settings.counting.vectors_per_concept))
+
+
+def count_of(work: Work, spec: Spec[Any]) -> int:
+    """How many concepts a dictionary that is there was made with: ``dictionary.k``, or what was chosen."""
+    if not spec.settings.counting:
+        return int(spec.settings.k)
+    return int(work.store.open(spec).json("dictionary.json")["info"]["chosen"]["k"])
 
 
 def vectors_of(work: Work, dictionary: Spec[Any]) -> int:

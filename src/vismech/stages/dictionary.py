@@ -346,13 +346,6 @@ def budget(config: Config) -> float | int | None:
     return getattr(wanted, name) if name else None
 
 
-def count_of(work: Work, spec: Spec[Any]) -> int:
-    """How many concepts a dictionary that is there was made with: ``dictionary.k``, or what was chosen."""
-    if not spec.settings.counting:
-        return int(spec.settings.k)
-    return int(work.store.open(spec).json("dictionary.json")["info"]["chosen"]["k"])
-
-
 def load(work: Work, spec: Spec[Any]) -> Dictionary:
     """A layer's dictionary as it was fitted."""
     artifact = work.store.open(spec)

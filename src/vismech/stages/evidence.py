@@ -7,6 +7,8 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
+
 from vismech.config.choices import Evaluation
 from vismech.measures.base import Kind, measure_of, measured_rows
 from vismech.report.evidence import Measured
@@ -26,13 +28,18 @@ def evidence(work: Work, plan: Plan) -> list[Measured]:
         found.append(Measured("effects", EFFECTS, effects.effects_table(work, plan), []))
     for name in plan.evaluations:
         kind = measure_of(name)
-        if kind.table != ON_THE_PAGE:
-            found.append(Measured(kind.table, _question(name, kind), measured_rows(work, plan, name), []))
-        if kind.figures is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                drawn = [path.read_bytes() for path in kind.figures(work, plan, Path(folder)) if path.suffix == ".png"]
-            found[-1] = found[-1]._replace(pictures=drawn)
+        pictures = _pictures(work, plan, kind)
+        if kind.table != ON_THE_PAGE or pictures:
+            rows = pd.DataFrame() if kind.table == ON_THE_PAGE else measured_rows(work, plan, name)
+            found.append(Measured(kind.table, _question(name, kind), rows, pictures))
     return found
+
+
+def _pictures(work: Work, plan: Plan, kind: Kind) -> list[bytes]:
+    if kind.figures is None:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        return [path.read_bytes() for path in kind.figures(work, plan, Path(folder)) if path.suffix == ".png"]
 
 
 def _question(name: str, kind: Kind) -> str:

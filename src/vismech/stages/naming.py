@@ -36,9 +36,7 @@ def given_names(file: str | None, dictionaries: Mapping[str, Spec[Any]]) -> dict
             if key in layers and concept.isascii() and concept.isdigit() and line:
                 found[f"{layers[key]}/{int(concept)}"] = line
     if others := sum(len(names) for key, names in told.items() if key not in layers):
-        log.warning(
-            "report.names=%s: %d names are of other dictionaries than this run's and are not shown", file, others
-        )
+        log.warning("report.names=%s: names of other dictionaries than this run's are not shown: %d", file, others)
     return found
 
 

@@ -28,8 +28,8 @@ from vismech.passes.memory import keep_freed_memory, out_of_memory
 from vismech.passes.portions import no_memory
 from vismech.passes.shards import shard_of
 from vismech.passes.threads import one_thread
-from vismech.stages import dictionary
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import count_of
 from vismech.stages.tables import Timing
 from vismech.store.artifacts import Spec
 
@@ -147,7 +147,7 @@ def _items(ctx: Context, spec: Spec) -> int:
     if "metrics.json" in names:
         return int(artifact.json("metrics.json")["images"])
     if "dictionary.json" in names:
-        return dictionary.count_of(ctx, spec)
+        return count_of(ctx, spec)
     if "shares.npy" in names:
         return len(artifact.array("shares.npy"))
     if "graph.json" in names:

@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar
 from vismech.errors import UserError
 from vismech.store.artifact import Artifact, hash_file
 from vismech.store.disk import remove, writing
+from vismech.store.flock import tried
 from vismech.store.in_use import Uses
 from vismech.store.manifest import MANIFEST, PROVENANCE, canonical_json, key_of
 from vismech.store.settings import Settings
@@ -273,14 +274,8 @@ class Store:
         except OSError:  # nobody can hold what cannot be opened
             yield True
             return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-        finally:
-            os.close(lock)
+        with tried(lock) as mine:
+            yield mine
 
 
 def _open_lock(folder: Path, flags: int) -> int:

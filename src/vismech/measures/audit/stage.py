@@ -31,6 +31,7 @@ from vismech.passes.start import run_loop
 from vismech.sources.groups import Groups, read_groups
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import count_of
 from vismech.stages.dictionary import TABLE_KEYS
 from vismech.stages.effects import mean_of_vectors
 from vismech.stages.explained import spread
@@ -191,7 +192,7 @@ def _layer_rows(work: Work, plan: Plan, spec: Spec[AuditSettings]) -> Iterator[d
     base = {
         **plan.columns,
         "layer": wanted.layer,
-        "k": dictionary_stage.count_of(work, plan.dictionaries[wanted.layer]),
+        "k": count_of(work, plan.dictionaries[wanted.layer]),
     }
     base["edit"] = wanted.edit.value
     for row, label in enumerate(told.classes.tolist()):

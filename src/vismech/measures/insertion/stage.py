@@ -33,7 +33,7 @@ from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
+from vismech.stages.counted import activations, coded, concepts_of, count_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
@@ -256,7 +256,7 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
 
 def base_of(work: Work, plan: Plan, layer: str) -> dict[str, Any]:
     """The columns of a layer's rows that say which dictionary they are of."""
-    return {"layer": layer, **plan.columns, "k": dictionary_stage.count_of(work, plan.dictionaries[layer])}
+    return {"layer": layer, **plan.columns, "k": count_of(work, plan.dictionaries[layer])}
 
 
 def interval(metric: str, values: np.ndarray, units: str) -> dict[str, Any]:

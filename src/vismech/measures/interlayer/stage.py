@@ -36,7 +36,7 @@ from vismech.passes.settings import PathSettings
 from vismech.passes.start import run_loop
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
+from vismech.stages.counted import activations, coded, concepts_of, count_of, passing, reading, written
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Spec
@@ -182,7 +182,7 @@ def _measured(work: Work, plan: Plan) -> Iterator[_Measured]:
         arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in Curves._fields}
         present, ids = np.asarray(artifact.array("concepts.npy")) >= 0, read_images(artifact).ids
         lower, upper = spec.inputs["lower"], spec.inputs["upper"]
-        base = {"lower": lower, "upper": upper, **keys, "k": dictionary_stage.count_of(work, plan.dictionaries[lower])}
+        base = {"lower": lower, "upper": upper, **keys, "k": count_of(work, plan.dictionaries[lower])}
         for column, readout in enumerate(READOUTS):
             for name in SCORES:
                 found = scored({part: array[:, :, :, column] for part, array in arrays.items()}, present, name)
@@ -244,7 +244,7 @@ def _gaps(work: Work, plan: Plan) -> Iterator[dict[str, Any]]:
         gap, present = np.asarray(artifact.array("gap.npy")), np.asarray(artifact.array("concepts.npy")) >= 0
         cases = np.array([np.median(row[here]) for row, here in zip(gap, present, strict=True) if here.any()])
         lower, upper = spec.inputs["lower"], spec.inputs["upper"]
-        base = {"lower": lower, "upper": upper, **keys, "k": dictionary_stage.count_of(work, plan.dictionaries[lower])}
+        base = {"lower": lower, "upper": upper, **keys, "k": count_of(work, plan.dictionaries[lower])}
         base |= {"order": Order.gig.value, "score": "none", "readout": spec.settings.path.readout.value}
         yield from interval_row(base, "completeness_gap", cases, "share", np.median)
 

@@ -19,6 +19,7 @@ from vismech.passes.start import run_loop
 from vismech.receptive_field import sharing_ratios
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import count_of
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, compact, some_kept, write_images
@@ -111,7 +112,7 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
         regions = [Region(name) for name in artifact.json("regions.json")]
         arrays = {name: np.asarray(artifact.array(f"{name}.npy")) for name in ("concepts", "clean", "blank", "kept")}
         pairs = int((arrays["concepts"] >= 0).sum())
-        base = {"layer": layer, **keys, "k": dictionary_stage.count_of(work, plan.dictionaries[layer])}
+        base = {"layer": layer, **keys, "k": count_of(work, plan.dictionaries[layer])}
         for index, place in enumerate(Place):
             left = survival(*(arrays[name][..., index] for name in ("kept", "clean", "blank")))
             for number, region in enumerate(regions):

@@ -22,6 +22,7 @@ from vismech.sources.data import half_of
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import count_of
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
@@ -164,7 +165,7 @@ def _cases(work: Work, plan: Plan) -> Iterator[_Cases]:
         facts, ids = artifact.json("repair.json"), np.array(read_images(artifact).ids)
         answers, tried = np.asarray(artifact.array("answers.npy")), np.array(facts["tried"])
         confirming = np.array([half_of(sample) is Half.confirming for sample in ids])
-        keys = {"layer": layer, **plan.columns, "k": dictionary_stage.count_of(work, plan.dictionaries[layer])}
+        keys = {"layer": layer, **plan.columns, "k": count_of(work, plan.dictionaries[layer])}
         for place, selection in enumerate(Selection):
             for kind in Tried:
                 here = (tried == kind) & (confirming | (selection is Selection.image))

@@ -23,7 +23,8 @@ from vismech.measures.shortcut.scores import (
 from vismech.measures.shortcut.settings import ShortcutSettings, has_attribute
 from vismech.sources.data import half_of
 from vismech.stages.context import Plan
-from vismech.stages.dictionary import TABLE_KEYS, count_of
+from vismech.stages.counted import count_of
+from vismech.stages.dictionary import TABLE_KEYS
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, read_images
 

@@ -130,7 +130,7 @@ async function loadNames(file) {
       loaded += names.length;
     }
     keepNames();
-    told.value = `${loaded} name${loaded === 1 ? "" : "s"} loaded.` + (others ? ` ${others} are of other dictionaries.` : "");
+    told.value = `${loaded} name${loaded === 1 ? "" : "s"} loaded.` + (others ? ` Of other dictionaries: ${others}.` : "");
     if (chosen !== null) fill();
   } catch {
     told.value = "This file holds no names.";
