@@ -89,7 +89,7 @@ def test_every_choice_composes_and_sets_what_it_says(together) -> None:
 @pytest.mark.parametrize(("group", "choice"), [each for each in CHOICES if each[0] in ALONE])
 def test_every_preset_and_launcher_composes(group, choice) -> None:
     if group == "launcher":
-        names = {"basic": "hydra", "slurm": "hydra_plugins.hydra_submitit_launcher"}
+        names = dict.fromkeys(("slurm", "local"), "hydra_plugins.hydra_submitit_launcher") | {"basic": "hydra"}
         pytest.importorskip(names.get(choice, f"hydra_plugins.hydra_{choice}_launcher"))
     config = composed(f"{group}={choice}")
     if group == "experiment":

@@ -25,6 +25,13 @@ from vismech.store.artifacts import Spec, Store
 from vismech.store.rows import Column, Rows
 
 LIMIT = 300
+# The plugin of Hydra that each needs, and what is typed.
+LAUNCHERS = {
+    "basic": ("",),
+    "joblib": ("hydra_joblib_launcher", "launcher=joblib", "hydra.launcher.n_jobs=3"),
+    "slurm": ("hydra_submitit_launcher", "launcher=local", "hydra.launcher.timeout_min=5"),
+    "ray": ("hydra_ray_launcher", "launcher=ray", "+hydra.launcher.ray.init.num_cpus=3"),
+}
 
 
 def shard(config: Config, text: str, store: Path) -> Config:
@@ -126,12 +133,13 @@ def test_a_run_whose_fellows_never_come_does_it_all(config, alone, tmp_path) -> 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_sweep_over_shards(launcher, config, alone, pictures, tmp_path) -> None:
-    own = []
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
-        own = ["launcher=joblib", "hydra.launcher.n_jobs=3"]
+    extra, *own = LAUNCHERS[launcher]
+    if extra:
+        pytest.importorskip(
+            f"hydra_plugins.{extra}", reason=f"{extra} is not installed: pip install vismech[{launcher}]"
+        )
     layers = f"extract.layers=[{','.join(config.extract.layers)}]"
     arguments = [*tiny_arguments(pictures, tmp_path / "store"), layers, "until=trace", *own]
     # A process like any other: joblib's own ones outlive it in a forked one.

@@ -9,7 +9,6 @@ Batches are the same ones whoever computes them, and so are their rows (see :mod
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from vismech.config.runtime import RuntimeConfig
 from vismech.errors import UserError
 from vismech.passes.loop import ImageLoop
-from vismech.store.flock import tried
+from vismech.store.locks import tried
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def fill(loop: ImageLoop, shard: Shard, run: Callable[[ImageLoop], None]) -> Non
 def _take(loop: ImageLoop, part: Shard, folder: Path, run: Callable[[ImageLoop], None]) -> bool:
     """Compute what is left of one part; False where there is nothing left, or somebody is at it."""
     file = folder / f".part.{part.part}.{part.parts}"
-    with tried(os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as mine:
+    with tried(file, make=True) as mine:
         if not mine:
             return False
         loop.share = part.part - 1, part.parts

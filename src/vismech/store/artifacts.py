@@ -11,14 +11,13 @@ is never deleted by itself: ``vismech-store verify --repair`` moves it to ``quar
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -27,8 +26,8 @@ from typing import Any, Generic, TypeVar
 from vismech.errors import UserError
 from vismech.store.artifact import Artifact, hash_file
 from vismech.store.disk import remove, writing
-from vismech.store.flock import tried
 from vismech.store.in_use import Uses
+from vismech.store.locks import held, tried
 from vismech.store.manifest import MANIFEST, PROVENANCE, canonical_json, key_of
 from vismech.store.settings import Settings
 
@@ -117,7 +116,7 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.uses = Uses(self.root)
-        self._shared: set[str] = set()
+        self._locks: dict[str, Callable[[], None] | None] = {}  # whether it is still held; None where it is shared
 
     def check(self) -> None:
         """Refuse a root that could not be made, without making it.
@@ -174,20 +173,22 @@ class Store:
             UserError: the store cannot be made or written, or its disk is full.
         """
         folder = self.folder(spec)
-        with writing(self.root, "store.root", making=True):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = _open_lock(folder, os.O_RDWR | os.O_CREAT)
-        try:
+
+        def told(holder: str) -> None:
+            log.info("%s is being computed by %s: waiting for it", spec.label, holder or "another run")
+
+        with ExitStack() as lock:
+            with writing(self.root, "store.root", making=True):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                still = lock.enter_context(held(_lock_of(folder), shared=shared, told=told))
             with writing(self.root, "store.root"):
-                fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-                if shared:
-                    self._shared.add(spec.key)
-                else:
+                if not shared:
                     _recover(folder)
-            yield
-        finally:
-            self._shared.discard(spec.key)
-            os.close(lock)
+            self._locks[spec.key] = None if shared else still
+            try:
+                yield
+            finally:
+                del self._locks[spec.key]
 
     @contextmanager
     def writer(self, spec: Spec, *, resume: bool = False) -> Iterator[Path]:
@@ -212,7 +213,8 @@ class Store:
             self._commit(spec, partial)
 
     def _commit(self, spec: Spec, partial: Path) -> None:
-        assert spec.key not in self._shared, f"{spec.label} is being filled by others"
+        still = self._locks[spec.key]
+        assert still is not None, f"{spec.label} is being filled by others"
         files = {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
             name = path.relative_to(partial).as_posix()
@@ -222,6 +224,7 @@ class Store:
         write_json(partial / MANIFEST, {**spec.describe(), "key": spec.key, "files": files})
         _flush(partial / MANIFEST)
         final = self.folder(spec)
+        still()
         if os.path.lexists(final):  # forced, or damaged: the old one stays whole until the new one is in its place
             old = _aside(final)
             final.rename(old)
@@ -269,17 +272,12 @@ class Store:
     @contextmanager
     def unless_busy(self, folder: Path) -> Iterator[bool]:
         """Hold the key of ``folder`` if nobody does; False where a process is writing it."""
-        try:
-            lock = _open_lock(folder.with_suffix(""), os.O_RDWR)
-        except OSError:  # nobody can hold what cannot be opened
-            yield True
-            return
-        with tried(lock) as mine:
+        with tried(_lock_of(folder.with_suffix(""))) as mine:
             yield mine
 
 
-def _open_lock(folder: Path, flags: int) -> int:
-    return os.open(folder.with_name(folder.name + ".lock"), flags | os.O_NOFOLLOW, 0o666)
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".lock")
 
 
 def _move(path: Path, place: Path) -> Path:

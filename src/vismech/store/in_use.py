@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vismech.errors import UserError
+from vismech.store.locks import has_none
+
 FOLDER, GATE = ".uses", "gate"
 
 
@@ -60,13 +63,25 @@ class Uses:
 
     @contextmanager
     def gated(self) -> Iterator[set[str]]:
-        """The keys of all runs at work; none can add another inside. What dead runs left is removed."""
+        """The keys of all runs at work; none can add another inside. What dead runs left is removed.
+
+        Raises:
+            UserError: the file system has no locks, so that nobody knows who is at work.
+        """
         if not self.folder.is_dir():
             yield set()
             return
         gate = _open(self.folder / GATE)
         try:
-            fcntl.flock(gate, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+            except OSError as error:
+                if not has_none(error):
+                    raise
+                raise UserError(
+                    f"the file system that holds {self.folder.parent} has no file locks, so that nobody can tell which "
+                    "artifacts the runs at work use: remove folders by hand when none is at work"
+                ) from error
             yield self._living()
         finally:
             os.close(gate)

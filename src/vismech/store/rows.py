@@ -10,7 +10,6 @@ dropped, and computed again.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import logging
@@ -20,7 +19,6 @@ import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -28,6 +26,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from vismech.store.disk import remove
+from vismech.store.locks import held
 
 log = logging.getLogger(__name__)
 PROGRESS = ".progress.jsonl"
@@ -58,7 +57,7 @@ class Rows:
         for name, column in self.columns.items():
             header = _header((images, *column.shape), np.dtype(column.dtype))
             self._offsets[name] = len(header)
-        with _alone(folder):
+        with held(folder / ".making"):  # whoever else is to fill the same arrays waits until they are there
             self._prepare()
 
     def _prepare(self) -> None:
@@ -222,17 +221,6 @@ def _partial(path: Path) -> Path:
 def writer_name() -> str:
     """What names this process among those of all machines that write to a store."""
     return f"{re.sub('[^0-9A-Za-z-]', '_', platform.node())}.{os.getpid()}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Whoever else is to fill the same arrays waits until they are there."""
-    lock = os.open(folder / ".making", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
