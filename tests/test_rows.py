@@ -252,16 +252,29 @@ def entry(text: str) -> bytes:
     return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
 
 
+def right(index: int) -> int:
+    """The checksum of an image's entries, in the order of the columns."""
+    found = 0
+    for array in values([index]).values():
+        found = zlib.crc32(array.tobytes(), found)
+    return found
+
+
+ZEROS = zlib.crc32(bytes(sum(array.nbytes for array in values([0]).values())))  # of entries that nobody wrote
 LINES = {
     "empty": b"",
     "garbage": bytes(range(256)) * 3,
     "zeros": bytes(300),
     "no list": entry("5") + entry('"abc"') + entry("[1, 2]") + entry("[[1]]") + entry("null") + entry('{"4": true}'),
     "deep": entry("[" * 200_000),
-    "beyond the rows": entry("[[10, true], [99999999999999999999, true], [-1, true]]"),
-    "no indices": entry('[[true, true], [4.0, true], ["4", true], [null, true], [[4], true], [4, 1], [5, "x"]]'),
-    "no checksum": b"[[4, true], [5, true]]\n",
-    "another checksum": b"[[4, true], [5, true]] 00000000\n",
+    "beyond the rows": entry("[[10, true, 0], [99999999999999999999, true, 0], [-1, true, 0]]"),
+    "no indices": entry(
+        '[[true, true, 0], [4.0, true, 0], ["4", true, 0], [null, true, 0], [[4], true, 0], [4, 1, 0]]'
+    ),
+    "no checksums": entry("[[4, true, true], [5, true, null], [6, true, 0.5], [7, true]]"),
+    "not what is written": entry(f"[[4, true, {right(4)}], [5, true, 1]]"),
+    "no checksum": f"[[4, true, {ZEROS}]]\n".encode(),
+    "another checksum": f"[[4, true, {ZEROS}]] 00000000\n".encode(),
 }
 
 
@@ -291,7 +304,7 @@ def test_a_journal_with_any_byte_changed_names_only_what_it_named(tmp_path_facto
 def test_a_journal_that_is_no_file_is_dropped_and_not_followed(tmp_path, kind) -> None:
     folder, outside = tmp_path / "rows", tmp_path / "outside"
     started(folder)
-    outside.write_bytes(entry("[[4, true], [5, true]]"))
+    outside.write_bytes(entry(f"[[4, true, {ZEROS}], [5, true, {ZEROS}]]"))
     journal = folder / f"{PROGRESS}.{writer_name()}"
     remove(journal)
     match kind:
@@ -303,7 +316,10 @@ def test_a_journal_that_is_no_file_is_dropped_and_not_followed(tmp_path, kind) -
             journal.symlink_to(outside if kind == "link" else tmp_path / "nowhere")
     assert {*new(folder).done()} == {0, 1, 2, 3}
     finished(folder)
-    assert outside.read_bytes() == entry("[[4, true], [5, true]]") and not (tmp_path / "nowhere").exists()
+    assert (
+        outside.read_bytes() == entry(f"[[4, true, {ZEROS}], [5, true, {ZEROS}]]")
+        and not (tmp_path / "nowhere").exists()
+    )
 
 
 HEADERS = {
@@ -351,6 +367,32 @@ def test_an_array_that_is_no_file_is_made_anew_and_not_followed(tmp_path, kind, 
     finished(folder)
     assert not (folder / "x.npy").is_symlink() and outside.read_bytes() == before
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("image", [0, 3, 9])
+def test_entries_that_are_not_as_written_are_written_again(tmp_path, name, image) -> None:
+    """As after a loss of power, which keeps files' pages in no order."""
+    started(tmp_path)
+    raw = bytearray((tmp_path / f"{name}.npy").read_bytes())
+    size = (len(raw) - 128) // IMAGES
+    raw[128 + (image + 1) * size - 1] ^= 1
+    (tmp_path / f"{name}.npy").write_bytes(raw)
+    assert {*new(tmp_path).done()} == {0, 1, 2, 3, 8, 9} - {image}
+    finished(tmp_path)
+
+
+@pytest.mark.parametrize("left", [None, ("x",)])
+def test_a_finished_pass_whose_entries_changed_is_begun_anew(tmp_path, left) -> None:
+    rows = new(tmp_path)
+    write(rows, [*range(IMAGES)], unreadable=(3,))
+    rows.finish(left)
+    raw = bytearray((tmp_path / "x.npy").read_bytes())
+    raw[-1] ^= 1
+    assert new(tmp_path).done() == {index: index != 3 for index in range(IMAGES)}
+    (tmp_path / "x.npy").write_bytes(raw)
+    assert new(tmp_path).done() == {}
+    finished(tmp_path)
 
 
 def test_fewer_rows_are_believed_only_where_all_images_are_finished(tmp_path) -> None:
