@@ -6,12 +6,17 @@ import json
 
 import pytest
 
-from integration.conftest import tiny_config
+from integration.conftest import draw_pictures, tiny_config
 from integration.test_commands import command, tiny_arguments
 from vismech.attribution import gig
-from vismech.config.choices import Evaluation, Rule, Stage
+from vismech.config.choices import Evaluation, Rule, Scope, Stage
+from vismech.intervene import effects
 from vismech.measures import unit_loop
+from vismech.measures.audit import loop as audit_loop
 from vismech.measures.circuit import loop
+from vismech.measures.repair import loop as repair_loop
+from vismech.measures.shortcut import loop as shortcut_loop
+from vismech.sources.data import open_data
 from vismech.stages.pipeline import describe_plan, make_plan, open_context
 from vismech.stages.planned import prices
 from vismech.stages.run import run
@@ -20,7 +25,7 @@ pytestmark = pytest.mark.thorough
 
 KINDS = [
     *(Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer, Evaluation.interlayer),
-    *(Evaluation.circuit, Evaluation.saturation),
+    *(Evaluation.circuit, Evaluation.saturation, Evaluation.localization),
 ]
 
 
@@ -191,3 +196,69 @@ def test_a_store_that_cannot_be_made_is_one_sentence(tmp_path, capsys) -> None:
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert told.startswith("vismech-bench: ") and "--root" in told and len(told.splitlines()) == 1
+
+
+EDITS = {
+    Evaluation.audit: (audit_loop, "measured_effects"),
+    Evaluation.repair: (repair_loop, "answers_without"),
+    Evaluation.shortcut: (shortcut_loop, "answers_without"),
+}
+
+
+def _audit(config, folder) -> None:
+    config.evaluate.images, config.edit.candidates, config.graph.images_per_class = None, 2, 4
+
+
+def _repair(config, folder) -> None:
+    config.model.target = "tiny:undecided"
+    config.graph.scope, config.graph.classes, config.evaluate.images = Scope["error"], [0, 1], 4
+
+
+def _shortcut(config, folder) -> None:
+    ids = open_data(config.data.source, config.data.root).ids
+    (folder / "groups.csv").write_text("id,stamp\n" + "".join(f"{name},{at % 2}\n" for at, name in enumerate(ids)))
+    config.data.groups, config.evaluate.images = str(folder / "groups.csv"), None
+    config.model.target = "tiny:undecided"
+    config.graph.scope, config.graph.classes, config.edit.target = Scope["class"], [1], 1
+    config.edit.counts = [1, 3]
+
+
+@pytest.mark.parametrize("measure", [_audit, _repair, _shortcut])
+def test_rows_of_edits_are_those_that_were_planned(measure, pictures, tmp_path, monkeypatch) -> None:
+    """But for concepts that an image lacks, or that speak for several classes."""
+    kind = Evaluation[measure.__name__.removeprefix("_")]
+    per_class = 10 if kind is not Evaluation.audit else 32
+    config = tiny_config(draw_pictures(tmp_path / "pictures", per_class), tmp_path / "store")
+    config.extract.layers, config.evaluate.kinds = ["layer2", "layer3"], [kind]
+    measure(config, tmp_path)
+    config.until = Stage.graph
+    run(config, tmp_path / "first")
+    config.until = None
+    ctx = open_context(config)
+    plan = make_plan(ctx)
+    missing = [row["key"] for row in describe_plan(ctx, plan) if not row["hit"]]
+    told = [row for row in prices(ctx, plan, missing).rows if row.stage in ("evaluate", "effects")]
+    assert told and all(row.cost is not None for row in told)
+    done, padded = 0, effects._padded
+    module, name = EDITS[kind]
+    edits = getattr(module, name)
+
+    def counted(read, activation, image):
+        nonlocal done
+        done += len(image)
+        return padded(read, activation, image)
+
+    def called(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(effects, "_padded", counted)
+            return edits(*arguments)
+
+    monkeypatch.setattr(module, name, called)
+    run(config, tmp_path / "run")
+    steps = config.attribute.steps + 1 if kind is Evaluation.repair else 0
+    rows = 0.0
+    for row in told:
+        if row.unit.startswith(f"{kind.value} "):
+            first = kind is Evaluation.repair or row.unit.endswith("layer2")
+            rows += row.cost.forward - row.cost.images * (first + steps)
+    assert 0 < done <= 1.1 * rows <= 2.75 * done  # the last batch is filled up

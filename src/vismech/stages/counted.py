@@ -72,6 +72,13 @@ def activations(work: Work, layer: str, images: int) -> Cost:
     return passing(work, PIXELS, layer, images)
 
 
+def edited(work: Work, layer: str, rows: float, concepts: float) -> Cost:
+    """So many edits of one layer's activation, of so many concepts each, and what the network answers."""
+    layout, calls = work.layout(layer), rows / work.site.runtime.path_batch_size
+    changes = Amount(2.0 * rows * layout.positions * layout.channels * concepts, launches=8.0 * calls)
+    return passing(work, layer, LOGITS, rows, calls) + Cost(work={Kind.products: changes})
+
+
 def traced_to_pixels(work: Work, images: int, sweeps: int) -> Cost:
     """Sharing ratios of so many images, and what so many vectors or concepts come from in one of them."""
     rows = images * RATIOS + sweeps * SWEEP

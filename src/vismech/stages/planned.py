@@ -72,8 +72,8 @@ def prices(ctx: Context, plan: Plan, missing: Iterable[str]) -> Prices:
             there = None
             if cost is not None and gpu is not None:
                 there = gpu.seconds(cost, machine, processes, ctx.site.runtime.tf32)
-            measure = getattr(specs[unit].settings, "measure", None)
-            rows.append(Priced(job.stage.value, f"{measure.value} {unit}" if measure else unit, cost, here, there))
+            measure = getattr(specs[unit].settings, "measure", "")
+            rows.append(Priced(job.stage.value, f"{measure} {unit}".strip(), cost, here, there))
     check_room([row.cost for row in rows if row.cost], ctx.store.root, gpu.memory if gpu else None)
     return Prices(rows, machine)
 

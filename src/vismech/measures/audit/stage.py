@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vismech.config.choices import EditValue, Evaluation, Scope, Stage
+from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
 from vismech.intervene.edits import Edit
@@ -25,13 +26,23 @@ from vismech.measures.audit.scores import (
     used_by,
 )
 from vismech.measures.base import TRACED, Kind, measured_rows
-from vismech.measures.images import MeasuredSettings, measured_indices, measured_of, measured_parents
+from vismech.measures.images import MeasuredSettings, measured_count, measured_indices, measured_of, measured_parents
 from vismech.measures.localization.stage import has_fields
+from vismech.network.layers import LOGITS
 from vismech.passes.start import run_loop
 from vismech.sources.groups import Groups, read_groups
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.counted import count_of
+from vismech.stages.counted import (
+    activations,
+    coded,
+    concepts_of,
+    count_of,
+    edited,
+    reading,
+    traced_to_pixels,
+    written,
+)
 from vismech.stages.dictionary import TABLE_KEYS
 from vismech.stages.effects import mean_of_vectors
 from vismech.stages.explained import spread
@@ -102,7 +113,25 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         if evaluate.edit is EditValue.mean:
             parents["vectors"] = plan.vectors[layer]
         specs[layer] = Spec(Stage.evaluate.value, VERSION, layer, settings, parents)
-    return [Job(Stage.evaluate, specs, compute, passes=True)]
+    return [Job(Stage.evaluate, specs, compute, cost, passes=True)]
+
+
+def cost(work: Work, specs: Mapping[str, Spec[AuditSettings]]) -> dict[str, Cost]:
+    """Every layer's codes, an edit of each concept that carries a class, and where some of them lie."""
+    images, found = measured_count(work, next(iter(specs.values())).settings.measured), {}
+    shared = reading(work, images) + activations(work, list(specs)[-1], images)
+    for layer, spec in specs.items():
+        wanted, trace = spec.settings, spec.parents["importance"]
+        dictionary, traced = trace.parents["dictionary"], trace.settings
+        classes = len(traced.explained.classes) or min(len(work.data), work.outline.shape(LOGITS)[0])
+        concepts = min(wanted.candidates * classes, concepts_of(work, layer, dictionary))
+        own = coded(work, layer, dictionary, traced.coding, images) + edited(work, layer, images * (concepts + 1.0), 1)
+        if wanted.groups is not UNUSED and wanted.groups.boxes() is not None:
+            looked = min(images, LOOKED)
+            own += traced_to_pixels(work, looked, looked * concepts)
+        own += Cost(images, written=written(audit_columns(concepts), images), about=True)
+        found[layer] = (Cost() if found else shared) + own
+    return found
 
 
 def _importances(work: Work, trace: Spec[TraceSettings]) -> dict[int, np.ndarray]:

@@ -10,16 +10,18 @@ import numpy as np
 import pandas as pd
 
 from vismech.config.choices import Evaluation, Stage
+from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.measures.base import Kind
 from vismech.measures.localization.loop import LocalizationSettings, LocalizeLoop, localize_columns
 from vismech.measures.localization.scores import Place, Region, Survival, image_means, survival
 from vismech.measures.statistics import bootstrap
+from vismech.network.layers import PIXELS
 from vismech.passes.start import run_loop
 from vismech.receptive_field import sharing_ratios
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.counted import count_of
+from vismech.stages.counted import activations, coded, count_of, passing, reading, traced_to_pixels, written
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, compact, some_kept, write_images
@@ -55,7 +57,24 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, {layer: spec}, compute, passes=True) for layer, spec in specs.items()]
+    return [Job(Stage.evaluate, {layer: spec}, compute, cost, passes=True) for layer, spec in specs.items()]
+
+
+def cost(work: Work, specs: Mapping[str, Spec[LocalizationSettings]]) -> dict[str, Cost]:
+    """Codes and sharing ratios, if there are any, and the network as far as the layer for all that is kept."""
+    found = {}
+    for layer, spec in specs.items():
+        wanted = spec.settings
+        images = len(work.data) if wanted.images is None else min(len(work.data), wanted.images)
+        pairs = images * wanted.concepts_per_image
+        looks = 3 + len(Region) * len(wanted.fractions)  # the image, the same and nothing of it again, and the masks
+        dictionary, columns = spec.parents["dictionary"], (len(Region), len(wanted.fractions))
+        own = reading(work, images) + activations(work, layer, images)
+        own += coded(work, layer, dictionary, wanted.coding, images) + traced_to_pixels(work, images, pairs)
+        own += activations(work, layer, pairs * looks) + passing(work, PIXELS, layer, pairs, 0, 1)
+        arrays = written(localize_columns(wanted.concepts_per_image, *columns), images)
+        found[layer] = own + Cost(images, written=arrays, about=True)
+    return found
 
 
 def compute(work: Work, specs: Mapping[str, Spec[LocalizationSettings]]) -> None:

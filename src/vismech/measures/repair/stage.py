@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from vismech.config.choices import Evaluation, Half, MeanRule, Order, Rule, Scope, Stage
+from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.measures.base import TRACED, Kind
 from vismech.measures.repair.loop import RepairLoop, RepairSettings, repair_columns
@@ -22,7 +23,7 @@ from vismech.sources.data import half_of
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import trace as trace_stage
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.counted import count_of
+from vismech.stages.counted import activations, coded, count_of, edited, passing, reading, written
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
@@ -55,7 +56,27 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         (at_end,) = job.specs.values()
         parents = {Order.gig.value: plan.to_class[layer], Order.u_x_gradient.value: at_end}
         spec = Spec(Stage.evaluate.value, VERSION, layer, settings, parents)
-        found.append(Job(Stage.evaluate, {layer: spec}, compute, passes=True))
+        found.append(Job(Stage.evaluate, {layer: spec}, compute, cost, passes=True))
+    return found
+
+
+def cost(work: Work, specs: Mapping[str, Spec[RepairSettings]]) -> dict[str, Cost]:
+    """Each image's own edges by both orders, and what is answered without the first concepts of each selection."""
+    found, sets = {}, len(Selection) * len(ORDERS)
+    for layer, spec in specs.items():
+        parent = spec.parents[Order.gig.value]
+        traced: trace_stage.TraceSettings = parent.settings
+        dictionary, size = parent.parents["dictionary"], work.site.runtime.path_batch_size
+        wrong, _ = trace_stage.images_of(work, parent.parents["logits"], traced.explained)
+        right = len(work.data) if spec.settings.images is None else 2 * spec.settings.images
+        images = min(len(work.data), wrong + right)
+        points = images * (traced.path.steps + 1.0)
+        own = reading(work, images) + activations(work, layer, images)
+        own += coded(work, layer, dictionary, traced.coding, images)
+        own += passing(work, layer, LOGITS, points, points / size, 1)
+        for removed in COUNTS:
+            own += edited(work, layer, float(images * sets), removed)
+        found[layer] = own + Cost(images, written=written(repair_columns(), images), about=True)
     return found
 
 

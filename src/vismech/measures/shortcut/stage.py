@@ -12,17 +12,19 @@ import torch
 
 from vismech.config.choices import EditOrder, EditValue, Evaluation, Half, Scope, Stage
 from vismech.config.schema import EvaluateConfig
+from vismech.costs.cost import Cost
 from vismech.draws import generator_of
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
 from vismech.measures.base import TRACED, Kind
-from vismech.measures.images import answers_job, measured_indices, measured_of, measured_parents
+from vismech.measures.images import answers_job, measured_count, measured_indices, measured_of, measured_parents
 from vismech.measures.shortcut.loop import EditedLoop, StrengthLoop, answer_columns, strength_columns
 from vismech.measures.shortcut.rows import figures, rows
 from vismech.measures.shortcut.scores import (
     by_attribute,
 )
 from vismech.measures.shortcut.settings import ShortcutSettings, StrengthSettings, has_attribute
+from vismech.network.layers import LOGITS
 from vismech.passes.start import run_loop
 from vismech.sources.data import half_of
 from vismech.sources.groups import Groups, read_groups
@@ -30,6 +32,7 @@ from vismech.sources.labels import class_index
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages import effects as effects_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import activations, coded, concepts_of, edited, reading, written
 from vismech.stages.effects import mean_of_vectors
 from vismech.stages.trace import TraceSettings, importance, read_explained
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
@@ -109,9 +112,30 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             effects_stage.cost,
             passes=True,
         ),
-        Job(Stage.evaluate, {spec.unit: spec for spec in strengths.values()}, _compute_strengths, passes=True),
-        Job(Stage.evaluate, specs, compute, passes=True),
+        Job(Stage.evaluate, {spec.unit: spec for spec in strengths.values()}, _compute_strengths, _cost, passes=True),
+        Job(Stage.evaluate, specs, compute, _cost, passes=True),
     ]
+
+
+def _cost(work: Work, specs: Mapping[str, Spec[Any]]) -> dict[str, Cost]:
+    """Every layer's codes in one pass, and for what is edited an answer to each edit."""
+    images, found = measured_count(work, next(iter(specs.values())).settings.measured), {}
+    edits = isinstance(next(iter(specs.values())).settings, ShortcutSettings)
+    shared = reading(work, images)
+    shared += activations(work, LOGITS if edits else [*specs.values()][-1].settings.layer, images)
+    for unit, spec in specs.items():
+        wanted, strength = spec.settings, spec.parents.get("strength", spec)
+        dictionary = strength.parents["dictionary"]
+        columns = strength_columns(concepts_of(work, wanted.layer, dictionary))
+        own = coded(work, wanted.layer, dictionary, strength.settings.coding, images)
+        if edits:
+            each = len(wanted.orders) * len(wanted.values)
+            columns = answer_columns(each * len(wanted.counts))
+            for concepts in wanted.counts:
+                own += edited(work, wanted.layer, float(images * each), concepts)
+        own += Cost(images, written=written(columns, images), about=True)
+        found[unit] = (Cost() if found else shared) + own
+    return found
 
 
 def _target(ctx: Context) -> int:
