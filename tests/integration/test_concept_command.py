@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,10 @@ from vismech.commands.concept import main, write_concept
 from vismech.config.choices import Patches
 from vismech.errors import UserError
 from vismech.finished.localization import fitted
+from vismech.finished.run import open_run
 from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
 from vismech.sources.models import Preprocess
+from vismech.stages import gallery
 from vismech.stages.gallery import Gallery
 from vismech.store.artifacts import Store
 
@@ -52,6 +56,36 @@ def test_cleaning_up_leaves_what_a_card_reads(finished, tmp_path, monkeypatch) -
     write_concept(finished, "layer2", "3", out=tmp_path, trusted=["tiny"])
     keys = {path.name for path in (finished.parent / "store").glob("dictionary/*") if path.is_dir()}
     assert keys <= noted[0]
+
+
+def test_a_card_has_the_name_that_people_gave(finished, tmp_path, capsys, monkeypatch) -> None:
+    """From a file that is named, or that the run was given and is still there; a file that is gone names nothing."""
+    shown = []
+    drawn = gallery.card_picture
+    monkeypatch.setattr(gallery, "card_picture", lambda view: shown.append(view.title) or drawn(view))
+    plan = json.loads((finished / "plan.json").read_text())
+    (key,) = (row["key"] for row in plan if (row["stage"], row["unit"]) == ("dictionary", "layer2"))
+    names, out = tmp_path / "names.json", ["--out", str(tmp_path / "out")]
+    names.write_text(json.dumps({"names": {key: {"3": "round <b>ears</b>"}, "other": {"3": "tail"}}}))
+    main([str(finished), "layer2", "3", *TRUST, "--names", str(names), *out])
+    other = tmp_path / "run"
+    shutil.copytree(finished, other)
+    written = (other / ".hydra/config.yaml").read_text()
+    assert written.count("names: null") == 1
+    (other / ".hydra/config.yaml").write_text(written.replace("names: null", f"names: {names}"))
+    main([str(other), "layer2", "3", *TRUST, *out])
+    concept = open_run(other, "tiny").concept("layer2", 3)
+    assert concept.name == "round <b>ears</b>"
+    assert "<b>round &lt;b&gt;ears&lt;/b&gt; (concept 3)</b>" in concept._repr_html_()
+    names.unlink()
+    main([str(other), "layer2", "3", *TRUST, *out])
+    assert open_run(other, "tiny").concept("layer2", 3).name is None
+    assert shown == ["round <b>ears</b> (concept 3)"] * 3 + ["Concept 3"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(finished), "layer2", "3", *TRUST, "--names", str(names)])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"vismech-concept: report.names={names} cannot be read")
 
 
 @pytest.mark.parametrize(

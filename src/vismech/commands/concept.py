@@ -36,13 +36,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="PACKAGE",
         help="import code of this package, such as the run's own model; may be given again",
     )
+    parser.add_argument(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="names of concepts, as the page saves them; default: the run's own (report.names)",
+    )
     parser.add_argument("--out", type=Path, help="where to write; default: concepts/ in the run's folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         patches = Patches(options.patches) if options.patches else None
         for path in write_concept(
-            options.run, options.layer, options.concept, options.image, options.out, patches, options.trust
+            options.run,
+            options.layer,
+            options.concept,
+            options.image,
+            options.out,
+            patches,
+            options.trust,
+            options.names,
         ):
             print(str(path).encode("utf-8", "backslashreplace").decode())  # a name need not be UTF-8
     except UserError as error:
@@ -58,16 +71,17 @@ def write_concept(
     out: Path | None = None,
     patches: Patches | None = None,
     trusted: Collection[str] = (),
+    names: Path | None = None,
 ) -> list[Path]:
     """The concept's card, and for each image the image, the localisation and plain upsampling side by side.
 
     Raises:
         UserError: no run there, code that is not in the ``trusted`` packages, an unknown layer or concept, an
-            unreadable image, an artifact that is gone.
+            unreadable image, a file that holds no ``names``, an artifact that is gone.
     """
     from vismech.finished.run import open_run
 
-    found = open_run(run, trusted).concept(layer, concept, patches)
+    found = open_run(run, trusted, names).concept(layer, concept, patches)
     panels = found.localize(images)
     folder = out or run / "concepts"
     try:

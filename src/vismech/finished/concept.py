@@ -20,7 +20,7 @@ from vismech.report.text import number
 from vismech.stages.describe import Description, Place
 from vismech.stages.gallery import LISTED, Gallery, facts
 
-HEAD = "<div><p><b>Concept {number}</b> of <code>{layer}</code></p><table>{rows}</table>"
+HEAD = "<div><p><b>{title}</b> of <code>{layer}</code></p><table>{rows}</table>"
 CARD = '<img alt="{alt}" width="800" src="data:image/png;base64,{data}"></div>'
 
 
@@ -31,6 +31,7 @@ class Concept:
     Attributes:
         layer: its layer.
         number: its number there.
+        name: what people call it; None where it has no name (``report.names``).
         places: the nearest vectors, best first, and
         cosines: their cosines to it.
         share: members among all vectors.
@@ -43,6 +44,7 @@ class Concept:
 
     layer: str
     number: int
+    name: str | None
     places: list[Place] = field(repr=False)
     cosines: list[float]
     share: float
@@ -64,7 +66,8 @@ class Concept:
         known = opened.describe(layer, concept)
         classes = [(opened.ctx.label_name(label), count) for label, count in known.classes]
         given = {**known._asdict(), "classes": classes}
-        return cls(number=given.pop("concept"), **given, _known=known, _opened=opened)
+        name = opened.plan.given.get(f"{layer}/{known.concept}")
+        return cls(number=given.pop("concept"), name=name, **given, _known=known, _opened=opened)
 
     @cached_property
     def _gallery(self) -> Gallery:
@@ -131,4 +134,5 @@ class Concept:
             "Classes": classes + ("; …" if len(self.classes) > LISTED else ""),
         }
         rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in told.items())
-        return HEAD.format(number=self.number, layer=escape(self.layer), rows=rows)
+        title = f"{self.name} (concept {self.number})" if self.name else f"Concept {self.number}"
+        return HEAD.format(title=escape(title), layer=escape(self.layer), rows=rows)

@@ -27,8 +27,10 @@ def check_folder(run: Path) -> None:
         raise UserError(f"{run} is not the folder of a run: name one such as outputs/runs/quickstart/<time>")
 
 
-def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
+def config_of(run: Path, trusted: Collection[str] = (), names: Path | None = None) -> Config:
     """The configuration of a run, from its folder; paths are those of the folder that it was started in.
+
+    Concepts are named by the file ``names``, or else by the run's own ``report.names`` where that is still there.
 
     Of the code that it names only what :mod:`vismech.config.trust` allows is imported; what names code that
     no concept needs (``attribute.curve``, ``weight`` and a decoder, ``evaluate.own``, ``report.elements``) is left out.
@@ -63,6 +65,10 @@ def config_of(run: Path, trusted: Collection[str] = ()) -> Config:
     for part, name in ((config.data, "root"), (config.model, "checkpoint")):
         if (value := getattr(part, name)) is not None:
             setattr(part, name, str(started / Path(value).expanduser()))
+    if names is None and config.report.names is not None:
+        own = started / Path(config.report.names).expanduser()
+        names = own if own.is_file() else None
+    config.report.names = None if names is None else str(names)
     return config
 
 

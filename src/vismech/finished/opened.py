@@ -91,7 +91,7 @@ class Opened:
 
     def gallery(self, layer: str, number: int) -> Gallery:
         """One concept, ready to be drawn; its fields are traced where the store has none. Inside :meth:`reading`."""
-        return Gallery(self.ctx, self.plan, [(layer, number)], fields_settings(self.ctx))
+        return Gallery(self.ctx, self.plan, [(layer, number)], fields_settings(self.ctx), self.plan.given)
 
     def read_dictionary(self, layer: str) -> Dictionary:
         """A layer's dictionary under the configured coding. Inside :meth:`reading`."""

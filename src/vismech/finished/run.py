@@ -26,19 +26,23 @@ if TYPE_CHECKING:
     from vismech.finished.opened import Opened
 
 
-def open_run(folder: str | PathLike[str], trust: str | Collection[str] = ()) -> Run:
+def open_run(
+    folder: str | PathLike[str], trust: str | Collection[str] = (), names: str | PathLike[str] | None = None
+) -> Run:
     """A finished run.
 
     Args:
         folder: the run's, ``outputs/runs/<name>/<time>``.
         trust: packages whose code may be imported, such as that of the run's own model.
+        names: a file of names of concepts, as the page saves it; the run's own ``report.names`` by default.
 
     Raises:
         UserError: no run has left the folder.
     """
     place = Path(folder).expanduser()
     check_folder(place)
-    return Run(place.absolute(), (trust,) if isinstance(trust, str) else tuple(trust))
+    given = None if names is None else Path(names).expanduser()
+    return Run(place.absolute(), (trust,) if isinstance(trust, str) else tuple(trust), given)
 
 
 class Run:
@@ -49,10 +53,10 @@ class Run:
         tables: its tables by name, each read when it is asked for.
     """
 
-    def __init__(self, folder: Path, trusted: Collection[str] = ()) -> None:
+    def __init__(self, folder: Path, trusted: Collection[str] = (), names: Path | None = None) -> None:
         """In ``folder``; of the code that it names only what is in ``trusted`` packages is imported."""
         self.folder, self.tables = folder, Tables(folder / "tables")
-        self._trusted = trusted
+        self._trusted, self._names = trusted, names
         self._opened_as: dict[Patches, Opened] = {}
 
     def __repr__(self) -> str:
@@ -97,7 +101,7 @@ class Run:
         Raises:
             UserError: files that are none of a run's, or code of packages that are not trusted.
         """
-        return config_of(self.folder, self._trusted)
+        return config_of(self.folder, self._trusted, self._names)
 
     @property
     def layers(self) -> list[str]:
