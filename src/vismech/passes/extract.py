@@ -15,7 +15,7 @@ from vismech.errors import UserError
 from vismech.network.layers import LOGITS
 from vismech.network.pfv import Layout, uniform_positions, weighted_positions
 from vismech.passes.loop import Columns, ImageLoop
-from vismech.receptive_field import layer_relevance
+from vismech.receptive_field import gradient_relevance, layer_relevance
 from vismech.store.rows import Column
 from vismech.store.settings import FLAT, UNUSED, Settings
 
@@ -125,16 +125,9 @@ class ExtractLoop(ImageLoop):
 
     def _gradient(self, images: Tensor) -> _Found:
         """Gradient × activation of the logit, Σ_c x_pc · ∂logit/∂x_pc; a network of any kind has it."""
-        with torch.enable_grad():
-            # Parameters are frozen: the image asks for the gradient, so that every layer after it has one.
-            found = self.network.activations(images.detach().requires_grad_(), [*self.layouts, LOGITS])
-            logit = found[LOGITS].max(1).values.sum()
-            gradients = torch.autograd.grad(logit, [found[layer] for layer in self.layouts])
-        contributions = {
-            layer: layout.vectors(found[layer].detach() * gradient).sum(2)
-            for (layer, layout), gradient in zip(self.layouts.items(), gradients, strict=True)
-        }
-        return _Found({name: value.detach() for name, value in found.items()}, contributions)
+        found = gradient_relevance(self.network, images, list(self.layouts))
+        contributions = {layer: relevance.flatten(1) for layer, relevance in found.relevance.items()}
+        return _Found({**found.activations, LOGITS: found.logits}, contributions)
 
     def _positions(self, name: str, rows: list[int], weights: Tensor | None) -> np.ndarray:
         layout, extract = self.layouts[name], self.how[name]

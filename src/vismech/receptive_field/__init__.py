@@ -5,7 +5,7 @@
 something else than a convolution reads, and equal shares where a window, or z itself, is zero.
 """
 
-from vismech.receptive_field.gradient import AttributionMethod, attribution_maps
+from vismech.receptive_field.gradient import AttributionMethod, attribution_maps, gradient_relevance
 from vismech.receptive_field.measure import LayerRelevance, layer_relevance, sharing_ratios
 from vismech.receptive_field.ratios import SharingRatios
 
@@ -14,6 +14,7 @@ __all__ = [
     "LayerRelevance",
     "SharingRatios",
     "attribution_maps",
+    "gradient_relevance",
     "layer_relevance",
     "sharing_ratios",
 ]

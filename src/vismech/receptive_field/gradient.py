@@ -16,7 +16,9 @@ from torch import Tensor
 
 from vismech.errors import UserError
 from vismech.network.cut import Network
+from vismech.network.layers import LOGITS
 from vismech.network.pfv import Layout
+from vismech.receptive_field.measure import LayerRelevance, classes_of
 
 _CHUNK = 8  # images in one backward pass
 
@@ -76,6 +78,35 @@ def attribution_maps(
         gradient = pixel_gradient(network, layer, layout, points, seeds)
         maps.index_add_(0, units, (gradient * (image - start)).sum(1) / len(nodes))
     return finite(maps, layer)
+
+
+def gradient_relevance(
+    network: Network,
+    images: Float[Tensor, "b c H W"],
+    layers: Sequence[str],
+    *,
+    target: int | Int[Tensor, " b"] | None = None,
+) -> LayerRelevance:
+    """``Σ_c x_pc · ∂logit/∂x_pc`` of the predicted class (or ``target``) at every position of ``layers``.
+
+    The alternative to :func:`~vismech.receptive_field.layer_relevance`, for a network of any kind; a position's field
+    is not followed any further.
+
+    Raises:
+        UserError: an unknown layer, a class out of range.
+    """
+    with torch.enable_grad():
+        # Parameters are frozen: the image asks for the gradient, so that every layer after it has one.
+        found = network.activations(images.detach().requires_grad_(), [*layers, LOGITS])
+        logits = found.pop(LOGITS)
+        classes = classes_of(logits, target)
+        chosen = logits.gather(1, classes[:, None]).sum()
+        gradients = torch.autograd.grad(chosen, [found[layer] for layer in layers])
+    relevance = {}
+    for layer, gradient in zip(layers, gradients, strict=True):
+        layout, found[layer] = network.layout(layer), found[layer].detach()
+        relevance[layer] = layout.vectors(found[layer] * gradient).sum(2).unflatten(1, layout.grid)
+    return LayerRelevance(found, relevance, logits.detach(), classes)
 
 
 def one_images(

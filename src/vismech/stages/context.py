@@ -30,6 +30,7 @@ class Context(Work):
 
     config: Config
     planned: Callable[[Config], tuple[Context, Plan]]
+    device = Work.device
 
     @classmethod
     def of(cls, config: Config, data: ImageData, planned: Callable[[Config], tuple[Context, Plan]]) -> Context:

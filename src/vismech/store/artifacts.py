@@ -34,6 +34,8 @@ from vismech.store.settings import Settings
 log = logging.getLogger(__name__)
 QUARANTINE = "quarantine"
 _KEY = re.compile(r"[0-9a-f]{20}")
+_HELD: dict[Path, Callable[[], None] | None] = {}
+"""Of each artifact that this process has locked what raises where the lock was lost; None where it is shared."""
 S = TypeVar("S", bound="Settings | Mapping[str, Any]", covariant=True)
 
 
@@ -116,7 +118,6 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.uses = Uses(self.root)
-        self._locks: dict[str, Callable[[], None] | None] = {}  # whether it is still held; None where it is shared
 
     def check(self) -> None:
         """Refuse a root that could not be made, without making it.
@@ -184,11 +185,11 @@ class Store:
             with writing(self.root, "store.root"):
                 if not shared:
                     _recover(folder)
-            self._locks[spec.key] = None if shared else still
+            _HELD[folder.absolute()] = None if shared else still
             try:
                 yield
             finally:
-                del self._locks[spec.key]
+                _HELD.pop(folder.absolute(), None)
 
     @contextmanager
     def writer(self, spec: Spec, *, resume: bool = False) -> Iterator[Path]:
@@ -213,7 +214,7 @@ class Store:
             self._commit(spec, partial)
 
     def _commit(self, spec: Spec, partial: Path) -> None:
-        still = self._locks[spec.key]
+        still = _HELD[self.folder(spec).absolute()]
         assert still is not None, f"{spec.label} is being filled by others"
         files = {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
