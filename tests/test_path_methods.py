@@ -458,7 +458,7 @@ def test_settings_that_exclude_one_another_are_refused() -> None:
         ("ig2", {"step": -1}, "step=-1.0 must be above 0, or null"),
         ("ig2", {"clip": 3}, "clip=3 is no true or false"),
         ("spectral_ig", {"window": 2}, "window=2.0 must be above 0 and at most 1"),
-        ("manifold_ig", {}, "needs a manifold: give attribute.options.decoder._target_="),
+        ("manifold_ig", {}, "needs a manifold: give attribute.options.decoder=FILE"),
         ("manifold_ig", {"decoder": 3}, "needs a manifold"),
         ("idgi", {"seed": 1}, "seed is no option of attribute.path=idgi: it has none"),
         ("smooth_grad", {"noise": -1}, "noise=-1.0 must be a share of the range"),

@@ -181,8 +181,9 @@ def manifold_ig(
 
     ``φ = Σ_s (x_{s+1} − x_s) ∘ ∂g((x_s + x_{s+1}) / 2)``, a line integral along the polygon of decoded points x_s. Its
     energy ``Σ_s ‖x_{s+1} − x_s‖²`` is made small by ``iterations`` rounds of L-BFGS over the latent points between the
-    ends. What the decoder misses of an end is added in proportion to the way, so that ends are exact. (The authors'
-    code multiplies the mean gradient by the difference of the ends, which on a curve is no line integral.)
+    ends. What the decoder misses of an end is added in proportion to the way, so that ends are exact; of the energy
+    this adds what no latent point changes, so that the path is the shortest also with it. (The authors' code multiplies
+    the mean gradient by the difference of the ends, which on a curve is no line integral.)
 
     Args:
         problem, source, numbers, images, rows: see :func:`spectral_ig`.

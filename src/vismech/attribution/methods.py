@@ -13,6 +13,7 @@ from typing import Any, cast
 from jaxtyping import Int
 from torch import Tensor
 
+from vismech.attribution.autoencoder import read
 from vismech.attribution.bent import Decoder, manifold_ig, spectral_ig
 from vismech.attribution.controls import occlusion, smooth_grad
 from vismech.attribution.coordinates import coordinates_of
@@ -86,17 +87,19 @@ class Spectral(Options):
 
 @dataclass(frozen=True)
 class Manifold(Options):
-    """Of manifold_ig: ``_target_`` and arguments of a decoder, and rounds of the search for the shortest path."""
+    """Of manifold_ig: a decoder (a file of our autoencoder's weights, or ``_target_`` and arguments of a class), and
+    rounds of the search for the shortest path, whose decoding is in no count of model calls."""
 
     decoder: Any = None
     iterations: int = 20
 
     def __post_init__(self) -> None:
-        own = "_target_" in self.decoder if isinstance(self.decoder, Mapping) else hasattr(self.decoder, "decode")
-        if not own:
+        named = "_target_" in self.decoder if isinstance(self.decoder, Mapping) else isinstance(self.decoder, str)
+        if not (named or hasattr(self.decoder, "decode")):
             raise UserError(
-                "attribute.path=manifold_ig needs a manifold: give attribute.options.decoder._target_="
-                "package.module.Class, with methods encode and decode"
+                "attribute.path=manifold_ig needs a manifold: give attribute.options.decoder=FILE, weights that "
+                "experiments/paths/vae.py trained, or attribute.options.decoder._target_=package.module.Class, with "
+                "methods encode and decode"
             )
         _check("iterations", self.iterations, self.iterations >= 0, "a number of rounds, 0 or more")
 
@@ -218,11 +221,13 @@ def _idgi(problem: Problem, source: Source, images: Int[Tensor, " i"], steps: in
 
 
 def load_decoder(decoder: Any) -> Decoder:
-    """The decoder that ``attribute.options.decoder`` names; an object is taken as it is.
+    """The decoder that ``attribute.options.decoder`` names, a file or a class; an object is taken as it is.
 
     Raises:
-        UserError: no such class, arguments that it does not take, or one without ``encode`` and ``decode``.
+        UserError: no such file or class, arguments that it does not take, or one without ``encode`` and ``decode``.
     """
+    if isinstance(decoder, str):
+        return read(decoder)
     found = made(decoder, "attribute.options.decoder") if isinstance(decoder, Mapping) else decoder
     if not (callable(getattr(found, "encode", None)) and callable(getattr(found, "decode", None))):
         raise UserError(f"attribute.options.decoder: {type(found).__name__} must have methods encode and decode")

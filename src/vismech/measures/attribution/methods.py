@@ -25,6 +25,7 @@ from vismech.config.choices import AttributionMethod, PathWeight, Rule
 from vismech.errors import UserError
 from vismech.measures.unit_scores import all_units
 from vismech.network.pfv import Layout
+from vismech.passes.settings import decoder_code
 from vismech.store.settings import UNUSED, Settings, used
 
 REFERENCES = 2
@@ -35,13 +36,17 @@ RULES = {PathWeight.spectral_ig: Rule.midpoint, PathWeight.manifold_ig: Rule.mid
 
 @dataclass(frozen=True)
 class MethodSettings(Settings):
-    """Which methods are measured and what of them; the configuration's group ``evaluate`` documents the fields."""
+    """Which methods are measured and what of them; the configuration's group ``evaluate`` documents the fields.
+
+    ``decoder_code`` is the hash of manifold_ig's decoder, its weights with it.
+    """
 
     names: tuple[AttributionMethod, ...]
     options: Mapping[str, Any]
     filter: float | None = UNUSED
     mosaics: bool = UNUSED
     neighbours: int = UNUSED
+    decoder_code: str = UNUSED
 
     @classmethod
     def of(cls, evaluate: Any) -> MethodSettings:
@@ -56,9 +61,11 @@ class MethodSettings(Settings):
                 raise UserError(f"evaluate.method_options.{name} is for no method of evaluate.methods: leave it out")
             if name == AttributionMethod.covariance or not isinstance(given, Mapping):
                 raise UserError(f"evaluate.method_options.{name}={given}: give the options of attribute.path={name}")
+        decoder = UNUSED
         for name in names:
             if name is not AttributionMethod.covariance:
-                options_of(PathWeight(name.value), evaluate.method_options.get(name.value, {}))
+                options = options_of(PathWeight(name.value), evaluate.method_options.get(name.value, {}))
+                decoder = decoder_code(options) or decoder
         if evaluate.filter is not None and not 0 < evaluate.filter <= 1:
             raise UserError(
                 f"evaluate.filter={evaluate.filter} must be above 0 and at most 1: it is a share of the side"
@@ -73,6 +80,7 @@ class MethodSettings(Settings):
             UNUSED if evaluate.filter is None else evaluate.filter,
             evaluate.mosaics or UNUSED,
             evaluate.neighbours if AttributionMethod.covariance in names else UNUSED,
+            decoder,
         )
 
 
