@@ -6,7 +6,7 @@ Each has its options, one frozen dataclass, which ``attribute.options`` fills; a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from vismech.attribution.paths import made
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.searched import Found, guided_ig, ig2
 from vismech.attribution.sources import Edges, Source
+from vismech.attribution.variances import expected_gradients_variance, smooth_grad_variance
 from vismech.config.choices import PathWeight
 from vismech.errors import UserError
 
@@ -37,6 +38,8 @@ class Options:
 
     own_target = False
     """Whether every target has a path of its own, so that cost grows with targets as with images."""
+    together = False
+    """Whether it takes several baselines at once; of the others the mean over baselines is taken."""
 
     def calls(self, steps: int, targets: int, units: int) -> int:
         """Model calls of one image."""
@@ -106,13 +109,21 @@ class Manifold(Options):
 
 @dataclass(frozen=True)
 class SmoothGrad(Options):
-    """Of smooth_grad: noise as a share of the range of an image's numbers, and its seed."""
+    """Of smooth_grad and smooth_grad_variance: noise as a share of the range of an image's numbers, and its seed."""
 
     noise: float = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check("noise", self.noise, self.noise >= 0, "a share of the range, 0 or more")
+
+
+@dataclass(frozen=True)
+class Expected(Options):
+    """Of expected_gradients_variance, which takes all baselines at once: the seed of its places between the ends."""
+
+    together = True
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,10 +147,14 @@ OPTIONS: Mapping[PathWeight, type[Options]] = {
     PathWeight.manifold_ig: Manifold,
     PathWeight.idgi: Options,
     PathWeight.smooth_grad: SmoothGrad,
+    PathWeight.smooth_grad_variance: SmoothGrad,
+    PathWeight.expected_gradients_variance: Expected,
     PathWeight.occlusion: Occlusion,
 }
 COMPLETE = (PathWeight.guided_ig, PathWeight.ig2, PathWeight.spectral_ig, PathWeight.manifold_ig)
 """Those that are paths, so that their gap is an error of the steps."""
+UNSIGNED = (PathWeight.smooth_grad_variance, PathWeight.expected_gradients_variance)
+"""Those that tell how much of a target a unit matters to, and not whether it raises or lowers it."""
 
 
 def options_of(path: PathWeight, given: Mapping[str, Any]) -> Options:
@@ -183,18 +198,22 @@ def attributed(
     path: PathWeight,
     options: Options,
     problem: Problem,
-    source: Source,
+    sources: Sequence[Source],
     images: Int[Tensor, " i"],
     rule: Quadrature,
     rows: int,
 ) -> Found:
     """What a method attributes of some images; ``rule`` counts where only the number of steps does.
 
+    There is one source, unless the method takes several ``together``.
+
     Raises:
         UserError: a source that the method cannot take.
         NotFinite: a value or gradient is not finite.
     """
-    steps = len(rule.nodes)
+    steps, source = len(rule.nodes), sources[0]
+    if isinstance(options, Expected):
+        return expected_gradients_variance(problem, sources, images, steps, rows, **asdict(options))
     if isinstance(options, Manifold):
         numbers, decoder = coordinates_of(source), load_decoder(options.decoder)
         return manifold_ig(problem, source, numbers, images, steps, rows, decoder, options.iterations)
@@ -210,6 +229,8 @@ def attributed(
             return spectral_ig(problem, source, numbers, images, rule, rows, **asdict(options))
         case PathWeight.smooth_grad:
             return smooth_grad(problem, numbers, images, steps, rows, **asdict(options))
+        case PathWeight.smooth_grad_variance:
+            return smooth_grad_variance(problem, numbers, images, steps, rows, **asdict(options))
         case _:
             return occlusion(problem, numbers, images, rows, **asdict(options))
 

@@ -30,6 +30,8 @@ from vismech.store.settings import UNUSED, Settings, used
 
 REFERENCES = 2
 """Images of other classes that IG2 goes down to."""
+DRAWN = 8
+"""Images that expected gradients start from, the same for all images, but never the image itself."""
 RULES = {PathWeight.spectral_ig: Rule.midpoint, PathWeight.manifold_ig: Rule.midpoint}
 """Of the others only the number of steps counts."""
 
@@ -85,12 +87,12 @@ class MethodSettings(Settings):
 
 
 class Problem(NamedTuple):
-    """A source and its targets; ``references`` are the same source from images of other classes."""
+    """A source and its targets; ``starts`` are, for a method that needs some, the same source from other images."""
 
     segment: Segment
     layout: Layout
     source: Source
-    references: Sequence[Source]
+    starts: Mapping[AttributionMethod, Sequence[Source]]
     clean: Tensor
     targets: Targets
 
@@ -102,7 +104,7 @@ def edges_of(
     path = PathWeight(name.value)
     options = options_of(path, how.options.get(name.value, {}))
     settings = Integral(RULES.get(path, Rule.riemann_left), steps, (path,), rows=rows, options=options)
-    sources = problem.references if path is PathWeight.ig2 else [problem.source]
+    sources = problem.starts.get(name, [problem.source])
     found = attribute(problem.segment, problem.layout, sources, problem.clean, problem.targets, settings)
     return all_units(found.edges[path])
 
