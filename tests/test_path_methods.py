@@ -384,6 +384,20 @@ def test_neither_rows_nor_neighbours_change_an_image(path) -> None:
     assert_same(single.edges[path], Edges(*(part[1:2] for part in together.edges[path])))
 
 
+@pytest.mark.parametrize("path", [PathWeight.guided_ig, PathWeight.ig2])
+@pytest.mark.parametrize("kind", ["channels", "positions"])
+def test_an_image_of_which_less_moves_is_the_same_bits_alone(kind, path) -> None:
+    """In single precision a sum depends on how many terms it has, and IG2 makes much of a last bit."""
+    vectors, start = activations(1).float(), activations(11).float()
+    vectors[0, 3:9], vectors[1, 2] = start[0, 3:9], start[1, 2]
+    targets, options = concept_targets(dtype=torch.float32), Guided(0.25, 0.2) if path is PathWeight.guided_ig else None
+    together = run(path, Segment(), source(kind, vectors, start), vectors, targets, options, steps=32).edges[path]
+    for image in range(IMAGES):
+        one, own = source(kind, vectors[[image]], start[[image]]), targets.take(torch.tensor([image]))
+        alone = run(path, Segment(), one, vectors[[image]], own, options, steps=32).edges[path]
+        assert torch.equal(alone.units[0], together.units[image])
+
+
 def test_several_baselines_give_the_mean_of_their_attributions() -> None:
     segment, vectors, _, first, _ = parts_of("reconstruction", 11)
     second = source("reconstruction", vectors, activations(12))

@@ -20,7 +20,7 @@ from vismech.errors import UserError
 from vismech.intervene.coded import Coded
 from vismech.measures.attribution import scores as metrics
 from vismech.measures.attribution.methods import DRAWN, REFERENCES, Ensemble, MethodSettings, Problem, edges_of
-from vismech.measures.attribution.mosaics import focus, mosaic, quadrants
+from vismech.measures.attribution.mosaics import Mosaic, focus, mosaic, quadrants
 from vismech.measures.attribution.road import imputed
 from vismech.measures.attribution.scores import Measured
 from vismech.measures.saturation.scores import WEIGHTS
@@ -74,6 +74,7 @@ class AttributionLoop(UnitLoop):
         super().__init__(*args, **kwargs)
         self.methods = methods or None
         self.names = methods_of(self.methods, self.lower == PIXELS)
+        self.mosaics: list[Mosaic] = []
         self.scores = dict.fromkeys(SCORES, (len(self.names),))  # type: ignore[misc]
 
     def on_predict_start(self) -> None:
@@ -171,7 +172,7 @@ class AttributionLoop(UnitLoop):
         return int(fits[seed_of(self.seed, what, self.sample_id(row)) % len(fits)]) if len(fits) else row
 
     def shown(self, edges: Float[Tensor, "*n t w q"], case: Case) -> Float[Tensor, "*n t v q"]:
-        """See :class:`UnitLoop`; variances and filtered maps speak for their target's change where they are not zero."""
+        """See :class:`UnitLoop`; variances and filtered maps speak for their target's change if they are not zero."""
         if not self.methods:
             return edges
         sign = case.ends.change.sign()[:, None, None]
@@ -234,9 +235,7 @@ class AttributionLoop(UnitLoop):
         if self.methods and self.methods.filter and self.lower == PIXELS:
             found["filter_kept"] = self._kept(case)
         if self.methods and self.methods.mosaics and self.upper == LOGITS:
-            told = self._focus(case, generator)
-            if told is not None:
-                found["focus"] = told
+            self._tile(case, generator)
         return found
 
     @torch.no_grad()
@@ -260,41 +259,55 @@ class AttributionLoop(UnitLoop):
                 found[target, method] = (least - most).mean()
         return found
 
-    def _focus(self, case: Case, generator: torch.Generator) -> Measured | None:
-        """Of a mosaic of this image; None where the class has no other image, or there is no other class."""
+    def _tile(self, case: Case, generator: torch.Generator) -> None:
+        """Put a mosaic of this image on the list, unless its class has no other image, or there is no other class."""
         classes = self.classes.reshape(len(self.classes), -1)[:, 0]
         own = classes[case.row]
         rows = [case.row, self._other(case.row, "tile 1", same=True)]
         rows += [self._other(case.row, f"tile {number}") for number in (2, 3)]
         if classes[rows[1]] != own or own in classes[rows[2:]] or rows[1] == case.row:
-            return None
-        tiles = torch.cat([self._open(self.indices[row]) for row in rows])
+            return
         places = tuple(torch.randperm(4, generator=generator).tolist())
-        coded = self._coded(mosaic(tiles, places)[None])
-        inside, anywhere = (part.to(coded.vectors.device) for part in quadrants(self.layout.grid, places[:2]))
-        relevance = self._by_position(coded, case)
-        if self.methods and self.methods.filter and self.lower == PIXELS:
-            relevance = torch.cat([relevance, self._filtered(relevance)], 1)
-        shuffled = relevance[:, :1, torch.randperm(relevance.shape[2], generator=generator).to(inside.device)]
-        return focus(torch.cat([relevance, shuffled], 1), inside, anywhere)
+        shuffled = torch.randperm(self.layout.positions, generator=generator)
+        self.mosaics.append(Mosaic(case.row, case.targets, rows, places, shuffled))
 
-    def _by_position(self, coded: Coded, case: Case) -> Float[Tensor, "t w p"]:
+    def measure_together(self) -> dict[int, dict[str, Measured]]:
+        """See :class:`UnitLoop`: Focus, of the mosaics on the list; methods that go step by step share their passes."""
+        mosaics, self.mosaics = self.mosaics, []
+        if not mosaics:
+            return {}
+        each = []
+        for one in mosaics:
+            tiles = torch.cat([self._open(self.indices[row]) for row in one.tiles])
+            each.append(self._coded(mosaic(tiles, one.places)[None]))
+        coded = Coded(*(torch.cat(part) for part in zip(*each, strict=True)))
+        found = {}
+        for one, told in zip(mosaics, self._by_position(coded, [one.row for one in mosaics]), strict=True):
+            relevance = told[one.targets]
+            inside, anywhere = (part.to(relevance.device) for part in quadrants(self.layout.grid, one.places[:2]))
+            if self.methods and self.methods.filter and self.lower == PIXELS:
+                relevance = torch.cat([relevance, self._filtered(relevance)], 1)
+            shuffled = relevance[:, :1, one.shuffled.to(relevance.device)]
+            found[one.row] = {"focus": focus(torch.cat([relevance, shuffled], 1), inside, anywhere)}
+        return found
+
+    def _by_position(self, coded: Coded, rows: list[int]) -> Float[Tensor, "b t w p"]:
         """Every method's relevance of pixels, or of positions of what the layer's concepts rebuild, for the class."""
         assert self.methods is not None
         kind = SourceKind.pixels if self.lower == PIXELS else SourceKind.positions
         vectors = coded.vectors if self.lower == PIXELS else coded.codes @ self.dictionary.atoms
         source: Any = UnitSource(kind, vectors)  # pyright does not take a cached property for a property
-        rows, targets = [case.row], self._targets([case.row])
-        given = self.segment, self.layout, source, coded.clean, targets
-        straight = attribute(*given, self.settings.without_profile(self.portions.paths))
-        edges = [all_units(straight.edges[weight]) for weight in WEIGHTS]
-        problem = Problem(*given[:3], self._starts_of(source, rows), *given[3:])
-        for name in self.methods.names:
-            if name is AttributionMethod.covariance:  # of a mosaic there is no neighbour
-                edges.append(torch.zeros_like(edges[0]))
-            else:
-                edges.append(edges_of(name, self.methods, problem, self.settings.steps, self.portions.paths))
-        return torch.stack(edges, 2)[0, case.targets, :, :-1]
+        given = self.segment, self.layout, source, coded.clean, self._targets(rows)
+        with self.telling(f"{self.lower} → {self.upper}, mosaic", rows):
+            straight = attribute(*given, self.settings.without_profile(self.portions.paths))
+            edges = [all_units(straight.edges[weight]) for weight in WEIGHTS]
+            problem = Problem(*given[:3], self._starts_of(source, rows), *given[3:])
+            for name in self.methods.names:
+                if name is AttributionMethod.covariance:  # of a mosaic there is no neighbour
+                    edges.append(torch.zeros_like(edges[0]))
+                else:
+                    edges.append(edges_of(name, self.methods, problem, self.settings.steps, self.portions.paths))
+        return torch.stack(edges, 2)[..., :-1]
 
     def _generator(self, row: int) -> torch.Generator:
         """From (seed, sample id) alone."""
