@@ -13,7 +13,7 @@ from curves import Segment, activations, concept_targets, source, value_of, whol
 from oracles import method_twins
 from test_path_methods import assert_same, flat_value, parts_of, run
 from vismech.attribution.autoencoder import Autoencoder, of_state, read
-from vismech.attribution.bent import _geodesic
+from vismech.attribution.bent import geodesic
 from vismech.attribution.coordinates import coordinates_of
 from vismech.attribution.engine import completeness_gap
 from vismech.attribution.methods import Manifold
@@ -85,7 +85,7 @@ def test_it_is_complete_to_the_order_of_the_midpoint_rule() -> None:
 
 def test_the_search_makes_its_path_shorter() -> None:
     vectors, start = activations(1)[0], activations(11)[0]
-    energy = [_geodesic(tiny(), start, vectors, 6, turns).diff(dim=0).square().sum() for turns in (0, 10)]
+    energy = [geodesic(tiny(), start, vectors, 6, turns).diff(dim=0).square().sum() for turns in (0, 10)]
     assert energy[1] < 0.999 * energy[0]
 
 

@@ -191,16 +191,16 @@ def test_manifold_ig_is_a_line_integral_along_the_decoded_path(kind) -> None:
 
 
 def test_the_search_for_a_geodesic_shortens_the_path_and_a_linear_decoder_leaves_it_straight() -> None:
-    from vismech.attribution.bent import _geodesic
+    from vismech.attribution.bent import geodesic
 
     vectors, start = activations(1)[0], activations(11)[0]
     bent = Bent((16, 6))
 
     def energy(iterations):
-        return float(_geodesic(bent, start, vectors, 4, iterations).diff(dim=0).square().sum())
+        return float(geodesic(bent, start, vectors, 4, iterations).diff(dim=0).square().sum())
 
     assert energy(3) < 0.999 * energy(0)
-    straight = _geodesic(Linear((16, 6)), start, vectors, 12, 20)
+    straight = geodesic(Linear((16, 6)), start, vectors, 12, 20)
     share = torch.arange(13).double()[:, None, None] / 12
     assert torch.allclose(straight, start + share * (vectors - start), atol=1e-9)
 

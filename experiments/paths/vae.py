@@ -4,9 +4,10 @@
 
 Loss per image: ``½ ‖x − x̂‖² + β · KL(q(z | x) ‖ N(0, 1))`` with x normalised as the networks' input and the sum over
 all numbers: an evidence lower bound whose likelihood is Gaussian with variance 1 for β = 1. Stopped and started again,
-it goes on from ``OUT/state.pt``; seeded, so that epochs are the same whether it was stopped or not. At the end (or of a
-file that is there) it prints what of the test images' variance is missed, beside principal components of the training
-images, and how much of the way from the mean colour to an image the manifold leaves over.
+it goes on from ``OUT/state.pt``; seeded, so that epochs are the same whether it was stopped or not. At the end it
+prints what is missed of the test images, beside the training images' mean and principal components; how much of the way
+from the mean colour to an image the manifold leaves over, which Manifold IG adds evenly along its path; and how that
+path differs from the straight one.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vismech.attribution.autoencoder import Autoencoder, read
+from vismech.attribution.bent import geodesic
 from vismech.sources.data import CIFAR10
 from vismech.sources.models import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE = 32
+STEPS, ITERATIONS = 32, 20
+"""Of the paths that are told of, which are Manifold IG's defaults."""
 
 
 def load(root: Path) -> Tensor:
@@ -49,7 +53,8 @@ def loss_of(model: Autoencoder, images: Tensor, beta: float, draw: torch.Generat
 
 @torch.no_grad()
 def told(model: Autoencoder, train: Tensor, test: Tensor) -> dict[str, float]:
-    """Shares of the test images' squared distance to the training images' mean that is missed, and of their length."""
+    """What is missed: shares of the test images' squared distance to the training images' mean; lengths: shares of the
+    images' own, which is the straight way's."""
     numbers, other = train.flatten(1), test.flatten(1)
     mean = numbers.mean(0)
     latent = model.from_latent.in_features
@@ -64,6 +69,13 @@ def told(model: Autoencoder, train: Tensor, test: Tensor) -> dict[str, float]:
     found = rebuilt(test)
     start = torch.zeros_like(test[:1])
     left = (other - found) + rebuilt(start)
+    ways = []
+    for image in test[:: max(1, len(test) // 20)][:20].flatten(2).transpose(1, 2):
+        corners = geodesic(model, torch.zeros_like(image), image, STEPS, ITERATIONS)
+        share = torch.arange(STEPS + 1)[:, None, None] / STEPS
+        off = (corners - share * image).flatten(1).norm(dim=1).max()
+        ways.append(torch.stack([corners.diff(dim=0).flatten(1).norm(dim=1).sum(), off]) / image.norm())
+    length, off = torch.stack(ways).mean(0).tolist()
     spread = torch.cat([model.posterior(some).log_variance.exp() for some in test.split(500)]).mean(0)
     return {
         "missed": float((other - found).square().sum() / whole),
@@ -72,6 +84,8 @@ def told(model: Autoencoder, train: Tensor, test: Tensor) -> dict[str, float]:
         "latent": float(latent),
         "latent_in_use": float((spread < 0.9).sum()),
         "remainder_of_the_way": float((left.norm(dim=1) / other.norm(dim=1)).mean()),
+        "path_length": length,
+        "path_off_the_straight_one": off,
         "start_missed": float(rebuilt(start).norm() / other.norm(dim=1).mean()),
     }
 

@@ -214,7 +214,7 @@ class _Polygon:
     ) -> None:
         self.numbers, self.steps = numbers, steps
         self.corners = {
-            image: _geodesic(decoder, numbers.start[image], numbers.end[image], steps, iterations)
+            image: geodesic(decoder, numbers.start[image], numbers.end[image], steps, iterations)
             for image in images.tolist()
         }
 
@@ -229,10 +229,10 @@ class _Polygon:
         return torch.stack(found)
 
 
-def _geodesic(
+def geodesic(
     decoder: Decoder, start: Float[Tensor, "p n"], end: Float[Tensor, "p n"], steps: int, iterations: int
 ) -> Float[Tensor, "s1 p n"]:
-    """Corners of the path of one image."""
+    """Corners of the path of one image; see :func:`manifold_ig`."""
     with torch.no_grad():
         first, last = decoder.encode(torch.stack([start, end])).to(end)
     share = torch.arange(steps + 1).to(end)[:, None] / steps

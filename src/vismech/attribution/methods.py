@@ -100,9 +100,9 @@ class Manifold(Options):
         named = "_target_" in self.decoder if isinstance(self.decoder, Mapping) else isinstance(self.decoder, str)
         if not (named or hasattr(self.decoder, "decode")):
             raise UserError(
-                "attribute.path=manifold_ig needs a manifold: give attribute.options.decoder=FILE, weights that "
-                "experiments/paths/vae.py trained, or attribute.options.decoder._target_=package.module.Class, with "
-                "methods encode and decode"
+                "attribute.path=manifold_ig needs a manifold: give attribute.options.decoder=FILE (of several methods "
+                "evaluate.method_options.manifold_ig.decoder), weights that experiments/paths/vae.py trained, or "
+                "decoder._target_=package.module.Class, with methods encode and decode"
             )
         _check("iterations", self.iterations, self.iterations >= 0, "a number of rounds, 0 or more")
 
