@@ -44,8 +44,9 @@ from vismech.attribution.methods import (
 from vismech.attribution.quadrature import quadrature
 from vismech.attribution.sources import Edges, UnitSource
 from vismech.attribution.targets import LogitTargets
-from vismech.config.choices import Mode, PathWeight, Rule, SourceKind
+from vismech.config.choices import AttributionMethod, Mode, PathWeight, Rule, SourceKind
 from vismech.errors import NotFinite, UserError
+from vismech.measures.attribution.methods import MethodSettings, passes_of
 from vismech.network.pfv import Axes, Layout
 
 STEPS = 6
@@ -506,6 +507,8 @@ def test_costs_are_those_that_are_counted() -> None:
         (PathWeight.ig2, 8 / IMAGES),
     ):
         assert (passes(path, 16) - passes(path, 8)) / (8 * IMAGES) == pytest.approx(forward)
+        # Rows that fill a pass up are no model calls.
+        assert forward >= OPTIONS[path]().passes(8, TARGETS, 10).forward / 8 > forward / 3
     assert Guided().calls(8, TARGETS, 10) == 8 * 2 * TARGETS
     assert Ig2().calls(8, TARGETS, 10) == 8 * (2 + TARGETS)
     assert Spectral().calls(8, TARGETS, 10) == 8 * (1 + TARGETS)
@@ -513,6 +516,8 @@ def test_costs_are_those_that_are_counted() -> None:
         "attribute.path=guided_ig: 400 model calls an image, and 400 for each further target, where ig takes 400 and "
         "200; each target has a path of its own, so fewer kept concepts (graph.important) cost less"
     )
+    how = MethodSettings((AttributionMethod.ig2, AttributionMethod.occlusion, AttributionMethod.covariance), {})
+    assert passes_of(how, 8, 1, 10) == [(2 * 8, 2 * 16), (11, 0)]
     assert "for each concept" in told_cost(PathWeight.occlusion, {}, 1)
 
 

@@ -1,14 +1,14 @@
 """Attributions that are no weight on a straight path, by the name that ``attribute.path`` gives them.
 
 Each has its options, one frozen dataclass, which ``attribute.options`` fills; a wrong name or value there is refused.
-``calls`` is what one image costs in model calls, forward and backward passes alike; ig's is S · (1 + T).
+``passes`` is what one image costs the network, ``calls`` the sum of both; ig's is S · (1 + T).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from jaxtyping import Int
 from torch import Tensor
@@ -28,6 +28,13 @@ from vismech.config.choices import PathWeight
 from vismech.errors import UserError
 
 
+class Passes(NamedTuple):
+    """Rows that go through the network for one image, and gradients that come back."""
+
+    forward: int
+    backward: int
+
+
 @dataclass(frozen=True)
 class Options:
     """Of a method that has none.
@@ -41,9 +48,13 @@ class Options:
     together = False
     """Whether it takes several baselines at once; of the others the mean over baselines is taken."""
 
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
+        """Of one image."""
+        return Passes(steps, steps * targets)
+
     def calls(self, steps: int, targets: int, units: int) -> int:
-        """Model calls of one image."""
-        return steps * (1 + targets)
+        """Model calls of one image, forward and backward passes alike."""
+        return sum(self.passes(steps, targets, units))
 
 
 @dataclass(frozen=True)
@@ -58,9 +69,9 @@ class Guided(Options):
         _check("fraction", self.fraction, 0 < self.fraction <= 1, "above 0 and at most 1: it is a share")
         _check("max_dist", self.max_dist, 0 <= self.max_dist <= 1, "between 0 and 1: it is a share of the way")
 
-    def calls(self, steps: int, targets: int, units: int) -> int:
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
         """See :class:`Options`."""
-        return 2 * steps * targets
+        return Passes(steps * targets, steps * targets)
 
 
 @dataclass(frozen=True)
@@ -73,9 +84,9 @@ class Ig2(Options):
     def __post_init__(self) -> None:
         _check("step", self.step, self.step is None or self.step > 0, "above 0, or null")
 
-    def calls(self, steps: int, targets: int, units: int) -> int:
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
         """See :class:`Options`."""
-        return steps * (2 + targets)
+        return Passes(steps, steps * (1 + targets))
 
 
 @dataclass(frozen=True)
@@ -135,9 +146,9 @@ class Occlusion(Options):
     def __post_init__(self) -> None:
         _check("patch", self.patch, self.patch >= 1, "a side of at least 1 pixel")
 
-    def calls(self, steps: int, targets: int, units: int) -> int:
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
         """See :class:`Options`; of concepts and channels, which no square joins."""
-        return 1 + -(-units // self.patch**2)
+        return Passes(1 + -(-units // self.patch**2), 0)
 
 
 OPTIONS: Mapping[PathWeight, type[Options]] = {

@@ -18,7 +18,7 @@ from vismech.attribution.covariance import covariances, neighbours
 from vismech.attribution.engine import Settings as Integral
 from vismech.attribution.engine import attribute
 from vismech.attribution.gig import Segment
-from vismech.attribution.methods import options_of
+from vismech.attribution.methods import Passes, options_of
 from vismech.attribution.sources import Source
 from vismech.attribution.targets import Targets
 from vismech.config.choices import AttributionMethod, PathWeight, Rule
@@ -107,6 +107,17 @@ def edges_of(
     sources = problem.starts.get(name, [problem.source])
     found = attribute(problem.segment, problem.layout, sources, problem.clean, problem.targets, settings)
     return all_units(found.edges[path])
+
+
+def passes_of(how: MethodSettings, steps: int, targets: int, units: int) -> list[Passes]:
+    """What the methods cost the network for one image, each."""
+    found = []
+    for name in how.names:
+        if name is not AttributionMethod.covariance:
+            options = options_of(PathWeight(name.value), how.options.get(name.value, {}))
+            times = REFERENCES if name is AttributionMethod.ig2 else 1
+            found.append(Passes(*(times * each for each in options.passes(steps, targets, units))))
+    return found
 
 
 class Ensemble(NamedTuple):
