@@ -184,8 +184,11 @@ def test_a_path_of_somebodys_own_is_not_needed_for_a_card(mark, tmp_path) -> Non
     run = theirs(tmp_path)
     content = yaml.safe_load((run / ".hydra/config.yaml").read_text())
     content["attribute"]["curve"] = {"_target_": "hostile.build"}
+    content["evaluate"]["methods"] = ["manifold_ig"]
+    content["evaluate"]["method_options"] = {"manifold_ig": {"decoder": {"_target_": "hostile.build"}}}
     (run / ".hydra/config.yaml").write_text(yaml.safe_dump(content))
-    assert config_of(run).attribute.curve == {}
+    found = config_of(run)
+    assert found.attribute.curve == {} and found.evaluate.methods == [] and found.evaluate.method_options == {}
     assert not mark.exists()
 
 

@@ -17,7 +17,7 @@ import time
 import torch
 
 from vismech.attribution.engine import Settings, attribute
-from vismech.attribution.methods import OPTIONS, Guided, Options
+from vismech.attribution.methods import OPTIONS, Guided, Manifold, Options
 from vismech.attribution.sources import ConceptSource, UnitSource
 from vismech.attribution.targets import LogitTargets
 from vismech.config.choices import PathWeight, Rule, SourceKind
@@ -29,14 +29,18 @@ from vismech.sources.data import open_data
 from vismech.sources.models import open_model
 
 STEPS = 32
-RULES = {PathWeight.ig: Rule.midpoint, PathWeight.spectral_ig: Rule.midpoint, PathWeight.idgi: Rule.trapezoid}
+MIDPOINT = (PathWeight.ig, PathWeight.spectral_ig, PathWeight.manifold_ig)
+RULES = {**dict.fromkeys(MIDPOINT, Rule.midpoint), PathWeight.idgi: Rule.trapezoid}
 METHODS = (
     PathWeight.ig,
     PathWeight.spectral_ig,
     PathWeight.idgi,
     PathWeight.smooth_grad,
+    PathWeight.smooth_grad_variance,
+    PathWeight.expected_gradients_variance,
     PathWeight.guided_ig,
     PathWeight.ig2,
+    PathWeight.manifold_ig,
 )
 
 
@@ -44,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--decoder", help="of manifold_ig on pixels (experiments/paths/vae.py); without it is left out")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rows", type=int, default=64, help="path points per pass")
     parser.add_argument("--repeats", type=int, default=7)
@@ -54,7 +59,7 @@ def main() -> None:
     data = open_data("cifar10", options.data_root, options.images)
     images = torch.stack([model.preprocess(data.load(index)) for index in range(len(data))])
     network = open_network(model.module, model.example)
-    print(f"{'source':<10} " + " ".join(f"{method.value:>16}" for method in METHODS[1:]))
+    own: dict[PathWeight, Options] = {PathWeight.guided_ig: Guided(max_dist=0.2)}
     for layer in (PIXELS, "layer2.2", "layer3.1"):
         found = network.activations(images, [LOGITS] if layer == PIXELS else [layer, LOGITS])
         clean = images if layer == PIXELS else found[layer]
@@ -68,22 +73,26 @@ def main() -> None:
         segment, targets = network.segment(layer, LOGITS), LogitTargets(found[LOGITS].argmax(1))
 
         def timed(method: PathWeight, given: tuple = (segment, layout, source, clean, targets)) -> float:
-            own = Guided(max_dist=0.2) if method is PathWeight.guided_ig else None
-            settings = Settings(RULES.get(method, Rule.riemann_left), STEPS, (method,), rows=options.rows, options=own)
+            rule = RULES.get(method, Rule.riemann_left)
+            settings = Settings(rule, STEPS, (method,), rows=options.rows, options=own.get(method))
             started = time.process_time()
             attribute(*given, settings)
             return time.process_time() - started
 
-        ratios: dict[PathWeight, list[float]] = {method: [] for method in METHODS[1:]}
+        methods = [method for method in METHODS if method is not PathWeight.manifold_ig]
+        if options.decoder and layer == PIXELS:
+            methods, own[PathWeight.manifold_ig] = [*METHODS], Manifold(options.decoder)
+        ratios: dict[PathWeight, list[float]] = {method: [] for method in methods[1:]}
         for turn in range(options.repeats + 1):
-            seconds = {method: timed(method) for method in METHODS}
+            seconds = {method: timed(method) for method in methods}
             for method, each in ratios.items():
                 if turn:  # the first turn warms up
                     each.append(seconds[method] / seconds[PathWeight.ig])
         plain = Options().calls(STEPS, 1, 0)
-        calls = {method: OPTIONS[method]().calls(STEPS, 1, source.count) / plain for method in METHODS[1:]}
-        told = [f"{statistics.median(ratios[method]):>8.2f} ({calls[method]:.2f})" for method in METHODS[1:]]
-        print(f"{layer:<10} " + " ".join(f"{one:>16}" for one in told))
+        for method, each in ratios.items():
+            how = own[method] if method in own else OPTIONS[method]()
+            told = how.calls(STEPS, 1, source.count) / plain
+            print(f"{layer:<10} {method.value:<28} {statistics.median(each):>6.2f} ({told:.2f})")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.thorough
 
 KINDS = [
     *(Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer, Evaluation.interlayer),
-    *(Evaluation.circuit, Evaluation.saturation, Evaluation.localization),
+    *(Evaluation.circuit, Evaluation.saturation, Evaluation.localization, Evaluation.attribution),
 ]
 
 
@@ -121,14 +121,14 @@ def test_rows_of_circuits_are_those_that_were_planned(planned_and_done) -> None:
 
 
 @pytest.mark.thorough
-def test_masked_rows_of_saturation_are_those_that_were_planned(planned_and_done) -> None:
+def test_masked_rows_of_attributions_are_those_that_were_planned(planned_and_done) -> None:
     """But for targets that images lack."""
     _, after, ctx, _, done = planned_and_done
-    rows = [row for row in after.rows if row.unit.startswith("saturation ")]
+    rows = [row for row in after.rows if row.unit.startswith(("saturation ", "attribution "))]
     steps = ctx.config.attribute.steps
     masks = 0.0
     for row in rows:
-        pixels = row.unit.startswith("saturation pixels")
+        pixels = "pixels" in row.unit
         points = steps * (row.cost.images + 10 * min(row.cost.images, ctx.config.evaluate.sensitivity_images))
         masks += row.cost.forward - points - row.cost.images * (2 + (not pixels))
     assert 0 < done["masks"] <= masks < 1.5 * done["masks"]

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from integration.conftest import tiny_config
+from vismech.attribution.autoencoder import Autoencoder
 from vismech.attribution.engine import Settings, attribute
 from vismech.attribution.sources import UnitSource
 from vismech.attribution.targets import LogitTargets
@@ -202,6 +204,30 @@ def test_further_methods_are_measured_beside_the_weights(pictures, tmp_path):
     assert result.metrics["attribution/layer3->logits/guided_ig/diffid"] == pytest.approx(
         told["layer3", "guided_ig", "diffid"]
     )
+
+
+@pytest.mark.thorough
+def test_further_methods_of_pixels_do_not_depend_on_the_batches(pictures, tmp_path):
+    decoder = tmp_path / "decoder.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(dict(Autoencoder(32, 3, (3, 4), 5).state_dict()), decoder)
+    found = []
+    for batch in (8, 3):
+        config = config_of(pictures, tmp_path / str(batch), batch)
+        config.evaluate.kinds, config.evaluate.sources = [Evaluation.attribution], [SourceKind.pixels]
+        names = ("guided_ig", "ig2", "manifold_ig", "smooth_grad_variance", "expected_gradients_variance")
+        config.evaluate.methods = [AttributionMethod(name) for name in names]
+        config.evaluate.method_options = {"guided_ig": {"max_dist": 0.3}, "manifold_ig": {"decoder": str(decoder)}}
+        config.evaluate.filter, config.evaluate.mosaics, config.evaluate.sensitivity_images = 0.2, True, 1
+        config.graph.scope, config.graph.classes, config.graph.images = Scope["pair"], [0, 1], Images.labelled
+        run(config, tmp_path / str(batch) / "run")
+        (artifact,) = artifacts(tmp_path / str(batch), "attribution").values()
+        found.append({array.name: np.load(array) for array in artifact.glob("*.npy")})
+    assert np.isfinite(found[0]["diffid.npy"]).all() and found[0]["focus_defined.npy"][..., -1].any()
+    assert set(found[0]) == set(found[1])
+    for name, array in found[0].items():
+        assert np.array_equal(array, found[1][name]), name
 
 
 @pytest.mark.parametrize(

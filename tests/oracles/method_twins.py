@@ -102,3 +102,26 @@ def polygon(value: Value, corners: Sequence[Tensor]) -> Tensor:
     for first, second in zip(corners[:-1], corners[1:], strict=True):
         found += (second - first) * gradient(value, (first + second) / 2)
     return found
+
+
+def smooth_grad_variance(value: Value, end: Tensor, differs: Tensor, noises: Sequence[Tensor]) -> Tensor:
+    """Of each number the mean square less the squared mean of its slopes, noise on the numbers that differ."""
+    slopes = [gradient(value, end + noise * differs) for noise in noises]
+    found = torch.zeros_like(end)
+    for number in range(len(end)):
+        each = [float(slope[number]) for slope in slopes]
+        middle = sum(each) / len(each)
+        found[number] = sum((one - middle) ** 2 for one in each) / len(each) * float(differs[number])
+    return found
+
+
+def expected_gradients(
+    values: Sequence[Value], starts: Sequence[Tensor], ends: Sequence[Tensor], alphas: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each number's draws, references in turn."""
+    draws = []
+    for turn, alpha in enumerate(alphas):
+        value, start, end = (each[turn % len(each)] for each in (values, starts, ends))
+        draws.append((end - start) * gradient(value, start + alpha * (end - start)))
+    middle = sum(draws) / len(draws)
+    return middle, sum((one - middle) ** 2 for one in draws) / len(draws)

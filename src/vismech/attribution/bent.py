@@ -181,8 +181,9 @@ def manifold_ig(
 
     ``φ = Σ_s (x_{s+1} − x_s) ∘ ∂g((x_s + x_{s+1}) / 2)``, a line integral along the polygon of decoded points x_s. Its
     energy ``Σ_s ‖x_{s+1} − x_s‖²`` is made small by ``iterations`` rounds of L-BFGS over the latent points between the
-    ends. What the decoder misses of an end is added in proportion to the way, so that ends are exact. (The authors'
-    code multiplies the mean gradient by the difference of the ends, which on a curve is no line integral.)
+    ends. What the decoder misses of an end is added in proportion to the way, so that ends are exact; of the energy
+    this adds what no latent point changes, so that the path is the shortest also with it. (The authors' code multiplies
+    the mean gradient by the difference of the ends, which on a curve is no line integral.)
 
     Args:
         problem, source, numbers, images, rows: see :func:`spectral_ig`.
@@ -213,7 +214,7 @@ class _Polygon:
     ) -> None:
         self.numbers, self.steps = numbers, steps
         self.corners = {
-            image: _geodesic(decoder, numbers.start[image], numbers.end[image], steps, iterations)
+            image: geodesic(decoder, numbers.start[image], numbers.end[image], steps, iterations)
             for image in images.tolist()
         }
 
@@ -228,10 +229,10 @@ class _Polygon:
         return torch.stack(found)
 
 
-def _geodesic(
+def geodesic(
     decoder: Decoder, start: Float[Tensor, "p n"], end: Float[Tensor, "p n"], steps: int, iterations: int
 ) -> Float[Tensor, "s1 p n"]:
-    """Corners of the path of one image."""
+    """Corners of the path of one image; see :func:`manifold_ig`."""
     with torch.no_grad():
         first, last = decoder.encode(torch.stack([start, end])).to(end)
     share = torch.arange(steps + 1).to(end)[:, None] / steps

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.attribution.coordinates import Coordinates
-from vismech.attribution.model_calls import Problem, check_finite, slopes, values
+from vismech.attribution.model_calls import Problem, check_finite, values
+from vismech.attribution.sampled import drawn_slopes, noise_of
 from vismech.attribution.searched import Found
 from vismech.attribution.sources import Edges
 from vismech.config.choices import SourceKind
-from vismech.draws import generator_of
 from vismech.errors import UserError
 from vismech.network.pfv import Layout
 
@@ -40,21 +40,16 @@ def smooth_grad(
     """
     present = problem.targets.present[images]
     wanted = present.any(0).nonzero()[:, 0].tolist()
-    shape = numbers.end.shape[1:]
-    channels = shape[1] if numbers.atoms is None else numbers.atoms.shape[1]
-    means = numbers.end.new_zeros(len(images), len(wanted), shape[0], channels)
-    flat = numbers.end[images].flatten(1)
-    scale = noise * (flat.amax(1) - flat.amin(1))[:, None, None]
-    differs = numbers.differs[images].unflatten(1, shape)
-    generator = generator_of(seed, "smooth_grad", *shape)
-    for _ in range(steps if wanted else 0):
-        drawn = torch.from_numpy(generator.standard_normal(tuple(shape), dtype="float32")).to(numbers.end)
-        for some in torch.arange(len(images), device=images.device).split(rows):
-            own = images[some]
-            noisy = numbers.end[own] + scale[some] * drawn * differs[some]
-            told = slopes(problem, numbers.vectors(noisy, own), own, wanted)
-            for number, gradient in enumerate(told.gradients):
-                means[some, number] += gradient / steps
+    channels = numbers.end.shape[2] if numbers.atoms is None else numbers.atoms.shape[1]
+    means = numbers.end.new_zeros(len(images), len(wanted), numbers.end.shape[1], channels)
+    for place in torch.arange(len(images), device=images.device).split(rows):
+        some = images[place]
+        noisy = noise_of(numbers, some, noise, seed)
+        for _, gradients in drawn_slopes(
+            problem, some, steps, rows, wanted, lambda draw, some=some, noisy=noisy: numbers.vectors(noisy(draw), some)
+        ):
+            for number, gradient in enumerate(gradients):
+                means[place, number] += gradient / steps
     way = (numbers.end - numbers.start)[images]
     edges = Edges(way.new_zeros(*present.shape, numbers.units), way.new_zeros(present.shape))
     for number, target in enumerate(wanted):

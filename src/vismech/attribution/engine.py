@@ -107,13 +107,15 @@ def attribute(
 
 
 def _by_method(problem: _Problem, sources: Sequence[Source]) -> Attribution:
-    """The mean over sources of what is no weight on a path, as many images at a time as fit into a pass."""
+    """The mean over sources of what is no weight on a path, or what it makes of all of them together."""
     settings, clean, targets = problem.settings, problem.clean, problem.targets
     name = settings.weights[0]
     options = settings.options or OPTIONS[name]()
     rule = quadrature(Rule.midpoint if settings.rule is Rule.auto else settings.rule, settings.steps, settings.power)
     images = torch.arange(len(clean), device=clean.device)
-    found = [attributed(name, options, Problem(*problem[:4]), one, images, rule, settings.rows) for one in sources]
+    given = name, options, Problem(*problem[:4])
+    each = [sources] if options.together else [[one] for one in sources]
+    found = [attributed(*given, some, images, rule, settings.rows) for some in each]
 
     def mean(parts: Sequence[Tensor]) -> Tensor:
         return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean(0)

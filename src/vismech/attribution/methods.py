@@ -1,18 +1,19 @@
 """Attributions that are no weight on a straight path, by the name that ``attribute.path`` gives them.
 
 Each has its options, one frozen dataclass, which ``attribute.options`` fills; a wrong name or value there is refused.
-``calls`` is what one image costs in model calls, forward and backward passes alike; ig's is S · (1 + T).
+``passes`` is what one image costs the network, ``calls`` the sum of both; ig's is S · (1 + T).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from jaxtyping import Int
 from torch import Tensor
 
+from vismech.attribution.autoencoder import read
 from vismech.attribution.bent import Decoder, manifold_ig, spectral_ig
 from vismech.attribution.controls import occlusion, smooth_grad
 from vismech.attribution.coordinates import coordinates_of
@@ -22,8 +23,16 @@ from vismech.attribution.paths import made
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.searched import Found, guided_ig, ig2
 from vismech.attribution.sources import Edges, Source
+from vismech.attribution.variances import expected_gradients_variance, smooth_grad_variance
 from vismech.config.choices import PathWeight
 from vismech.errors import UserError
+
+
+class Passes(NamedTuple):
+    """Rows that go through the network for one image, and gradients that come back."""
+
+    forward: int
+    backward: int
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,16 @@ class Options:
 
     own_target = False
     """Whether every target has a path of its own, so that cost grows with targets as with images."""
+    together = False
+    """Whether it takes several baselines at once; of the others the mean over baselines is taken."""
+
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
+        """Of one image."""
+        return Passes(steps, steps * targets)
 
     def calls(self, steps: int, targets: int, units: int) -> int:
-        """Model calls of one image."""
-        return steps * (1 + targets)
+        """Model calls of one image, forward and backward passes alike."""
+        return sum(self.passes(steps, targets, units))
 
 
 @dataclass(frozen=True)
@@ -54,9 +69,9 @@ class Guided(Options):
         _check("fraction", self.fraction, 0 < self.fraction <= 1, "above 0 and at most 1: it is a share")
         _check("max_dist", self.max_dist, 0 <= self.max_dist <= 1, "between 0 and 1: it is a share of the way")
 
-    def calls(self, steps: int, targets: int, units: int) -> int:
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
         """See :class:`Options`."""
-        return 2 * steps * targets
+        return Passes(steps * targets, steps * targets)
 
 
 @dataclass(frozen=True)
@@ -69,9 +84,9 @@ class Ig2(Options):
     def __post_init__(self) -> None:
         _check("step", self.step, self.step is None or self.step > 0, "above 0, or null")
 
-    def calls(self, steps: int, targets: int, units: int) -> int:
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
         """See :class:`Options`."""
-        return steps * (2 + targets)
+        return Passes(steps, steps * (1 + targets))
 
 
 @dataclass(frozen=True)
@@ -86,30 +101,40 @@ class Spectral(Options):
 
 @dataclass(frozen=True)
 class Manifold(Options):
-    """Of manifold_ig: ``_target_`` and arguments of a decoder, and rounds of the search for the shortest path."""
+    """Of manifold_ig: a decoder (a file of our autoencoder's weights, or ``_target_`` and arguments of a class), and
+    rounds of the search for the shortest path, whose decoding is in no count of model calls."""
 
     decoder: Any = None
     iterations: int = 20
 
     def __post_init__(self) -> None:
-        own = "_target_" in self.decoder if isinstance(self.decoder, Mapping) else hasattr(self.decoder, "decode")
-        if not own:
+        named = "_target_" in self.decoder if isinstance(self.decoder, Mapping) else isinstance(self.decoder, str)
+        if not (named or hasattr(self.decoder, "decode")):
             raise UserError(
-                "attribute.path=manifold_ig needs a manifold: give attribute.options.decoder._target_="
-                "package.module.Class, with methods encode and decode"
+                "attribute.path=manifold_ig needs a manifold: give attribute.options.decoder=FILE (of several methods "
+                "evaluate.method_options.manifold_ig.decoder), weights that experiments/paths/vae.py trained, or "
+                "decoder._target_=package.module.Class, with methods encode and decode"
             )
         _check("iterations", self.iterations, self.iterations >= 0, "a number of rounds, 0 or more")
 
 
 @dataclass(frozen=True)
 class SmoothGrad(Options):
-    """Of smooth_grad: noise as a share of the range of an image's numbers, and its seed."""
+    """Of smooth_grad and smooth_grad_variance: noise as a share of the range of an image's numbers, and its seed."""
 
     noise: float = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check("noise", self.noise, self.noise >= 0, "a share of the range, 0 or more")
+
+
+@dataclass(frozen=True)
+class Expected(Options):
+    """Of expected_gradients_variance, which takes all baselines at once: the seed of its places between the ends."""
+
+    together = True
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,9 +146,9 @@ class Occlusion(Options):
     def __post_init__(self) -> None:
         _check("patch", self.patch, self.patch >= 1, "a side of at least 1 pixel")
 
-    def calls(self, steps: int, targets: int, units: int) -> int:
+    def passes(self, steps: int, targets: int, units: int) -> Passes:
         """See :class:`Options`; of concepts and channels, which no square joins."""
-        return 1 + -(-units // self.patch**2)
+        return Passes(1 + -(-units // self.patch**2), 0)
 
 
 OPTIONS: Mapping[PathWeight, type[Options]] = {
@@ -133,10 +158,14 @@ OPTIONS: Mapping[PathWeight, type[Options]] = {
     PathWeight.manifold_ig: Manifold,
     PathWeight.idgi: Options,
     PathWeight.smooth_grad: SmoothGrad,
+    PathWeight.smooth_grad_variance: SmoothGrad,
+    PathWeight.expected_gradients_variance: Expected,
     PathWeight.occlusion: Occlusion,
 }
 COMPLETE = (PathWeight.guided_ig, PathWeight.ig2, PathWeight.spectral_ig, PathWeight.manifold_ig)
 """Those that are paths, so that their gap is an error of the steps."""
+UNSIGNED = (PathWeight.smooth_grad_variance, PathWeight.expected_gradients_variance)
+"""Those that tell how much of a target a unit matters to, and not whether it raises or lowers it."""
 
 
 def options_of(path: PathWeight, given: Mapping[str, Any]) -> Options:
@@ -180,18 +209,22 @@ def attributed(
     path: PathWeight,
     options: Options,
     problem: Problem,
-    source: Source,
+    sources: Sequence[Source],
     images: Int[Tensor, " i"],
     rule: Quadrature,
     rows: int,
 ) -> Found:
     """What a method attributes of some images; ``rule`` counts where only the number of steps does.
 
+    There is one source, unless the method takes several ``together``.
+
     Raises:
         UserError: a source that the method cannot take.
         NotFinite: a value or gradient is not finite.
     """
-    steps = len(rule.nodes)
+    steps, source = len(rule.nodes), sources[0]
+    if isinstance(options, Expected):
+        return expected_gradients_variance(problem, sources, images, steps, rows, **asdict(options))
     if isinstance(options, Manifold):
         numbers, decoder = coordinates_of(source), load_decoder(options.decoder)
         return manifold_ig(problem, source, numbers, images, steps, rows, decoder, options.iterations)
@@ -207,6 +240,8 @@ def attributed(
             return spectral_ig(problem, source, numbers, images, rule, rows, **asdict(options))
         case PathWeight.smooth_grad:
             return smooth_grad(problem, numbers, images, steps, rows, **asdict(options))
+        case PathWeight.smooth_grad_variance:
+            return smooth_grad_variance(problem, numbers, images, steps, rows, **asdict(options))
         case _:
             return occlusion(problem, numbers, images, rows, **asdict(options))
 
@@ -218,11 +253,13 @@ def _idgi(problem: Problem, source: Source, images: Int[Tensor, " i"], steps: in
 
 
 def load_decoder(decoder: Any) -> Decoder:
-    """The decoder that ``attribute.options.decoder`` names; an object is taken as it is.
+    """The decoder that ``attribute.options.decoder`` names, a file or a class; an object is taken as it is.
 
     Raises:
-        UserError: no such class, arguments that it does not take, or one without ``encode`` and ``decode``.
+        UserError: no such file or class, arguments that it does not take, or one without ``encode`` and ``decode``.
     """
+    if isinstance(decoder, str):
+        return read(decoder)
     found = made(decoder, "attribute.options.decoder") if isinstance(decoder, Mapping) else decoder
     if not (callable(getattr(found, "encode", None)) and callable(getattr(found, "decode", None))):
         raise UserError(f"attribute.options.decoder: {type(found).__name__} must have methods encode and decode")

@@ -92,9 +92,10 @@ def _advanced(
         return torch.ones_like(done)
     alpha = (step + 1) / steps
     low, high = max(alpha - max_dist, 0.0), min(alpha + max_dist, 1.0)
-    whole = size.sum(1)
+    # In double precision, since rounding depends on how many terms there are: the batch's image with most says that.
+    whole = size.sum(1, dtype=torch.float64)
     done = done.clamp(min=low)
-    need = (size * (1 - done)).sum(1) - (1 - alpha) * whole
+    need = (size * (1 - done)).sum(1, dtype=torch.float64) - (1 - alpha) * whole
     some = ((there.sum(1) - 1).clamp(min=0) * fraction).long()[:, None]
     tiny = 64 * torch.finfo(done.dtype).eps * whole
     while True:
@@ -104,8 +105,8 @@ def _advanced(
             return done
         steep = slope.abs().masked_fill(~free, torch.inf)
         going &= steep <= steep.sort(1).values.gather(1, some)
-        room = (size * (high - done) * going).sum(1)
-        share = torch.where(room > need, need / room.clamp(min=torch.finfo(done.dtype).tiny), 1)[:, None]
+        room = (size * (high - done) * going).sum(1, dtype=torch.float64)
+        share = torch.where(room > need, need / room.clamp(min=torch.finfo(done.dtype).tiny), 1)[:, None].to(done)
         # Exactly there, so that none is taken for free by a rounding.
         moved = torch.where(share >= 1, torch.full_like(done, high), done + share * (high - done))
         done = torch.where(going, moved, done)
@@ -146,10 +147,11 @@ def _descended(
     problem: Problem, numbers: Coordinates, image: Int[Tensor, " i"], steps: int, step: float | None, clip: bool
 ) -> Found:
     moving = numbers.moving(image)
-    start, end = (each[image].flatten(1).gather(1, moving.place) for each in (numbers.start, numbers.end))
+    end = numbers.end[image].flatten(1).gather(1, moving.place)
     low, high = (bound(numbers.end[image].flatten(1), 1)[:, None] for bound in (torch.amin, torch.amax))
     reference = outputs(problem, numbers.vectors(numbers.start[image], image), image).flatten(1)
-    length = ((end - start) * moving.there).norm(dim=1, keepdim=True) * (2 / steps) if step is None else step
+    # Norms over all coordinates: over those that move they would be sums of as many as the batch's image with most has.
+    length = _length((numbers.end - numbers.start)[image]) * (2 / steps) if step is None else step
     wanted = problem.targets.present[image].any(0).nonzero()[:, 0].tolist()
     here, value = end, None
     parts = [torch.zeros_like(end) for _ in wanted]
@@ -158,8 +160,9 @@ def _descended(
         told = slopes(problem, point, image, wanted, reference)
         assert told.descent is not None
         value = told.values if value is None else value
-        down = numbers.slopes(told.descent, image).flatten(1).gather(1, moving.place) * moving.there
-        norm = down.norm(dim=1, keepdim=True)
+        down = numbers.slopes(told.descent, image)
+        norm = _length(down * numbers.differs[image].view_as(down))
+        down = down.flatten(1).gather(1, moving.place) * moving.there
         new = here - length * torch.where(norm > 0, down / norm, 0)
         new = torch.where(moving.there, new.clamp(low, high) if clip else new, here)
         for sums, gradient in zip(parts, told.gradients, strict=True):
@@ -174,3 +177,7 @@ def _descended(
         edges.units[:, target], edges.error[:, target] = units * present[:, [target]], error * present[:, target]
     assert value is not None
     return Found(edges, value, last)
+
+
+def _length(numbers: Float[Tensor, "r p n"]) -> Float[Tensor, "r 1"]:
+    return numbers.flatten(1).norm(dim=1, keepdim=True)

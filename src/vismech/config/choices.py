@@ -156,6 +156,8 @@ class PathWeight(StrEnum):
     manifold_ig = "manifold_ig"
     idgi = "idgi"
     smooth_grad = "smooth_grad"
+    smooth_grad_variance = "smooth_grad_variance"
+    expected_gradients_variance = "expected_gradients_variance"
     occlusion = "occlusion"
 
 
@@ -168,6 +170,8 @@ class AttributionMethod(StrEnum):
     manifold_ig = "manifold_ig"
     idgi = "idgi"
     smooth_grad = "smooth_grad"
+    smooth_grad_variance = "smooth_grad_variance"
+    expected_gradients_variance = "expected_gradients_variance"
     occlusion = "occlusion"
     covariance = "covariance"
 

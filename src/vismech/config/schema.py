@@ -87,11 +87,12 @@ class AttributeConfig:
     change); idg (the target's own slope). Or another path, in codes of concepts: guided_ig (each target's own: what has
     the smallest slope moves first; steps · 2 · targets model calls), ig2 (down to the baseline's representation),
     spectral_ig (the difference's largest components first), manifold_ig (the shortest on your decoder's manifold). Or
-    none: idgi, smooth_grad, occlusion."""
+    none: idgi, smooth_grad, smooth_grad_variance (VarGrad), expected_gradients_variance, occlusion."""
     options: dict[str, Any] = field(default_factory=dict)
     """What these read: guided_ig fraction=0.25, max_dist=0.02; ig2 step (null: twice the straight way's), clip=true;
-    spectral_ig window=0.4; manifold_ig decoder (`_target_` of a class with encode and decode, and its arguments),
-    iterations=20; smooth_grad noise=0.15, seed=0; occlusion patch=1."""
+    spectral_ig window=0.4; manifold_ig decoder (a file of experiments/paths/vae.py, or `_target_` of a class with
+    encode and decode, and its arguments), iterations=20; smooth_grad and its variance noise=0.15, seed=0;
+    expected_gradients_variance seed=0; occlusion patch=1."""
     weight: str | None = None
     """path=custom: package.module:weight, a function of your own: weight(alphas, progress), the path's nodes [S] and
     what share of its change each target has made there [N, S], to the weight of each [N, S]."""

@@ -32,8 +32,9 @@ def config_of(run: Path, trusted: Collection[str] = (), names: Path | None = Non
 
     Concepts are named by the file ``names``, or else by the run's own ``report.names`` where that is still there.
 
-    Of the code that it names only what :mod:`vismech.config.trust` allows is imported; what names code that
-    no concept needs (``attribute.curve``, ``weight`` and a decoder, ``evaluate.own``, ``report.elements``) is left out.
+    Of the code that it names only what :mod:`vismech.config.trust` allows is imported; what names code that no concept
+    needs (``attribute.curve``, ``weight`` and a decoder, ``evaluate.own`` and ``methods``, ``report.elements``) is left
+    out.
 
     Raises:
         UserError: no run there, files that are none of a run's, or code of packages that are not ``trusted``.
@@ -61,6 +62,7 @@ def config_of(run: Path, trusted: Collection[str] = (), names: Path | None = Non
     if "decoder" in config.attribute.options:
         config.attribute.path, config.attribute.options = PathWeight.ig, {}
     config.evaluate.own, config.report.elements = [], []
+    config.evaluate.methods, config.evaluate.method_options = [], {}
     config.store.root = str(started / config.store.root)
     for part, name in ((config.data, "root"), (config.model, "checkpoint")):
         if (value := getattr(part, name)) is not None:

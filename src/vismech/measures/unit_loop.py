@@ -56,6 +56,11 @@ def score_columns(scores: Mapping[str, tuple[int, ...]], targets: int) -> dict[s
     return columns | {f"{name}_defined": Column(column.shape, "bool") for name, column in columns.items()}
 
 
+def _spent(kept: Tensor) -> Tensor:
+    """In place of an image's outputs, which hold what its units are made of, once they are measured."""
+    raise AssertionError("measured already")
+
+
 class UnitLoop(TraceLoop):
     """Measures attributions of all weights along the straight path, image by image.
 
@@ -78,6 +83,10 @@ class UnitLoop(TraceLoop):
     def measure(self, coded: Coded, case: Case) -> dict[str, Measured]:
         """The metrics of :attr:`scores` for one image's moving targets."""
         raise NotImplementedError
+
+    def measure_together(self) -> Mapping[int, Mapping[str, Measured]]:
+        """Further metrics by row, of the images that :meth:`measure` has seen since, for which a pass is shared."""
+        return {}
 
     def more(self, coded: Coded, rows: list[int]) -> list[Tensor]:
         """Further attributions to all units [B, T, Q], beside those of the weights."""
@@ -119,16 +128,21 @@ class UnitLoop(TraceLoop):
         found = self._attribute(coded, rows, self.settings)
         (source,), targets = self._sources(coded, rows), self._targets(rows)
         edges = self._stacked(found, coded, rows)
-        done: dict[int, Columns] = {}
+        measured: dict[int, dict[str, Measured]] = {}
+        moving: dict[int, Case] = {}
         for index, row in enumerate(rows):
-            if row not in done:  # the last batch is padded with its last row
+            if row not in measured:  # the last batch is padded with its last row
                 case = self._case(found, edges[index], source, coded, targets, index, row)
                 alone = Coded(*(part[[index]] for part in coded))
                 try:
-                    measured = self.measure(alone, case) if len(case.targets) else {}
+                    measured[row] = self.measure(alone, case) if len(case.targets) else {}
                 except NotFinite as error:
                     raise UserError(f"{self.lower} → {self.upper}, {self.sample_id(row)!r}: {error.said}") from error
-                done[row] = self._columns(measured, case, found.value.shape[1])
+                moving[row] = case._replace(outputs=_spent)
+        for row, more in self.measure_together().items():
+            measured[row] |= more
+        count = found.value.shape[1]
+        done = {row: self._columns(measured[row], case, count) for row, case in moving.items()}
         each = [done[row] for row in rows]
         return {"evaluate": self.batch(found) | {name: torch.stack([one[name] for one in each]) for name in each[0]}}
 

@@ -19,7 +19,7 @@ from vismech.costs import cost as costs
 from vismech.costs.cost import Amount, Cost
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
-from vismech.measures.attribution.methods import MethodSettings
+from vismech.measures.attribution.methods import MethodSettings, passes_of
 from vismech.measures.saturation.scores import DRAWS, WEIGHTS
 from vismech.measures.statistics import bootstrap
 from vismech.measures.unit_loop import UnitLoop
@@ -40,10 +40,12 @@ from vismech.stages.trace import images_of
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Column, Rows
-from vismech.store.settings import FLAT, UNUSED, Settings
+from vismech.store.settings import FLAT, UNUSED, Settings, used
 
 Columns = Callable[[int, int, Layout | None], dict[str, Column]]
 """Arrays for a number of targets and of steps; of pixels also their layout."""
+Masks = Callable[[bool, int], int]
+"""Masked outputs of an image, of pixels or not, for a number of targets."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,12 @@ def unit_jobs(
     loop: Callable[..., UnitLoop],
     columns: Columns,
     further: MethodSettings = UNUSED,
-    masks: int | None = None,
+    *,
+    masks: Masks,
 ) -> list[Job]:
     """One artifact for each source and its targets; ``further`` is what the measure's own settings are.
 
-    ``masks``: outputs that are computed of each target with some of its units at the baseline, where that is told.
+    ``masks``: outputs that are computed of each image with some of its units at the baseline.
 
     Raises:
         UserError: sources, paths or numbers that cannot be measured.
@@ -128,15 +131,16 @@ def unit_jobs(
             _fill(work, spec, loop, columns)
 
     def cost(work: Work, specs: Mapping[str, Spec[UnitSettings]]) -> dict[str, Cost]:
-        assert masks is not None
         return {unit: _cost(work, spec, masks, columns) for unit, spec in specs.items()}
 
-    told = None if masks is None else cost
-    return [Job(Stage.evaluate, {unit: spec}, compute, told, passes=True) for unit, spec in found.items()]
+    return [Job(Stage.evaluate, {unit: spec}, compute, cost, passes=True) for unit, spec in found.items()]
 
 
-def _cost(work: Work, spec: Spec[UnitSettings], masks: int, columns: Columns) -> Cost:
-    """Points of each image's path with a gradient for each target, of some images with noise too, and masked units."""
+def _cost(work: Work, spec: Spec[UnitSettings], masks: Masks, columns: Columns) -> Cost:
+    """Points of each image's path with a gradient for each target, of some images with noise too, and masked units.
+
+    Further methods as they say, and all of them again where mosaics are measured.
+    """
     wanted, pixels = spec.settings, spec.settings.lower == PIXELS
     trace: Spec[Any] = spec.parents["logits"] if pixels else spec.parents["trace"]
     logits = trace if pixels else trace.parents["logits"]
@@ -146,8 +150,12 @@ def _cost(work: Work, spec: Spec[UnitSettings], masks: int, columns: Columns) ->
     noisy = DRAWS * min(images, wanted.sensitivity_images)
     targets = 1 if wanted.upper == LOGITS else trace_stage.targets_of(trace.settings)
     layout, size = work.layout(wanted.lower), work.site.runtime.path_batch_size
-    points = float(wanted.path.steps * (images + noisy))
-    masked = float(images * targets * masks)
+    further = wanted.further or None
+    attributed = images + noisy
+    if further and used(further.mosaics, False) and wanted.upper == LOGITS:
+        attributed += images
+    points = float(wanted.path.steps * attributed)
+    masked = float(images * masks(pixels, targets))
     found = reading(work, images) + passing(work, wanted.lower, wanted.upper, points, points / size, targets)
     found += passing(work, wanted.lower, wanted.upper, masked + 2 * images, masked / size)
     units = layout.positions
@@ -156,6 +164,9 @@ def _cost(work: Work, spec: Spec[UnitSettings], masks: int, columns: Columns) ->
         units = concepts_of(work, wanted.lower, dictionary)
         found += activations(work, wanted.lower, images)
         found += coded(work, wanted.lower, dictionary, trace.settings.coding, images + noisy)
+    for one in passes_of(further, wanted.path.steps, targets, units) if further else []:
+        rows = float(attributed * one.forward)
+        found += passing(work, wanted.lower, wanted.upper, rows, rows / size, one.backward / one.forward)
     composed = 2.0 * masked * units * layout.positions * layout.channels
     sums = 2.0 * len(WEIGHTS) * points * targets * layout.positions * layout.channels
     arrays = written(columns(targets, wanted.path.steps, layout if pixels else None), images)

@@ -7,24 +7,38 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vismech.attribution import automatic
+from vismech.attribution.autoencoder import Autoencoder
 from vismech.attribution.integral import Settings as Integral
-from vismech.attribution.methods import OPTIONS, options_of
+from vismech.attribution.methods import OPTIONS, Manifold, Options, load_decoder, options_of
 from vismech.attribution.paths import load_path
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
 from vismech.sources.own import Own, code_hash
+from vismech.sources.weights import fingerprint
 from vismech.store.settings import UNHASHED, UNUSED, Settings, used
 
 PHI = 0.9
 """The share that α* is about, where no weight uses it."""
 
 
+def decoder_code(options: Options) -> str:
+    """Hash of manifold_ig's decoder: of our autoencoder its weights, of another its code and what it holds.
+
+    Raises:
+        UserError: a decoder that cannot be made.
+    """
+    if not isinstance(options, Manifold):
+        return UNUSED
+    decoder = load_decoder(options.decoder)
+    return fingerprint(decoder) if isinstance(decoder, Autoencoder) else code_hash(decoder)
+
+
 @dataclass(frozen=True)
 class PathSettings(Settings):
     """The fields of the configuration's group ``attribute``, which documents them, and the seed of drawn baselines.
 
-    ``automatic`` is the version of what rule=auto does, ``curve_code`` the hash of a curve of one's own. The mode is in
-    no key, for the reason that batch sizes are not.
+    ``automatic`` is the version of what rule=auto does, ``curve_code`` and ``decoder_code`` are hashes of a curve of
+    one's own and of a decoder, its weights with it. The mode is in no key, for the reason that batch sizes are not.
     """
 
     rule: Rule
@@ -47,6 +61,7 @@ class PathSettings(Settings):
     automatic: int = UNUSED
     options: Mapping[str, Any] = UNUSED
     weight: Own = UNUSED
+    decoder_code: str = UNUSED
     mode: Mode = field(default=Mode.auto, metadata=UNHASHED)
 
     @classmethod
@@ -61,9 +76,11 @@ class PathSettings(Settings):
         names = names | {"rule", "steps"}
         if "path" in names and config.path in SIDES:
             names.add("phi")
-        own, options, code = UNUSED, UNUSED, UNUSED
+        own, options, code, decoder = UNUSED, UNUSED, UNUSED, UNUSED
         if "path" in names and config.path in OPTIONS:
-            options = asdict(options_of(config.path, config.options))
+            told = options_of(config.path, config.options)
+            options = asdict(told)
+            decoder = decoder_code(told)
         if "path" in names and config.path is PathWeight.custom:
             own = Own.of(config.weight, {}, "attribute.weight")
         if "baseline" in names:
@@ -81,7 +98,8 @@ class PathSettings(Settings):
             chosen["seed"] = seed
         if config.rule is Rule.auto and options is UNUSED:
             chosen["automatic"] = automatic.VERSION
-        return cls(**chosen, weight=own, options=options, curve_code=code, mode=config.mode)
+        chosen |= {"curve_code": code, "decoder_code": decoder}
+        return cls(**chosen, weight=own, options=options, mode=config.mode)
 
     @property
     def under(self) -> PathWeight:

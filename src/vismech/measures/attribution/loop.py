@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from vismech.attribution.engine import attribute
 from vismech.attribution.filtering import kept_share, low_pass
+from vismech.attribution.methods import UNSIGNED
 from vismech.attribution.sources import ConceptSource, Source, UnitSource
-from vismech.config.choices import AttributionMethod, Output, SourceKind
+from vismech.config.choices import AttributionMethod, Output, SourceKind, Unreadable
 from vismech.draws import seed_of
+from vismech.errors import UserError
 from vismech.intervene.coded import Coded
 from vismech.measures.attribution import scores as metrics
-from vismech.measures.attribution.methods import REFERENCES, Ensemble, MethodSettings, Problem, edges_of
-from vismech.measures.attribution.mosaics import focus, mosaic, quadrants
+from vismech.measures.attribution.methods import DRAWN, REFERENCES, Ensemble, MethodSettings, Problem, edges_of
+from vismech.measures.attribution.mosaics import Mosaic, focus, mosaic, quadrants
 from vismech.measures.attribution.road import imputed
 from vismech.measures.attribution.scores import Measured
 from vismech.measures.saturation.scores import WEIGHTS
@@ -71,6 +74,7 @@ class AttributionLoop(UnitLoop):
         super().__init__(*args, **kwargs)
         self.methods = methods or None
         self.names = methods_of(self.methods, self.lower == PIXELS)
+        self.mosaics: list[Mosaic] = []
         self.scores = dict.fromkeys(SCORES, (len(self.names),))  # type: ignore[misc]
 
     def on_predict_start(self) -> None:
@@ -104,8 +108,9 @@ class AttributionLoop(UnitLoop):
         if self.methods is None:
             return []
         (source,) = self._sources(coded, rows)
-        references = self._references(source, rows) if AttributionMethod.ig2 in self.methods.names else []
-        problem = Problem(self.segment, self.layout, source, references, coded.clean, self._targets(rows))
+        problem = Problem(
+            self.segment, self.layout, source, self._starts_of(source, rows), coded.clean, self._targets(rows)
+        )
         return [self._more(name, problem, coded, rows) for name in self.methods.names]
 
     def _more(self, name: AttributionMethod, problem: Problem, coded: Coded, rows: list[int]) -> Tensor:
@@ -117,19 +122,46 @@ class AttributionLoop(UnitLoop):
             return coded.vectors.new_zeros(len(rows), *self._targets(rows).present.shape[1:], problem.source.count + 1)
         return self.ensemble.covariance(self._told(coded), self.classes[rows], self.methods)
 
-    def _references(self, source: Source, rows: list[int]) -> list[Source]:
-        """The source from other images, of other classes where there are any."""
-        found: list[Any] = []
-        for turn in range(REFERENCES):
-            each = [self._coded(self._open(self.indices[self._other(row, f"reference {turn}")])) for row in rows]
-            other = Coded(*(torch.cat(part) for part in zip(*each, strict=True)))
-            if isinstance(source, ConceptSource):
-                parts = source.atoms, source.codes, source.vectors, source.along, other.codes, other.vectors
-                found.append(ConceptSource(*parts))
-            else:
-                assert isinstance(source, UnitSource)
-                vectors = other.vectors if source.kind is SourceKind.pixels else other.codes @ self.dictionary.atoms
-                found.append(UnitSource(source.kind, source.vectors, vectors))
+    def _starts_of(self, source: Source, rows: list[int]) -> dict[AttributionMethod, list[Source]]:
+        """The source from other images, for the methods that start there."""
+        assert self.methods is not None
+        found: dict[AttributionMethod, list[Source]] = {}
+        if AttributionMethod.ig2 in self.methods.names:  # of other classes where there are any
+            turns = [[self._other(row, f"reference {turn}") for row in rows] for turn in range(REFERENCES)]
+            each = [[self._coded(self._open(self.indices[other])) for other in turn] for turn in turns]
+            found[AttributionMethod.ig2] = [self._from(source, one) for one in each]
+        expected = AttributionMethod.expected_gradients_variance
+        if expected in self.methods.names:
+            own = [[one for other, one in self.drawn.items() if other != row][:DRAWN] for row in rows]
+            starts = [self._from(source, list(one)) for one in zip(*own, strict=True)]
+            found[expected] = starts or [source]  # there is no other image
+        return found
+
+    @cached_property
+    def drawn(self) -> dict[int, Coded]:
+        """Rows that hold the images of expected gradients, and what these are."""
+        order = sorted(range(len(self.indices)), key=lambda row: seed_of(self.seed, "expected", self.sample_id(row)))
+        found: dict[int, Coded] = {}
+        for row in order:
+            if len(found) > DRAWN:
+                break
+            try:
+                found[row] = self._coded(self._open(self.indices[row]))
+            except UserError:
+                if self.site.unreadable is Unreadable.fail:
+                    raise
+        return found
+
+    def _from(self, source: Source, others: list[Coded]) -> Source:
+        other = Coded(*(torch.cat(part) for part in zip(*others, strict=True)))
+        found: Any  # pyright does not take a cached property for a property
+        if isinstance(source, ConceptSource):
+            parts = source.atoms, source.codes, source.vectors, source.along, other.codes, other.vectors
+            found = ConceptSource(*parts)
+        else:
+            assert isinstance(source, UnitSource)
+            vectors = other.vectors if source.kind is SourceKind.pixels else other.codes @ self.dictionary.atoms
+            found = UnitSource(source.kind, source.vectors, vectors)
         return found
 
     def _other(self, row: int, what: str, same: bool = False) -> int:
@@ -140,11 +172,15 @@ class AttributionLoop(UnitLoop):
         return int(fits[seed_of(self.seed, what, self.sample_id(row)) % len(fits)]) if len(fits) else row
 
     def shown(self, edges: Float[Tensor, "*n t w q"], case: Case) -> Float[Tensor, "*n t v q"]:
-        """See :class:`UnitLoop`; filtered maps speak for the change of their target wherever they are not zero."""
-        if not (self.methods and self.methods.filter and self.lower == PIXELS):
+        """See :class:`UnitLoop`; variances and filtered maps speak for their target's change if they are not zero."""
+        if not self.methods:
             return edges
         sign = case.ends.change.sign()[:, None, None]
-        return torch.cat([edges, self._filtered(edges) * sign], -2)
+        unsigned = torch.tensor([name in UNSIGNED for name in self._plain], device=edges.device)[:, None]
+        signed = torch.where(unsigned, edges * sign, edges)
+        if not (self.methods.filter and self.lower == PIXELS):
+            return signed
+        return torch.cat([signed, self._filtered(edges) * sign], -2)
 
     def _filtered(self, edges: Float[Tensor, "*n w q"]) -> Float[Tensor, "*n v q"]:
         assert self.methods is not None and self.methods.filter
@@ -153,9 +189,13 @@ class AttributionLoop(UnitLoop):
 
     def _maps(self, edges: Float[Tensor, "*n w q"]) -> Float[Tensor, "*n v h w2"]:
         """The maps that are filtered."""
-        plain = [name for name in self.names if "+" not in name][:-1]
-        chosen = [place for place, name in enumerate(plain) if name not in UNFILTERED]
+        chosen = [place for place, name in enumerate(self._plain) if name not in UNFILTERED]
         return edges[..., chosen, : self.layout.positions].unflatten(-1, self.layout.grid)
+
+    @property
+    def _plain(self) -> list[str]:
+        """The methods as they are, without the random control."""
+        return [name for name in self.names if "+" not in name][:-1]
 
     def _kept(self, case: Case) -> Measured:
         """What share of its energy each filtered map keeps; of the others it does not exist."""
@@ -195,9 +235,7 @@ class AttributionLoop(UnitLoop):
         if self.methods and self.methods.filter and self.lower == PIXELS:
             found["filter_kept"] = self._kept(case)
         if self.methods and self.methods.mosaics and self.upper == LOGITS:
-            told = self._focus(case, generator)
-            if told is not None:
-                found["focus"] = told
+            self._tile(case, generator)
         return found
 
     @torch.no_grad()
@@ -221,42 +259,55 @@ class AttributionLoop(UnitLoop):
                 found[target, method] = (least - most).mean()
         return found
 
-    def _focus(self, case: Case, generator: torch.Generator) -> Measured | None:
-        """Of a mosaic of this image; None where the class has no other image, or there is no other class."""
+    def _tile(self, case: Case, generator: torch.Generator) -> None:
+        """Put a mosaic of this image on the list, unless its class has no other image, or there is no other class."""
         classes = self.classes.reshape(len(self.classes), -1)[:, 0]
         own = classes[case.row]
         rows = [case.row, self._other(case.row, "tile 1", same=True)]
         rows += [self._other(case.row, f"tile {number}") for number in (2, 3)]
         if classes[rows[1]] != own or own in classes[rows[2:]] or rows[1] == case.row:
-            return None
-        tiles = torch.cat([self._open(self.indices[row]) for row in rows])
+            return
         places = tuple(torch.randperm(4, generator=generator).tolist())
-        coded = self._coded(mosaic(tiles, places)[None])
-        inside, anywhere = (part.to(coded.vectors.device) for part in quadrants(self.layout.grid, places[:2]))
-        relevance = self._by_position(coded, case)
-        if self.methods and self.methods.filter and self.lower == PIXELS:
-            relevance = torch.cat([relevance, self._filtered(relevance)], 1)
-        shuffled = relevance[:, :1, torch.randperm(relevance.shape[2], generator=generator).to(inside.device)]
-        return focus(torch.cat([relevance, shuffled], 1), inside, anywhere)
+        shuffled = torch.randperm(self.layout.positions, generator=generator)
+        self.mosaics.append(Mosaic(case.row, case.targets, rows, places, shuffled))
 
-    def _by_position(self, coded: Coded, case: Case) -> Float[Tensor, "t w p"]:
+    def measure_together(self) -> dict[int, dict[str, Measured]]:
+        """See :class:`UnitLoop`: Focus, of the mosaics on the list; methods that go step by step share their passes."""
+        mosaics, self.mosaics = self.mosaics, []
+        if not mosaics:
+            return {}
+        each = []
+        for one in mosaics:
+            tiles = torch.cat([self._open(self.indices[row]) for row in one.tiles])
+            each.append(self._coded(mosaic(tiles, one.places)[None]))
+        coded = Coded(*(torch.cat(part) for part in zip(*each, strict=True)))
+        found = {}
+        for one, told in zip(mosaics, self._by_position(coded, [one.row for one in mosaics]), strict=True):
+            relevance = told[one.targets]
+            inside, anywhere = (part.to(relevance.device) for part in quadrants(self.layout.grid, one.places[:2]))
+            if self.methods and self.methods.filter and self.lower == PIXELS:
+                relevance = torch.cat([relevance, self._filtered(relevance)], 1)
+            shuffled = relevance[:, :1, one.shuffled.to(relevance.device)]
+            found[one.row] = {"focus": focus(torch.cat([relevance, shuffled], 1), inside, anywhere)}
+        return found
+
+    def _by_position(self, coded: Coded, rows: list[int]) -> Float[Tensor, "b t w p"]:
         """Every method's relevance of pixels, or of positions of what the layer's concepts rebuild, for the class."""
         assert self.methods is not None
         kind = SourceKind.pixels if self.lower == PIXELS else SourceKind.positions
         vectors = coded.vectors if self.lower == PIXELS else coded.codes @ self.dictionary.atoms
         source: Any = UnitSource(kind, vectors)  # pyright does not take a cached property for a property
-        rows, targets = [case.row], self._targets([case.row])
-        given = self.segment, self.layout, source, coded.clean, targets
-        straight = attribute(*given, self.settings.without_profile(self.portions.paths))
-        edges = [all_units(straight.edges[weight]) for weight in WEIGHTS]
-        references = self._references(source, rows) if AttributionMethod.ig2 in self.methods.names else []
-        problem = Problem(*given[:3], references, *given[3:])
-        for name in self.methods.names:
-            if name is AttributionMethod.covariance:  # of a mosaic there is no neighbour
-                edges.append(torch.zeros_like(edges[0]))
-            else:
-                edges.append(edges_of(name, self.methods, problem, self.settings.steps, self.portions.paths))
-        return torch.stack(edges, 2)[0, case.targets, :, :-1]
+        given = self.segment, self.layout, source, coded.clean, self._targets(rows)
+        with self.telling(f"{self.lower} → {self.upper}, mosaic", rows):
+            straight = attribute(*given, self.settings.without_profile(self.portions.paths))
+            edges = [all_units(straight.edges[weight]) for weight in WEIGHTS]
+            problem = Problem(*given[:3], self._starts_of(source, rows), *given[3:])
+            for name in self.methods.names:
+                if name is AttributionMethod.covariance:  # of a mosaic there is no neighbour
+                    edges.append(torch.zeros_like(edges[0]))
+                else:
+                    edges.append(edges_of(name, self.methods, problem, self.settings.steps, self.portions.paths))
+        return torch.stack(edges, 2)[..., :-1]
 
     def _generator(self, row: int) -> torch.Generator:
         """From (seed, sample id) alone."""

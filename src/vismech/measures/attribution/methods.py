@@ -18,30 +18,37 @@ from vismech.attribution.covariance import covariances, neighbours
 from vismech.attribution.engine import Settings as Integral
 from vismech.attribution.engine import attribute
 from vismech.attribution.gig import Segment
-from vismech.attribution.methods import options_of
+from vismech.attribution.methods import Passes, options_of
 from vismech.attribution.sources import Source
 from vismech.attribution.targets import Targets
 from vismech.config.choices import AttributionMethod, PathWeight, Rule
 from vismech.errors import UserError
 from vismech.measures.unit_scores import all_units
 from vismech.network.pfv import Layout
+from vismech.passes.settings import decoder_code
 from vismech.store.settings import UNUSED, Settings, used
 
 REFERENCES = 2
 """Images of other classes that IG2 goes down to."""
+DRAWN = 8
+"""Images that expected gradients start from, the same for all images, but never the image itself."""
 RULES = {PathWeight.spectral_ig: Rule.midpoint, PathWeight.manifold_ig: Rule.midpoint}
 """Of the others only the number of steps counts."""
 
 
 @dataclass(frozen=True)
 class MethodSettings(Settings):
-    """Which methods are measured and what of them; the configuration's group ``evaluate`` documents the fields."""
+    """Which methods are measured and what of them; the configuration's group ``evaluate`` documents the fields.
+
+    ``decoder_code`` is the hash of manifold_ig's decoder, its weights with it.
+    """
 
     names: tuple[AttributionMethod, ...]
     options: Mapping[str, Any]
     filter: float | None = UNUSED
     mosaics: bool = UNUSED
     neighbours: int = UNUSED
+    decoder_code: str = UNUSED
 
     @classmethod
     def of(cls, evaluate: Any) -> MethodSettings:
@@ -56,9 +63,11 @@ class MethodSettings(Settings):
                 raise UserError(f"evaluate.method_options.{name} is for no method of evaluate.methods: leave it out")
             if name == AttributionMethod.covariance or not isinstance(given, Mapping):
                 raise UserError(f"evaluate.method_options.{name}={given}: give the options of attribute.path={name}")
+        decoder = UNUSED
         for name in names:
             if name is not AttributionMethod.covariance:
-                options_of(PathWeight(name.value), evaluate.method_options.get(name.value, {}))
+                options = options_of(PathWeight(name.value), evaluate.method_options.get(name.value, {}))
+                decoder = decoder_code(options) or decoder
         if evaluate.filter is not None and not 0 < evaluate.filter <= 1:
             raise UserError(
                 f"evaluate.filter={evaluate.filter} must be above 0 and at most 1: it is a share of the side"
@@ -73,16 +82,17 @@ class MethodSettings(Settings):
             UNUSED if evaluate.filter is None else evaluate.filter,
             evaluate.mosaics or UNUSED,
             evaluate.neighbours if AttributionMethod.covariance in names else UNUSED,
+            decoder,
         )
 
 
 class Problem(NamedTuple):
-    """A source and its targets; ``references`` are the same source from images of other classes."""
+    """A source and its targets; ``starts`` are, for a method that needs some, the same source from other images."""
 
     segment: Segment
     layout: Layout
     source: Source
-    references: Sequence[Source]
+    starts: Mapping[AttributionMethod, Sequence[Source]]
     clean: Tensor
     targets: Targets
 
@@ -94,9 +104,20 @@ def edges_of(
     path = PathWeight(name.value)
     options = options_of(path, how.options.get(name.value, {}))
     settings = Integral(RULES.get(path, Rule.riemann_left), steps, (path,), rows=rows, options=options)
-    sources = problem.references if path is PathWeight.ig2 else [problem.source]
+    sources = problem.starts.get(name, [problem.source])
     found = attribute(problem.segment, problem.layout, sources, problem.clean, problem.targets, settings)
     return all_units(found.edges[path])
+
+
+def passes_of(how: MethodSettings, steps: int, targets: int, units: int) -> list[Passes]:
+    """What the methods cost the network for one image, each."""
+    found = []
+    for name in how.names:
+        if name is not AttributionMethod.covariance:
+            options = options_of(PathWeight(name.value), how.options.get(name.value, {}))
+            times = REFERENCES if name is AttributionMethod.ig2 else 1
+            found.append(Passes(*(times * each for each in options.passes(steps, targets, units))))
+    return found
 
 
 class Ensemble(NamedTuple):

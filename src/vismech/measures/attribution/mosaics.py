@@ -8,11 +8,31 @@ Legend: T targets, W attributions, P positions.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vismech.measures.attribution.scores import Measured, ratio
+
+
+class Mosaic(NamedTuple):
+    """One that is to be measured.
+
+    Attributes:
+        row: of the image, whose class it is about.
+        targets: those that are measured.
+        tiles: rows of its four images, the first two of the class.
+        places: the quadrant of each.
+        shuffled: an order of the positions, for the control.
+    """
+
+    row: int
+    targets: Int[Tensor, " t"]
+    tiles: list[int]
+    places: tuple[int, ...]
+    shuffled: Int[Tensor, " p"]
 
 
 def mosaic(tiles: Float[Tensor, "4 c h w"], places: tuple[int, ...]) -> Float[Tensor, "c h w"]:

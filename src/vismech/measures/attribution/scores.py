@@ -25,6 +25,8 @@ from vismech.measures.unit_scores import Outputs
 
 STEPS = 32
 """Units are revealed and removed in so many steps, the same for pixels and concepts."""
+DRAWN_SETS = 100
+"""Random sets of units of one size."""
 ABPC_SHARES = tuple(step / 10 for step in range(1, 10))
 
 
@@ -135,7 +137,7 @@ class Removals(NamedTuple):
 
 
 def removals(
-    outputs: Outputs, ends: Change, units: int, share: float, generator: torch.Generator, draws: int = 100
+    outputs: Outputs, ends: Change, units: int, share: float, generator: torch.Generator, draws: int = DRAWN_SETS
 ) -> Removals:
     """Draw ``draws`` sets of ``share`` of the units, at least one and rounded to whole units."""
     size = max(1, round(share * units))

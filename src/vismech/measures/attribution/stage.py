@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from vismech.config.choices import Evaluation
-from vismech.measures.attribution.loop import SCORES, AttributionLoop, methods_of
+from vismech.measures.attribution.loop import SCORES, SHARES, AttributionLoop, methods_of
 from vismech.measures.attribution.methods import MethodSettings
+from vismech.measures.attribution.scores import ABPC_SHARES, DRAWN_SETS, STEPS
 from vismech.measures.base import TRACED, Kind
 from vismech.measures.unit_loop import score_columns
 from vismech.measures.units import Scores, interval_row, unit_jobs
@@ -40,7 +41,14 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     """One pair of layers each, and the pixels."""
     how = MethodSettings.of(ctx.config.evaluate)
     loop = partial(AttributionLoop, methods=how or None)
-    return unit_jobs(ctx, plan, Evaluation.attribution, VERSION, loop, partial(_columns, how or None), how)
+    columns, masks = partial(_columns, how or None), partial(_masks, how or None)
+    return unit_jobs(ctx, plan, Evaluation.attribution, VERSION, loop, columns, how, masks=masks)
+
+
+def _masks(how: MethodSettings | None, pixels: bool, targets: int) -> int:
+    """Of the curves and of ABPC for every method and target; random sets are the same for all."""
+    ordered = 2 * (STEPS + 1) + 2 * len(ABPC_SHARES)
+    return len(methods_of(how, pixels)) * targets * ordered + len(SHARES) * DRAWN_SETS
 
 
 def _methods(spec: Spec[Any]) -> tuple[str, ...]:

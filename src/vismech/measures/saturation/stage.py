@@ -34,8 +34,11 @@ UNITS = {"abpc": "area", "sensitivity": "share"}
 
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
     """One pair of layers each, and the pixels."""
-    masks = 2 * len(ABPC_SHARES) * len(WEIGHTS)
-    return unit_jobs(ctx, plan, Evaluation.saturation, VERSION, SaturationLoop, saturation_columns, masks=masks)
+    return unit_jobs(ctx, plan, Evaluation.saturation, VERSION, SaturationLoop, saturation_columns, masks=_masks)
+
+
+def _masks(pixels: bool, targets: int) -> int:
+    return 2 * len(ABPC_SHARES) * len(WEIGHTS) * targets
 
 
 def rows(work: Work, plan: Plan) -> pd.DataFrame:
