@@ -35,13 +35,21 @@ class Coded(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer and its concepts."""
+    """One layer and its concepts.
+
+    Attributes:
+        layout: how it is read.
+        dictionary: its concepts.
+        held: whether paths run around it to the class, so that what comes on them is held.
+    """
 
     layout: Layout
     dictionary: Dictionary
+    held: bool = False
 
     def code(self, activation: Tensor) -> Coded:
         """Activations [B, …] written in the layer's concepts."""
+        assert self.dictionary.reads is None, "refused while planning: its codes are read elsewhere"
         vectors = self.layout.vectors(activation)
         return Coded(activation, vectors, self.dictionary.encode(vectors))
 

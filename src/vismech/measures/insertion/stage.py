@@ -37,6 +37,7 @@ from vismech.stages.counted import activations, coded, concepts_of, count_of, pa
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import held_pairs
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
@@ -100,6 +101,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         dictionary_stage.kept_mean(ctx.config),
     )
     parents = measured_parents(plan)
+    held_pairs(ctx, [(layer, LOGITS) for layer in plan.dictionaries])
     specs = {
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
@@ -170,7 +172,7 @@ def compute(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> None:
 def read_layers(work: Work, dictionaries: Mapping[str, Spec[Any]], coding: CodingSettings) -> dict[str, Layer]:
     """Layer → its dictionary and layout."""
     return {
-        layer: Layer(work.layout(layer), dictionary_stage.read(work, spec, coding))
+        layer: Layer(work.layout(layer), dictionary_stage.read(work, spec, coding), work.held(layer, LOGITS))
         for layer, spec in dictionaries.items()
     }
 
@@ -328,4 +330,5 @@ KIND = Kind(
     rows,
     cases=cases,
     curves=curve_table,
+    elsewhere=True,
 )

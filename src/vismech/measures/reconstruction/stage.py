@@ -27,6 +27,7 @@ from vismech.stages.context import Context, Job, Plan
 from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import held_pairs
 from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Rows
@@ -65,6 +66,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         dictionary_stage.kept_mean(ctx.config),
     )
     parents = measured_parents(plan)
+    held_pairs(ctx, [(layer, LOGITS) for layer in plan.dictionaries])
     specs = {
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
@@ -209,4 +211,4 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-KIND = Kind(jobs, "extraction", "extraction/{layer}", rows, cases=cases)
+KIND = Kind(jobs, "extraction", "extraction/{layer}", rows, cases=cases, elsewhere=True)

@@ -177,4 +177,4 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-KIND = Kind(jobs, "extraction", "extraction/{layer}/{variant}/{order}", rows, cases=cases)
+KIND = Kind(jobs, "extraction", "extraction/{layer}/{variant}/{order}", rows, cases=cases, elsewhere=True)
