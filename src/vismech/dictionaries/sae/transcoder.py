@@ -15,7 +15,7 @@ from vismech.errors import UserError
 
 
 def fit_transcoder(
-    vectors: Float[Tensor, "n c"], k: int, *, reads: Float[Tensor, "n r"], place: str = "", **options: Any
+    vectors: Float[Tensor, "n c"], k: int, *, reads: Float[Tensor, "n r"] | None = None, place: str = "", **options: Any
 ) -> Fitted:
     """Train a transcoder: a sparse code of what is read at one place rebuilds the vectors at another (`Transcoder`).
 
@@ -32,8 +32,11 @@ def fit_transcoder(
         UserError: for other numbers of vectors at the two places, or vectors that are all the same at one of them, and
             as `fit_sae`.
     """
-    if len(reads) != len(vectors):
-        raise UserError(f"transcoder: {len(reads)} vectors to read and {len(vectors)} to rebuild: give both of each.")
+    if reads is None or len(reads) != len(vectors):
+        count = "no" if reads is None else len(reads)
+        raise UserError(
+            f"transcoder: {count} vectors to read and {len(vectors)} to rebuild: give reads=, one for each."
+        )
     exact = reads.detach().cpu().double()
     mean = exact.mean(0)
     ratio = (vectors.detach().cpu().double().square().sum(1).mean() / (exact - mean).square().sum(1).mean()).sqrt()
