@@ -15,7 +15,6 @@ from vismech.dictionaries.sae.model import Transcoder
 from vismech.dictionaries.sae.transcoder import fit_transcoder
 from vismech.errors import UserError
 from vismech.network.cut import open_network
-from vismech.sources.cct import cct_3_3x2
 
 ACTIVATIONS = [activation.value for activation in SaeActivation]
 QUICK = {"steps": 40, "batch_size": 64, "l0_per_channel": 0.25}
@@ -206,12 +205,12 @@ def test_what_cannot_be_read_is_one_sentence(pairs) -> None:
 
 
 def test_a_layer_knows_the_one_layer_that_it_takes_in() -> None:
-    network = open_network(tiny.seeded(cct_3_3x2()), torch.zeros(1, 3, 32, 32))
-    assert {f"blocks.{n}.mlp": f"blocks.{n}.norm2" for n in range(3)}.items() <= network.inputs.items()
-    assert network.inputs["blocks.0.mlp.fc1"] == "blocks.0.norm2"
-    assert network.inputs["blocks.1"] == "blocks.0" and network.inputs["blocks.1.attn"] == "blocks.1.norm1"
-    # The embedding adds positions to the tokens, and what fc2 takes in is a function's value: neither is a layer's.
-    assert "blocks.0" not in network.inputs and "blocks.0.mlp.fc2" not in network.inputs
+    network = open_network(tiny.attending(), torch.zeros(1, 3, 32, 32))
+    assert {f"layer{n}.mlp": f"layer{n}.norm2" for n in (1, 2)}.items() <= network.inputs.items()
+    assert network.inputs["layer1.mlp.fc1"] == "layer1.norm2" and network.inputs["layer2.attn"] == "layer2.norm1"
+    assert network.inputs["layer2"] == "layer1"
+    # The class token is joined to the stem's, and what fc2 takes in is a function's value: neither is a layer's.
+    assert "layer1" not in network.inputs and "layer1.mlp.fc2" not in network.inputs
     assert not tiny.hooked(tiny.attending()).inputs
 
 
