@@ -1,6 +1,6 @@
 """Sparse autoencoders: linear encoders of concepts with sparse latents, and the loss that trains them.
 
-Legend: n vectors, k latents (concepts), c channels.
+Legend: n vectors, k latents (concepts), c channels; where they differ, r of what is read and g of what is rebuilt.
 
 Training is in `vismech.dictionaries.sae.training`; nothing here knows of steps or devices.
 """
@@ -228,12 +228,14 @@ def initial_directions(vectors: Float[Tensor, "n c"], k: int, generator: torch.G
 
 @torch.no_grad()
 def encode_sae(
-    vectors: Float[Tensor, "*b n c"],
+    vectors: Float[Tensor, "*b n r"],
     concepts: Float[Tensor, "k c"],
     encoder: dict[str, Tensor],
     info: dict[str, Any],
 ) -> Float[Tensor, "*b n k"]:
     """Return the codes of vectors that come without mean and pre-bias, in the contract of `Dictionary.encode`.
+
+    Those that a transcoder reads come as they are.
 
     batchtopk has a global threshold here, so that a vector's code is its own.
     """

@@ -1,6 +1,7 @@
 """Transcoders: sparse codes of what one place holds that rebuild what another holds, such as an MLP's input and output.
 
-Legend: n vectors, k latents (concepts), c channels of what is rebuilt, r of what is read.
+Legend: n vectors, k latents (concepts), c channels of what is rebuilt, r of what is read;
+m vectors are read, and have to be as many.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from vismech.errors import UserError
 
 
 def fit_transcoder(
-    vectors: Float[Tensor, "n c"], k: int, *, reads: Float[Tensor, "n r"] | None = None, place: str = "", **options: Any
+    vectors: Float[Tensor, "n c"], k: int, *, reads: Float[Tensor, "m r"] | None = None, place: str = "", **options: Any
 ) -> Fitted:
     """Train a transcoder: a sparse code of what is read at one place rebuilds the vectors at another (`Transcoder`).
 
