@@ -288,6 +288,14 @@ def test_an_mlp_that_is_a_transcoder_is_rebuilt_to_the_last_digit(pictures, tmp_
     narrow.save(tmp_path / "saved")
     with pytest.raises(UserError, match=r"saved reads layer1.norm2, which has 8 channels here and 5 there"):
         planned(config)
+    for info, arrays in (({"reads": ""}, narrow.encoder), ({"reads": [1]}, narrow.encoder), ({}, {})):
+        dataclasses.replace(narrow, info=narrow.info | info, encoder=arrays).save(tmp_path / "saved")
+        if not arrays:
+            (tmp_path / "saved" / "encoder.safetensors").unlink()
+        with pytest.raises(
+            UserError, match="saved is a transcoder that does not say which layer it reads, and how: fit"
+        ):
+            planned(config)
 
 
 @pytest.mark.parametrize(

@@ -35,17 +35,10 @@ class Coded(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer and its concepts.
-
-    Attributes:
-        layout: how it is read.
-        dictionary: its concepts.
-        held: whether paths run around it to the class, so that what comes on them is held.
-    """
+    """One layer and its concepts."""
 
     layout: Layout
     dictionary: Dictionary
-    held: bool = False
 
     def code(self, activation: Tensor) -> Coded:
         """Activations [B, …] written in the layer's concepts."""

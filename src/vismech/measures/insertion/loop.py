@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -121,17 +121,17 @@ def insertion_columns(k: int, matched: Sequence[Matched], residual: bool) -> dic
 class ConceptLoop(ImageLoop):
     """A pass that codes every layer of ``layers`` and reads the predicted class's probability from parts of codes.
 
-    Where paths run around a layer to the class, what comes on them is held at its clean value, which makes no
-    difference to the class: only the layer's own output is replaced.
-
     Args:
         layers: the layers.
         mean_kept: whether a mean concept is always there and never ranked.
+        held: layers with paths around them to the class, on which all stays as it is: their output alone is replaced.
     """
 
-    def __init__(self, *args: Any, layers: dict[str, Layer], mean_kept: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, layers: dict[str, Layer], mean_kept: bool, held: Collection[str] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.layers, self.mean_kept = layers, mean_kept
+        self.layers, self.mean_kept, self.held = layers, mean_kept, held
 
     def on_predict_start(self) -> None:
         """Move the dictionaries once and cut the segments."""
@@ -139,7 +139,7 @@ class ConceptLoop(ImageLoop):
         self.segments: dict[str, nn.Module] = {}
         self.read: dict[str, Callable[[Tensor], Tensor]] = {}
         for name, layer in self.layers.items():
-            if not layer.held:
+            if name not in self.held:
                 self.segments[name] = self.network.segment(name, LOGITS)
                 continue
             cut = self.network.around(name, LOGITS)

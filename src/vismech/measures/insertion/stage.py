@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -159,6 +159,7 @@ def compute(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> None:
             rows,
             "insertion",
             layers=layers,
+            held=held_layers(work, layers),
             how=wanted,
             random_rows=spread(every, wanted.random_images),
             greedy_rows=spread(every, wanted.greedy_images),
@@ -172,9 +173,14 @@ def compute(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> None:
 def read_layers(work: Work, dictionaries: Mapping[str, Spec[Any]], coding: CodingSettings) -> dict[str, Layer]:
     """Layer → its dictionary and layout."""
     return {
-        layer: Layer(work.layout(layer), dictionary_stage.read(work, spec, coding), work.held(layer, LOGITS))
+        layer: Layer(work.layout(layer), dictionary_stage.read(work, spec, coding))
         for layer, spec in dictionaries.items()
     }
+
+
+def held_layers(work: Work, layers: Iterable[str]) -> list[str]:
+    """The layers with paths around them to the class; planning has refused them where these may not be held."""
+    return [layer for layer in layers if work.held(layer, LOGITS)]
 
 
 def finish(work: Work, folders: Mapping[str, Any], rows: Mapping[str, Rows], indices: list[int]) -> None:

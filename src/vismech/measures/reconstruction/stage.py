@@ -15,7 +15,7 @@ from vismech.config.choices import Evaluation, MeanRule, Stage
 from vismech.costs.cost import Cost
 from vismech.measures.base import Kind
 from vismech.measures.images import MeasuredSettings, measured_count, measured_indices, measured_of, measured_parents
-from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
+from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, held_layers, read_layers
 from vismech.measures.reconstruction.loop import ReconstructLoop, reconstruct_columns
 from vismech.measures.reconstruction.scores import Moments, Reconstruction, loss_recovered
 from vismech.measures.statistics import bootstrap, wilson
@@ -112,6 +112,7 @@ def compute(work: Work, specs: Mapping[str, Spec[ReconstructionSettings]]) -> No
                 rows,
                 "reconstruction",
                 layers=layers,
+                held=held_layers(work, layers),
                 mean_kept=wanted.mean_rule is MeanRule.kept,
                 means=means,
                 labels=work.measured_labels.classes(own),
