@@ -269,6 +269,7 @@ def saved_mlp(folder: Path, model: nn.Module) -> Dictionary:
     return dictionary
 
 
+@pytest.mark.thorough
 def test_an_mlp_that_is_a_transcoder_is_rebuilt_to_the_last_digit(pictures, tmp_path) -> None:
     """A saved one: the run reads where it says that it reads."""
     saved_mlp(tmp_path / "saved", bent())
