@@ -27,7 +27,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "semi_nmf": {"iterations": 30},
     "dictionary_learning": {"iterations": 10, "batch_size": 64},
     "sae": {"steps": 20, "batch_size": 64},
+    "transcoder": {"steps": 20, "batch_size": 64},
 }
+TRAINED = ("sae", "transcoder")
 CASES = [(method, center) for method in METHODS for center in (False, True) if (method, center) != ("nmf", True)]
 CODES = [code for code in Code if code is not Code.custom]
 CODED = [(*case, code) for case in CASES for code in CODES if code is not Code.encoder or case[0] in ENCODERS]
@@ -48,6 +50,7 @@ def fit(method, k=20, seed=3, **how):
     if method == "sae" and find_spec("vismech.dictionaries.sae.training") is None:
         pytest.skip("this version has no sparse autoencoder")
     k = min(k, 8) if method in BASES else k
+    how |= {"reads": sample()} if method == "transcoder" else {}
     return build(method, sample(), k, seed, **how, **OPTIONS.get(method, {}))
 
 
@@ -73,12 +76,12 @@ def test_encode_and_decode_agree_with_the_atoms(coded, vectors):
     torch.testing.assert_close(coded.atoms.norm(dim=1), torch.ones(coded.k))
     torch.testing.assert_close(coded.decode(codes), codes @ coded.atoms)
     method, code = coded.info["method"], coded.coding.code
-    if method != "sae" or code is not Code.encoder:
+    if method not in TRAINED or code is not Code.encoder:
         # No code is worse than none at all, which leaves x, or x − m.
         left = (vectors - coded.decode(codes)).norm(dim=1)
         nothing = vectors if coded.mean_index is None else vectors - vectors.mean(0)
         assert (left <= nothing.norm(dim=1) * (1 + 1e-5)).all()
-    if method not in (*CONTROLS, "sae") and code is Code.lasso:
+    if method not in (*CONTROLS, *TRAINED) and code is Code.lasso:
         explained = 1 - (vectors - coded.decode(codes)).square().sum() / (vectors - vectors.mean(0)).square().sum()
         assert explained > 0.9
 
@@ -124,7 +127,7 @@ def test_the_same_seed_builds_the_same_bytes(method, tmp_path):
     assert a == b and (a == c) == (method in FIXED)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("sae", *FIXED)])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in (*TRAINED, *FIXED)])
 def test_the_order_of_the_rows_changes_nothing(method, vectors):
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     k = 8 if method in BASES else 20
@@ -132,7 +135,7 @@ def test_the_order_of_the_rows_changes_nothing(method, vectors):
     assert torch.equal(one.atoms, other.atoms)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("nmf", "sae")])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("nmf", *TRAINED)])
 def test_the_mean_concept_is_one_more_atom_with_a_constant_code(method, vectors):
     centred = fit(method, 12, seed=0, center=True)
     k, mean = len(centred.concepts), vectors.double().mean(0).float()

@@ -68,7 +68,15 @@ def outline(config: Config) -> Outline:
     identity = {"source": config.model.source.value, "name": config.model.name, "weights": "golden"}
     classes = dict(enumerate(imagenet_names())) if shapes["logits"] == (1000,) else {}
     pairs = {(lower, upper) for place, lower in enumerate(names) for upper in names[place + 1 :]}
-    return Outline(identity, classes, known["layers"], dict.fromkeys(known["layers"], 1), shapes, pairs)
+    return Outline(
+        identity,
+        classes,
+        known["layers"],
+        dict.fromkeys(known["layers"], 1),
+        shapes,
+        pairs,
+        inputs=known.get("inputs", {}),
+    )
 
 
 @contextmanager

@@ -140,6 +140,7 @@ def test_files_are_not_loaded_by_arguments_of_libraries(source, kwargs) -> None:
     ("target", "kwargs"),
     [
         ("vismech.sources.cifar_resnet:CifarResNet", {"depth": 20}),
+        ("vismech.sources.cct:cct_3_3x2", {}),
         ("torchvision.models:resnet18", {"num_classes": 7, "weights": "IMAGENET1K_V1"}),
         ("timm.models:resnet18", {"num_classes": 7, "global_pool": "avg", "img_size": [64, 64]}),
         ("timm.models.resnet:ResNet", {}),

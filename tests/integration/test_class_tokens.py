@@ -185,8 +185,8 @@ def test_what_cannot_be_held_or_measured_so_is_one_sentence(parts) -> None:
     with pytest.raises(UserError, match=r"attribute.around=hold holds .* graph.measured=true does not: give graph.mea"):
         both(config)
     config = copy.deepcopy(parts)
-    config.evaluate.kinds = [Evaluation.reconstruction]
-    with pytest.raises(UserError, match=r"which evaluate.kinds=reconstruction does not: give evaluate=none"):
+    config.evaluate.kinds = [Evaluation.circuit]
+    with pytest.raises(UserError, match=r"which evaluate.kinds=circuit does not: give evaluate=none"):
         both(config)
 
 

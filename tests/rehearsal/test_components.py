@@ -147,6 +147,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "semi_nmf": {"iterations": 3},
     "dictionary_learning": {"iterations": 2},
     "sae": {"steps": 25, "center": True},
+    "transcoder": {"steps": 25, "center": True, "reads": vectors_and_atoms(400, 10, 1)[0]},
 }
 
 

@@ -102,6 +102,7 @@ class Method(StrEnum):
     semi_nmf = "semi_nmf"
     dictionary_learning = "dictionary_learning"
     sae = "sae"
+    transcoder = "transcoder"
     pca = "pca"
     channels = "channels"
     rotation = "rotation"

@@ -10,7 +10,7 @@ from vismech.config.choices import Code, MeanRule, Method, SaeActivation
 
 @dataclass
 class SaeConfig:
-    """How a sparse autoencoder is trained (dictionary.method=sae)."""
+    """How a sparse autoencoder or a transcoder is trained (dictionary.method=sae, transcoder)."""
 
     activation: SaeActivation = SaeActivation.topk
     """relu (L1), topk, batchtopk, jumprelu (L0) or matryoshka (topk whose first latents must do alone, too)."""
@@ -36,7 +36,8 @@ class DictionaryConfig:
 
     method: Method = Method.bisecting
     """bisecting or (flat) kmeans: spherical k-means; nmf, semi_nmf (of vectors with negative values),
-    dictionary_learning: matrix factorisations; sae: sparse autoencoder; pca, channels, rotation (of the channels),
+    dictionary_learning: matrix factorisations; sae: sparse autoencoder; transcoder: a sparse code of what the layer's
+    module takes in that rebuilds the layer, which is what it puts out; pca, channels, rotation (of the channels),
     random (unit vectors), random_pfv (vectors of the layer): controls; saved: those of `path`. pca,
     channels and rotation have at most as many concepts as channels."""
     k: int | str | None = None
@@ -72,7 +73,9 @@ class DictionaryConfig:
     unit: bool = True
     """bisecting, kmeans: length-normalise vectors before clustering (cosine geometry); false: vectors as they are."""
     sae: SaeConfig = field(default_factory=SaeConfig)
-    """How a sparse autoencoder is trained."""
+    """How a sparse autoencoder or a transcoder is trained."""
+    reads: str | None = None
+    """method=transcoder: the layer that codes are read from; null: the one whose output the layer's module takes in."""
     min_size: int = 2
     """A cluster smaller than this is not split."""
     target: str | None = None

@@ -20,8 +20,9 @@ from vismech.config.schema import Config, ModelConfig
 from vismech.errors import UserError
 
 # Modules of networks and nothing else; torch.hub, torch.package and torch.load, say, execute what they load.
+OWN_NETWORKS = ("vismech.sources.cifar_resnet", "vismech.sources.cct")
 NETWORKS = (
-    "vismech.sources.cifar_resnet",
+    *OWN_NETWORKS,
     "torch.nn.modules",
     "torchvision.models",
     "torchvision.ops",
@@ -58,7 +59,9 @@ def check_model(model: ModelConfig, run: Path, trusted: Collection[str] = ()) ->
     home = str(getattr(found, "__module__", None) or "")
     if home.partition(".")[0] in trusted and home.partition(".")[0] not in OURS:
         return
-    if not (_is_below(home, NETWORKS) and (_is_network(found) or _is_builder(found))):
+    if not (
+        _is_below(home, OWN_NETWORKS) or (_is_below(home, NETWORKS) and (_is_network(found) or _is_builder(found)))
+    ):
         raise _untrusted(model.target, home.partition(".")[0], run)
     _check_arguments(model.kwargs, run)
 

@@ -42,7 +42,7 @@ def fitting(method: Method, n: int, k: int, c: int, options: Mapping[str, Any]) 
             return {Kind.products: Amount(4.0 * iterations * n * k * c, launches=10.0 * iterations * k)}
         case Method.dictionary_learning:
             return {Kind.lasso: Amount(250.0 * iterations * MINIBATCH * k * c, launches=10.0 * iterations * k)}
-        case Method.sae:
+        case Method.sae | Method.transcoder:
             rows = float(options.get("steps", 0)) * float(options.get("batch_size", 0))
             return {Kind.products: Amount(12.0 * rows * k * c, launches=60.0 * float(options.get("steps", 0)))}
         case Method.pca:

@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {
     "semi_nmf": "vismech.dictionaries.factorization:fit_semi_nmf",
     "dictionary_learning": "vismech.dictionaries.dictionary_learning:fit_dictionary_learning",
     "sae": "vismech.dictionaries.sae.training:fit_sae",
+    "transcoder": "vismech.dictionaries.sae.transcoder:fit_transcoder",
     "pca": "vismech.dictionaries.bases:fit_pca",
     "channels": "vismech.dictionaries.bases:fit_channels",
     "rotation": "vismech.dictionaries.bases:fit_rotation",

@@ -47,6 +47,9 @@ class Dictionary:
     In a centred dictionary the last atom is the **mean concept**, the dataset mean m divided by its norm. Its code is
     the constant ‖m‖ (`info["mean_norm"]`) and the other codes are those of x − m, so decoding stays one product.
     `encoder` holds the arrays of the method's own encoder, which `code=encoder` asks for.
+
+    A **transcoder**'s encoder reads the vectors of another place (`reads`): given these, `encode` gives the codes with
+    which `decode` rebuilds the vectors of the layer that the dictionary is of. Its mean concept is what it always adds.
     """
 
     atoms: Float[Tensor, "k c"]
@@ -80,6 +83,11 @@ class Dictionary:
         """The atoms without the mean concept."""
         return self.atoms if self.mean_index is None else self.atoms[:-1]
 
+    @property
+    def reads(self) -> str | None:
+        """The layer whose vectors are coded, where it is another than the one whose vectors are rebuilt."""
+        return self.info.get("reads") if self.coding.code is Code.encoder else None
+
     def encode(self, vectors: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n k"]:
         """Return the codes u of each vector, exact zeros where a concept is absent.
 
@@ -87,10 +95,17 @@ class Dictionary:
         every other code is that of the vector alone.
 
         Raises:
-            UserError: `code=encoder` of a method that has no encoder of its own.
+            UserError: `code=encoder` of a method that has no encoder of its own, or a transcoder's of vectors that have
+                not as many channels as what it reads.
         """
         mean_norm = self.info["mean_norm"] if self.mean_index is not None else 0.0
-        centred = vectors if self.mean_index is None else vectors - mean_norm * self.atoms[-1]
+        if self.reads is not None and vectors.shape[-1] != (width := self.encoder["weight"].shape[1]):
+            raise UserError(
+                f"transcoder: vectors of {vectors.shape[-1]} channels, but it reads {width}: give those of the place "
+                f"that it reads ({self.reads or 'reads'}), not those that it rebuilds."
+            )
+        own = self.mean_index is not None and self.reads is None
+        centred = vectors - mean_norm * self.atoms[-1] if own else vectors
         if self.coding.code is Code.encoder:
             codes = own_encoder(self.info.get("method", ""))(centred, self.concepts, self.encoder, self.info)
         else:
@@ -172,6 +187,7 @@ Encoder = Callable[[Tensor, Tensor, dict[str, Tensor], dict[str, Any]], Tensor]
 # Named, not imported: a method is loaded when it is used.
 ENCODERS: dict[str, str] = {
     "sae": "vismech.dictionaries.sae.model:encode_sae",
+    "transcoder": "vismech.dictionaries.sae.model:encode_sae",
     "nmf": "vismech.dictionaries.factorization:encode_nonnegative",
     "semi_nmf": "vismech.dictionaries.factorization:encode_nonnegative",
     "pca": "vismech.dictionaries.bases:encode_projection",

@@ -56,7 +56,7 @@ def read_saved(folder: Path, channels: int | None = None) -> Dictionary:
         channels: of the layer that it is for.
 
     Raises:
-        UserError: files that are no dictionary, or one of another number of channels.
+        UserError: files that are no dictionary, or one of another number of channels, or a transcoder of no place.
     """
     try:
         found = Dictionary.load(folder)
@@ -67,6 +67,11 @@ def read_saved(folder: Path, channels: int | None = None) -> Dictionary:
         raise UserError(f"{folder} holds no dictionary that can be read ({type(error).__name__}: {error})") from error
     if found.atoms.ndim != 2:
         raise UserError(f"{folder} has atoms {list(found.atoms.shape)}, not [concepts, channels]")
+    reads, weight = found.info.get("reads"), found.encoder.get("weight")
+    if reads is not None and not (isinstance(reads, str) and reads and weight is not None and weight.ndim == 2):
+        raise UserError(
+            f"{folder} is a transcoder that does not say which layer it reads, and how: fit it with place=LAYER"
+        )
     if channels is not None and found.c != channels:
         raise UserError(f"{folder} has concepts of {found.c} channels, but the layer has {channels}: is it another's?")
     return found

@@ -33,9 +33,14 @@ def tell(dictionary: Dictionary, layer: str) -> dict[str, Any]:
     """How a dictionary codes, as JSON has it.
 
     Raises:
-        UserError: it codes by a function of somebody's own, which no data can tell.
+        UserError: it codes by a function of somebody's own, which no data can tell, or from another layer's vectors.
     """
     coding = dictionary.coding
+    if dictionary.reads is not None:
+        raise UserError(
+            f"the code of {layer} is read from {dictionary.reads} (a transcoder), and an edit codes what it changes: "
+            "make the run with another dictionary, or with dictionary.code=lasso"
+        )
     own = coding.own["target"] if coding.own else None
     if own is not None or (coding.code is Code.encoder and dictionary.info.get("method") not in ENCODERS):
         raise UserError(

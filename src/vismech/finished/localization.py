@@ -65,9 +65,10 @@ def panels_of(
     keep_freed_memory()
     inputs = torch.stack([ctx.model.preprocess(image) for image in loaded])
     dictionary, layout = opened.read_dictionary(layer), ctx.layout(layer)
+    place = dictionary.reads or layer
     with one_thread():
         with torch.no_grad():
-            vectors = layout.vectors(ctx.network.activations(inputs, [layer])[layer])
+            vectors = ctx.layout(place).vectors(ctx.network.activations(inputs, [place])[place])
             codes = dictionary.encode(vectors)[..., concept].reshape(len(loaded), *layout.grid)
         kinds = list(dict.fromkeys([kind, Patches.upsampling]))
         maps = {each: concept_maps(ctx.network, inputs, layer, codes, each, mean_token_of(ctx, each)) for each in kinds}

@@ -42,6 +42,7 @@ class Layer(NamedTuple):
 
     def code(self, activation: Tensor) -> Coded:
         """Activations [B, …] written in the layer's concepts."""
+        assert self.dictionary.reads is None, "refused while planning: its codes are read elsewhere"
         vectors = self.layout.vectors(activation)
         return Coded(activation, vectors, self.dictionary.encode(vectors))
 

@@ -36,6 +36,7 @@ class Kind(NamedTuple):
             ``cases/<table>.csv.gz``, so that runs can be compared image by image.
         curves: mean curves, written to ``tables/curves.csv``.
         needs: the stages whose artifacts it reads, beside those of the extraction.
+        elsewhere: whether it takes codes that are read from another layer than the one that they rebuild.
     """
 
     jobs: Callable[[Context, Plan], list[Job]]
@@ -47,6 +48,7 @@ class Kind(NamedTuple):
     cases: Callable[[Work, Plan], pd.DataFrame] | None = None
     curves: Callable[[Work, Plan], pd.DataFrame] | None = None
     needs: tuple[Stage, ...] = (Stage.dictionary,)
+    elsewhere: bool = False
 
 
 TRACED = (Stage.dictionary, Stage.trace)

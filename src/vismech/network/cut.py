@@ -85,6 +85,10 @@ class ExportedNetwork(Network):
         self.layers = sorted(
             (name for name in self.output if name not in (PIXELS, LOGITS)), key=lambda name: order[self.output[name]]
         )
+        # Of modules that end together the outermost has its name first.
+        owner = {self.output[name]: name for name in sorted(self.layers, key=len, reverse=True)}
+        taken = {name: [owner.get(node) for node in self._taken_in[name]] for name in self.layers}
+        self.inputs = {name: only[0] for name, only in taken.items() if len(only) == 1 and only[0] is not None}
         self.output |= {PIXELS: self.input, LOGITS: result}
         self._prefix_at = prefix_tokens(module, self.input)
         self.prefixes = {name: self._prefix_at[node] for name, node in self.output.items() if node in self._prefix_at}
@@ -98,11 +102,14 @@ class ExportedNetwork(Network):
         inside = {node: dict(_modules_of(node)) for node in nodes}
         calls: dict[str, set[str]] = {}
         handed_on: dict[str, set[fx.Node]] = {}
+        self._taken_in: dict[str, set[fx.Node]] = {}
         for node in nodes:
             for path, call in inside[node].items():
                 calls.setdefault(path, set()).add(call)
                 if any(path not in inside[user] for user in node.users) and not _is_size(node):
                     handed_on.setdefault(path, set()).add(node)
+                outside = (read for read in node.all_input_nodes if path not in inside[read])
+                self._taken_in.setdefault(path, set()).update(filter(self._has_row_per_image, outside))
         self.calls = {path: len(found) for path, found in calls.items()}
         for path, values in handed_on.items():
             (value, *others), once = values, self.calls[path] == 1

@@ -25,12 +25,14 @@ class Layers:
         calls: how often one pass calls each module.
         prefixes: tokens before the patch tokens, of the layers where the graph tells how many these are.
         prefix_tokens: how many the user says that there are, wherever a layer has tokens.
+        inputs: layer → the layer whose output is all that its module takes in, where the graph tells that there is one.
     """
 
     layers: list[str]
     calls: Mapping[str, int]
     prefixes: Mapping[str, int] = MappingProxyType({})
     prefix_tokens: int | None = None
+    inputs: Mapping[str, str] = MappingProxyType({})
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""

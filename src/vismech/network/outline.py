@@ -41,7 +41,7 @@ class Outline(Layers):
         layers, calls, shapes: of the network.
         cuts: pairs of layers that can be cut between, as far as they were tried.
         held: pairs with a path around the lower layer, which can be held.
-        prefixes: of the network.
+        prefixes, inputs: of the network.
         prefix_tokens: what the run's configuration says of them; it is not kept in the note.
         counts: what a row costs between two layers (``vismech.costs.counts``), as far as that was counted.
     """
@@ -56,6 +56,7 @@ class Outline(Layers):
     prefix_tokens: int | None = None
     counts: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
     held: set[tuple[str, str]] = field(default_factory=set)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Shape of one image's activation at ``layer``, without the batch axis."""
@@ -74,6 +75,7 @@ class Outline(Layers):
             "cuts": sorted(map(list, self.cuts)),
             "held": sorted(map(list, self.held)),
             "prefixes": dict(self.prefixes),
+            "inputs": dict(self.inputs),
             "counts": [[*pair, *numbers] for pair, numbers in sorted(self.counts.items())],
         }
         part = file.with_name(f"{file.name}.{os.getpid()}")
@@ -99,6 +101,7 @@ def read_outline(file: Path) -> Outline | None:
             {str(name): int(count) for name, count in found["prefixes"].items()},
             counts={(lower, upper): tuple(map(float, numbers)) for lower, upper, *numbers in found["counts"]},
             held={(lower, upper) for lower, upper in found["held"]},
+            inputs={str(name): str(read) for name, read in found["inputs"].items()},
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

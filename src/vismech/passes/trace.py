@@ -235,7 +235,11 @@ class TraceLoop(ImageLoop):
     def _coded(self, images: Tensor) -> Coded:
         clean = self.read(images)
         vectors = self.layout.vectors(clean)
-        return Coded(clean, vectors, self._codes(vectors))
+        place = self.dictionary.reads
+        if place is None:
+            return Coded(clean, vectors, self._codes(vectors))
+        read = self.network.layout(place).vectors(self.network.activations(images, [place])[place])
+        return Coded(clean, vectors, self._codes(read))
 
     def _codes(self, vectors: Float[Tensor, "b p c"]) -> Float[Tensor, "b p k"]:
         return self.dictionary.encode(vectors)

@@ -27,6 +27,7 @@ from vismech.passes.progress import Meter
 from vismech.sources.own import Own
 from vismech.stages.context import Context, Job
 from vismech.stages.counted import concepts_of, vectors_of
+from vismech.stages.reads import read_from
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, plain
 from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings, used
@@ -40,6 +41,7 @@ TABLE_KEYS = ("dictionary", "code", "center", "mean_rule", "budget")
 # At most one concept for each channel.
 BASES = (Method.pca, Method.channels, Method.rotation)
 CLUSTERINGS = (Method.bisecting, Method.kmeans)
+TRAINED = (Method.sae, Method.transcoder)
 ITERATIVE = (Method.kmeans, Method.nmf, Method.semi_nmf, Method.dictionary_learning)
 # The field that says how much a code may hold.
 AMOUNT = {
@@ -114,14 +116,21 @@ def counting(config: Config) -> Counting:
 
 
 def check_count(config: Config) -> None:
-    """Refuse numbers of concepts that are none.
+    """Refuse numbers of concepts that are none, or that the method cannot be asked for.
 
     Raises:
-        UserError: a word other than auto, or a share outside of 0 … 1.
+        UserError: a word other than auto, a share outside of 0 … 1, or what a transcoder alone has or has not.
     """
     wanted = config.dictionary
     if isinstance(wanted.k, str) and wanted.k != AUTO:
         raise UserError(f"dictionary.k={wanted.k} is no number of concepts: give a number, {AUTO} or null")
+    if wanted.method is Method.transcoder and counting(config):
+        raise UserError(
+            "dictionary.k=auto counts by vectors that are rebuilt from themselves, and a transcoder's are not: give "
+            "dictionary.k or dictionary.k_per_channel"
+        )
+    if wanted.reads is not None and wanted.method is not Method.transcoder:
+        raise UserError(f"dictionary.reads={wanted.reads} is for dictionary=transcoder, not {wanted.method.value}")
     if not 0 <= wanted.unexplained < 1:
         raise UserError(f"dictionary.unexplained={wanted.unexplained} must be at least 0 and below 1: it is a share")
 
@@ -135,7 +144,7 @@ def fit_inputs(config: Config) -> dict[str, Any]:
         return {"min_size": wanted.min_size, **raw}
     if wanted.method in ITERATIVE:
         return {"iterations": wanted.iterations, **raw}
-    return plain(asdict(wanted.sae)) if wanted.method is Method.sae else {}
+    return plain(asdict(wanted.sae)) if wanted.method in TRAINED else {}
 
 
 def refinement(ctx: Context, layer: str) -> Refinement | None:
@@ -156,11 +165,12 @@ def refinement(ctx: Context, layer: str) -> Refinement | None:
     return Refinement(wanted.refine, l0, wanted.code in (Code.omp_nonnegative, Code.coarse_to_fine_nonnegative))
 
 
-def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
-    """One layer's dictionary."""
-    wanted = ctx.config.dictionary
+def job(ctx: Context, layer: str, extracted: Mapping[str, Spec[Any]]) -> Job:
+    """One layer's dictionary; of a transcoder what it reads is a parent, too."""
+    wanted, place = ctx.config.dictionary, read_from(ctx, layer)
+    parents = {"vectors": extracted[layer], **({} if place is None else {"reads": extracted[place]})}
     if wanted.method is Method.saved:
-        spec = Spec(Stage.dictionary.value, VERSION, layer, _saved(ctx, layer), {"vectors": vectors})
+        spec = Spec(Stage.dictionary.value, VERSION, layer, _saved(ctx, layer), parents)
         return Job(Stage.dictionary, {layer: spec}, compute, cost)
     again = refinement(ctx, layer)
     settings = DictionarySettings(
@@ -173,7 +183,7 @@ def job(ctx: Context, layer: str, vectors: Spec[Any]) -> Job:
         own_method(ctx.config),
         counting(ctx.config),
     )
-    spec = Spec(Stage.dictionary.value, VERSION, layer, settings, {"vectors": vectors})
+    spec = Spec(Stage.dictionary.value, VERSION, layer, settings, parents)
     return Job(Stage.dictionary, {layer: spec}, compute, cost)
 
 
@@ -238,7 +248,7 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
                 read_saved(folder).save(partial)
             continue
         images = torch.from_numpy(np.array(work.store.open(spec.parents["vectors"]).array("vectors.npy")))
-        with work.store.writer(spec, resume=wanted.method is Method.sae) as folder, ExitStack() as stack:
+        with work.store.writer(spec, resume=wanted.method in TRAINED) as folder, ExitStack() as stack:
             k, chosen = wanted.k, None
             if wanted.counting:
                 chosen = _chosen(work, wanted, images, layer)
@@ -247,12 +257,22 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
             extra: dict[str, Any] = {"on_round": meter.advance}
             if wanted.method is Method.bisecting:
                 extra["on_split"] = meter.advance
-            if wanted.method is Method.sae:
+            if wanted.method in TRAINED:
                 extra |= {"folder": folder, "title": f"dictionary {layer}"}
+            if "reads" in spec.parents:
+                extra |= _read(work, spec)
             fitted = _fit(work, wanted, images.flatten(0, 1), k, **extra)
             if chosen is not None:
                 fitted = replace(fitted, info={**fitted.info, "chosen": chosen})
             fitted.save(folder)
+
+
+def _read(work: Work, spec: Spec[DictionarySettings]) -> dict[str, Any]:
+    """What a transcoder reads, and where that is; the positions of both places are the same."""
+    here, there = (work.store.open(spec.parents[name]) for name in ("vectors", "reads"))
+    assert np.array_equal(here.array("positions.npy"), there.array("positions.npy"))
+    reads = torch.from_numpy(np.array(there.array("vectors.npy"))).flatten(0, 1)
+    return {"reads": reads, "place": spec.parents["reads"].settings.layer}
 
 
 def _fit(work: Work, wanted: DictionarySettings, vectors: torch.Tensor, k: int, **extra: Any) -> Dictionary:
@@ -340,7 +360,7 @@ def budget(config: Config) -> float | int | None:
     wanted = config.dictionary
     if wanted.code is Code.encoder:
         limited = (SaeActivation.topk, SaeActivation.batchtopk, SaeActivation.matryoshka)
-        topk = wanted.method is Method.sae and wanted.sae.activation in limited
+        topk = wanted.method in TRAINED and wanted.sae.activation in limited
         return wanted.sae.l0_per_channel if topk else None
     name = AMOUNT[wanted.code]
     return getattr(wanted, name) if name else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 import numpy as np
@@ -27,11 +27,13 @@ RELEVANCE = 3
 """Passes forward that relevance takes beside the gradient's, as measured."""
 
 
-def job(ctx: Context, logits: bool) -> Job:
-    """One job for all layers, and for the logits where a later stage needs them."""
+def job(ctx: Context, logits: bool, also: Iterable[str] = ()) -> Job:
+    """One job for all layers, others that transcoders read, and for the logits where a later stage needs them."""
     extract = ctx.config.extract
     draw = {} if extract.positions is Positions.all else {"per_image": extract.per_image, "seed": ctx.config.seed}
-    settings = [ExtractSettings(ctx.source, layer, extract.positions, **draw) for layer in ctx.layers]
+    settings = [
+        ExtractSettings(ctx.source, layer, extract.positions, **draw) for layer in dict.fromkeys([*ctx.layers, *also])
+    ]
     settings += [ExtractSettings(ctx.source, LOGITS)] if logits else []
     specs = {one.layer: Spec(Stage.extract.value, VERSION, one.layer, one) for one in settings}
     return Job(Stage.extract, specs, compute, cost, passes=True)

@@ -348,9 +348,9 @@ def lit_maps(
     """
     if not concepts:
         return
-    layout = work.layout(layer)
+    layout, place = work.layout(layer), dictionary.reads or layer
     with torch.no_grad():
-        vectors = layout.vectors(work.network.activations(images, [layer])[layer])
+        vectors = work.layout(place).vectors(work.network.activations(images, [place])[place])
         codes = {n: dictionary.encode(vectors[n])[:, list(own)].clone() for n, own in concepts.items()}
     for turn in range(max(map(len, concepts.values()))):
         here = [n for n, own in concepts.items() if turn < len(own)]

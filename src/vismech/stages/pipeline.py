@@ -19,7 +19,7 @@ from vismech.measures import images as measured
 from vismech.measures.base import alone, asked, jobs_of, measure_of
 from vismech.network.layers import LOGITS
 from vismech.sources.data import Columns, ImageData, open_data
-from vismech.stages import cards, describe, dictionary, effects, extract, graph, report, trace, where
+from vismech.stages import cards, describe, dictionary, effects, extract, graph, reads, report, trace, where
 from vismech.stages.checks import check
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.explained import check_classes, check_listed
@@ -72,13 +72,17 @@ def make_plan(ctx: Context) -> Plan:
         jobs.append(job)
         return dict(job.specs)
 
-    needed = not alone(ctx.config)
-    vectors = add(extract.job(ctx, logits=wanted(Stage.trace))) if needed else {}
-    logits = vectors.pop(LOGITS, None)
+    needed, places = not alone(ctx.config), {}
+    if needed and wanted(Stage.dictionary):
+        places = {layer: place for layer in ctx.layers if (place := reads.read_from(ctx, layer)) is not None}
+        own = [name for name in asked(ctx.config) if wanted(Stage.evaluate) and not measure_of(name).elsewhere]
+        reads.check_reach(ctx, places.items(), own, wanted(Stage.trace))
+    extracted = add(extract.job(ctx, wanted(Stage.trace), places.values())) if needed else {}
+    vectors, logits = {layer: extracted[layer] for layer in ctx.layers if needed}, extracted.get(LOGITS)
     dictionaries, descriptions, to_class, pairs = {}, {}, {}, {}
     if wanted(Stage.dictionary):
         for layer in vectors:
-            dictionaries |= add(dictionary.job(ctx, layer, vectors[layer]))
+            dictionaries |= add(dictionary.job(ctx, layer, extracted))
     for layer in vectors:
         if wanted(Stage.describe):
             descriptions |= add(describe.job(ctx, layer, vectors[layer], dictionaries[layer]))

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from vismech.attribution.automatic import TOO_MUCH
-from vismech.config.choices import Images, Output, Positions, Rule, Scope, Stage
+from vismech.config.choices import Code, Images, Output, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.costs.cost import Cost
 from vismech.measures.base import measure_of, measured_rows
@@ -181,6 +181,7 @@ def report_data(work: Work, wanted: ReportSettings, plan: Plan, gallery: Any) ->
             *_unexplained(work, plan),
             *_incomplete(completeness),
             *_held(graph),
+            *_elsewhere(plan),
         ],
         traced=gallery.kind,
         probability=_explained_output(plan) is Output.probability,
@@ -311,6 +312,18 @@ def _held(graph: Mapping[str, Any]) -> list[str]:
     return [
         f"What runs around {named} is held at its value in the photograph (attribute.around=hold): edges from there "
         "are of what runs through the layer alone, and offsets hold all the rest."
+    ]
+
+
+def _elsewhere(plan: Plan) -> list[str]:
+    """A note on layers whose codes are read from another."""
+    if plan.columns["code"] != Code.encoder.value:
+        return []
+    read = {layer: spec.parents["reads"].unit for layer, spec in plan.dictionaries.items() if "reads" in spec.parents}
+    return [
+        f"The codes of {layer} are a transcoder's: read from {place}, they rebuild what the network makes of that. "
+        f"R² is of {layer}, not of what is read, and the error is what the network adds beyond the concepts."
+        for layer, place in read.items()
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -310,8 +310,31 @@ def start_of(work: Work, spec: Spec[TraceSettings], readable: list[str]) -> Star
     return Start(path.baseline, mean, places, whole, used(path.blur, 0.0))
 
 
-CUTLESS = (Evaluation.planted, Evaluation.stability, Evaluation.localization)
-"""Measures that compute nothing from one layer to another, or as the traces do."""
+HOLDING = (
+    Evaluation.planted,
+    Evaluation.stability,
+    Evaluation.localization,
+    Evaluation.reconstruction,
+    Evaluation.insertion,
+    Evaluation.transfer,
+)
+"""Measures that compute nothing from one layer to another, or hold what runs around the lower one."""
+
+
+def held_pairs(ctx: Context, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of some pairs of layers with paths around the lower one, where these may be held.
+
+    Raises:
+        UserError: a pair that cannot be cut between, and the remedy.
+    """
+    if ctx.config.attribute.around is Around.refuse:
+        try:
+            ctx.check_cuts(list(pairs))
+        except UserError as error:
+            hold = "attribute.around=hold traces what runs through the lower layer alone, all else held"
+            raise UserError(f"{error}; {hold}") from error
+        return []
+    return [pair for pair in pairs if ctx.held(*pair)]
 
 
 def check_cuts(ctx: Context, measures: Sequence[str], effects: bool) -> None:
@@ -325,23 +348,18 @@ def check_cuts(ctx: Context, measures: Sequence[str], effects: bool) -> None:
     Raises:
         UserError: the pair or the measure, and the remedy.
     """
-    pairs = list(pairwise([*ctx.layers, LOGITS]))
-    if ctx.config.attribute.around is Around.refuse:
-        try:
-            ctx.check_cuts(pairs)
-        except UserError as error:
-            hold = "attribute.around=hold traces what runs through the lower layer alone, all else held"
-            raise UserError(f"{error}; {hold}") from error
-        return
+    pairs = [*pairwise([*ctx.layers, LOGITS])]
+    if ctx.config.attribute.around is Around.hold:
+        pairs += [(layer, LOGITS) for layer in ctx.layers]
     # Every pair is looked at, so that each is noted with the model.
-    held = [pair for pair in {*pairs, *((layer, LOGITS) for layer in ctx.layers)} if ctx.held(*pair)]
+    held = held_pairs(ctx, dict.fromkeys(pairs))
     if not held:
         return
     lower, upper = min(held)
     told = f"attribute.around=hold holds what runs around {lower} on the way to {upper}, which"
     if effects:
         raise UserError(f"{told} graph.measured=true does not: give graph.measured=false")
-    if cutting := [name for name in measures if name in {each.value for each in Evaluation} - {*CUTLESS}]:
+    if cutting := [name for name in measures if name in {each.value for each in Evaluation} - {*HOLDING}]:
         raise UserError(f"{told} evaluate.kinds={cutting[0]} does not: give evaluate=none, or ends of blocks as layers")
 
 

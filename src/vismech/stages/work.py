@@ -99,9 +99,8 @@ class Work:
         names = [PIXELS, *network.layers, LOGITS]
         identity, classes = identity_of(self.model, network), self.model.classes
         shapes = {name: network.shape(name) for name in names}
-        return Outline(
-            identity, classes, list(network.layers), dict(network.calls), shapes, prefixes=dict(network.prefixes)
-        )
+        facts = {"prefixes": dict(network.prefixes), "inputs": dict(network.inputs)}
+        return Outline(identity, classes, list(network.layers), dict(network.calls), shapes, **facts)
 
     def check_cuts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Refuse pairs of layers that cannot be cut between, before anything is computed.

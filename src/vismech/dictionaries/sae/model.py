@@ -1,6 +1,6 @@
 """Sparse autoencoders: linear encoders of concepts with sparse latents, and the loss that trains them.
 
-Legend: n vectors, k latents (concepts), c channels.
+Legend: n vectors, k latents (concepts), c channels; where they differ, r of what is read and g of what is rebuilt.
 
 Training is in `vismech.dictionaries.sae.training`; nothing here knows of steps or devices.
 """
@@ -89,9 +89,17 @@ class SparseAutoencoder(nn.Module):
         """The vectors without the pre-bias."""
         return vectors if self.pre_bias is None else vectors - self.pre_bias
 
+    def read(self, centred: Float[Tensor, "n c"]) -> Float[Tensor, "n r"]:
+        """What codes are read from: the vectors; of a transcoder those of another place."""
+        return centred
+
+    def goal(self, centred: Float[Tensor, "n c"]) -> Float[Tensor, "n g"]:
+        """What codes rebuild: the vectors."""
+        return centred
+
     def latents(self, centred: Float[Tensor, "n c"]) -> Float[Tensor, "n k"]:
         """What the activation is applied to."""
-        return F.linear(centred, self.encoder, self.bias)
+        return F.linear(self.read(centred), self.encoder, self.bias)
 
     def activate(self, latents: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Codes of one batch in training."""
@@ -117,9 +125,10 @@ class SparseAutoencoder(nn.Module):
 
     def unexplained(self, centred: Float[Tensor, "n c"], codes: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
         """Mean of `‖x − x̃‖²`; of matryoshka the mean over its nests, too."""
+        goal = self.goal(centred)
         if self.activation is not SaeActivation.matryoshka:
-            return (centred - codes @ self.decoder).square().sum(1).mean()
-        residual, total, edges = centred, centred.new_zeros(()), nests(len(self.decoder))
+            return (goal - codes @ self.decoder).square().sum(1).mean()
+        residual, total, edges = goal, goal.new_zeros(()), nests(len(self.decoder))
         for start, stop in itertools.pairwise([0, *edges]):
             residual = residual - codes[:, start:stop] @ self.decoder[start:stop]
             total = total + residual.square().sum(1).mean()
@@ -145,17 +154,22 @@ class SparseAutoencoder(nn.Module):
         times the mean norm of the living latents' encoders, their biases 0.
         """
         centred = self.centre(vectors)
-        residual = centred - self.activate(self.latents(centred)) @ self.decoder
+        residual = self.goal(centred) - self.activate(self.latents(centred)) @ self.decoder
         count = int(dead.sum())
         # Drawn on the CPU, so that the draw is the same on every device.
         chance = residual.square().sum(1).cpu()
         drawn = torch.multinomial(chance, count, replacement=True, generator=generator).to(dead.device)
         directions = F.normalize(residual[drawn], dim=1)
-        self.encoder[dead] = directions * self.encoder[~dead].norm(dim=1).mean().nan_to_num(1)
+        facing = self.facing(directions, centred[drawn])
+        self.encoder[dead] = facing * self.encoder[~dead].norm(dim=1).mean().nan_to_num(1)
         self.decoder[dead] = directions
         self.bias[dead] = 0
         if self.log_threshold is not None:
             self.log_threshold[dead] = math.log(THRESHOLD)
+
+    def facing(self, directions: Float[Tensor, "d g"], centred: Float[Tensor, "d c"]) -> Float[Tensor, "d r"]:
+        """Unit encoders of latents that write ``directions``, what is missed of the vectors ``centred``."""
+        return directions
 
     @torch.no_grad()
     def global_threshold(self, batches: Iterable[Float[Tensor, "n c"]]) -> Float[Tensor, ""]:
@@ -164,6 +178,40 @@ class SparseAutoencoder(nn.Module):
         least = torch.stack([torch.where(code > 0, code, torch.inf).amin() for code in codes])
         least = least[least.isfinite()]
         return least.mean() if len(least) else self.bias.new_zeros(())
+
+
+class Transcoder(SparseAutoencoder):
+    """`u = a(W x + e)`, `ỹ = u D + b`: x is of another place than y, such as an MLP's input and its output.
+
+    Rows are x and y of one position, the first ``width`` numbers being x. The loss is `‖y − ỹ‖²` in the place of
+    `‖x − x̃‖²`, with the autoencoder's sparsity (Dunefsky, Chlenski & Nanda 2024, arXiv 2406.11944).
+    """
+
+    def __init__(
+        self, directions: Float[Tensor, "k c"], activation: SaeActivation, l0: int, centred: bool, width: int
+    ) -> None:
+        super().__init__(F.normalize(directions[:, width:], dim=1), activation, l0, centred)
+        self.width = width
+        # A latent starts as one vector: it reads its x and writes its y.
+        self.encoder = nn.Parameter(F.normalize(directions[:, :width], dim=1))
+
+    def centre(self, vectors: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """The rows with y less its bias b."""
+        if self.pre_bias is None:
+            return vectors
+        return torch.cat([vectors[:, : self.width], vectors[:, self.width :] - self.pre_bias], 1)
+
+    def read(self, centred: Float[Tensor, "n c"]) -> Float[Tensor, "n r"]:
+        """X of the rows."""
+        return centred[:, : self.width]
+
+    def goal(self, centred: Float[Tensor, "n c"]) -> Float[Tensor, "n g"]:
+        """Y of the rows."""
+        return centred[:, self.width :]
+
+    def facing(self, directions: Float[Tensor, "d g"], centred: Float[Tensor, "d c"]) -> Float[Tensor, "d r"]:
+        """The x at which each was missed."""
+        return F.normalize(self.read(centred), dim=1)
 
 
 def nests(k: int) -> list[int]:
@@ -180,12 +228,14 @@ def initial_directions(vectors: Float[Tensor, "n c"], k: int, generator: torch.G
 
 @torch.no_grad()
 def encode_sae(
-    vectors: Float[Tensor, "*b n c"],
+    vectors: Float[Tensor, "*b n r"],
     concepts: Float[Tensor, "k c"],
     encoder: dict[str, Tensor],
     info: dict[str, Any],
 ) -> Float[Tensor, "*b n k"]:
     """Return the codes of vectors that come without mean and pre-bias, in the contract of `Dictionary.encode`.
+
+    Those that a transcoder reads come as they are.
 
     batchtopk has a global threshold here, so that a vector's code is its own.
     """

@@ -26,7 +26,7 @@ from vismech.config.choices import SaeActivation
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
 from vismech.dictionaries.coding import l0_of
-from vismech.dictionaries.sae.model import SparseAutoencoder, initial_directions
+from vismech.dictionaries.sae.model import SparseAutoencoder, Transcoder, initial_directions
 from vismech.errors import UserError
 from vismech.passes.progress import Meter
 from vismech.passes.threads import one_thread
@@ -227,19 +227,21 @@ def fit_sae(
     decay: float = 0.2,
     folder: Path | None = None,
     title: str = "sae",
+    width: int = 0,
 ) -> Fitted:
     """Train a sparse autoencoder; its decoder's rows are the concepts. See `SparseAutoencoder` and `SaeConfig`.
 
     With `center` the vectors come centred, and what the learnt pre-bias adds to their mean is returned as `shift`.
     Training sees the vectors in a canonical order and scaled to mean ‖x‖² = 1, the scale going into the codes. In
     `folder`, a checkpoint is kept in a dot file, from which the same call continues; the result is the same bytes.
+    The first `width` numbers of a vector are read and not rebuilt: a `Transcoder`, see `fit_transcoder`.
 
     Raises:
         UserError: for fewer distinct vectors than k, more active latents than k, options out of their range, values
             that are not finite, or training that diverges.
     """
     plan = Schedule(seed, sparsity, steps, batch_size, learning_rate, warmup, decay)
-    channels = vectors.shape[1]
+    channels = vectors.shape[1] - width
     l0 = l0_of(l0_per_channel, channels)
     if not (l0_per_channel > 0 and l0 <= k):
         raise UserError(
@@ -250,10 +252,12 @@ def fit_sae(
     with one_thread(), closing(Meter(title, steps)) as meter:
         found = canonical(vectors, "sae", unit=False)
         require_distinct("sae", k, found, len(vectors), "values")
-        scale = found.vectors.square().sum(1, dtype=torch.float64).mean().sqrt().item()
+        scale = found.vectors[:, width:].square().sum(1, dtype=torch.float64).mean().sqrt().item()
         data = found.vectors / scale
         directions = initial_directions(data, k, plan.generator("directions", 0))
-        model = SparseAutoencoder(directions, chosen, l0, center).to(device)
+        how = chosen, l0, center
+        model = Transcoder(directions, *how, width) if width else SparseAutoencoder(directions, *how)
+        model = model.to(device)
         training = SaeTraining(model, data.to(device), plan, folder, meter).to(device)
         meter.count = training.done
         with torch.enable_grad():

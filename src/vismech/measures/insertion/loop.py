@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -124,16 +124,33 @@ class ConceptLoop(ImageLoop):
     Args:
         layers: the layers.
         mean_kept: whether a mean concept is always there and never ranked.
+        held: layers with paths around them to the class, on which all stays as it is: their output alone is replaced.
     """
 
-    def __init__(self, *args: Any, layers: dict[str, Layer], mean_kept: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, layers: dict[str, Layer], mean_kept: bool, held: Collection[str] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.layers, self.mean_kept = layers, mean_kept
+        self.layers, self.mean_kept, self.held = layers, mean_kept, held
 
     def on_predict_start(self) -> None:
         """Move the dictionaries once and cut the segments."""
         self.layers = {name: layer.to(self.device) for name, layer in self.layers.items()}
-        self.segments = {name: self.network.segment(name, LOGITS) for name in self.layers}
+        self.segments: dict[str, nn.Module] = {}
+        self.read: dict[str, Callable[[Tensor], Tensor]] = {}
+        for name, layer in self.layers.items():
+            if name not in self.held:
+                self.segments[name] = self.network.segment(name, LOGITS)
+                continue
+            cut = self.network.around(name, LOGITS)
+            self.segments[name], self.read[name] = cut.segment, cut.read
+            self.layers[name] = layer._replace(layout=cut.layout(layer.layout))
+
+    def found(self, images: Tensor, *wanted: str) -> dict[str, Tensor]:
+        """Activations of ``wanted``, and of what their codes are read from; where something is held, rows with it."""
+        places = [layer.dictionary.reads for name, layer in self.layers.items() if name in wanted]
+        found = self.network.activations(images, list(dict.fromkeys([*wanted, *filter(None, places)])))
+        return found | {name: read(images) for name, read in self.read.items() if name in wanted}
 
     def cuts(self) -> list[nn.Module]:
         """See :meth:`ImageLoop.cuts`."""
@@ -143,11 +160,11 @@ class ConceptLoop(ImageLoop):
         """See :meth:`ImageLoop.held_per_image`: codes, and float64 beside them while they are solved for."""
         return 3 * max(layer.layout.positions * layer.dictionary.k for layer in self.layers.values())
 
-    def coded(self, name: str, clean: Tensor) -> Coded:
+    def coded(self, name: str, found: Mapping[str, Tensor]) -> Coded:
         """Codes of a batch of activations; the mean concept is kept or ranked as ``dictionary.mean_rule`` says."""
-        layout, dictionary = self.layers[name].layout, self.layers[name].dictionary
-        vectors = layout.vectors(clean)
-        codes = dictionary.encode(vectors)
+        dictionary, place, clean = self.layers[name].dictionary, self.layers[name].dictionary.reads, found[name]
+        vectors = self.layers[name].layout.vectors(clean)
+        codes = dictionary.encode(vectors if place is None else self.network.layout(place).vectors(found[place]))
         ranked, kept, mean = codes.any(1), torch.zeros_like(vectors), dictionary.mean_index
         if mean is not None and self.mean_kept:
             ranked[:, mean] = False
@@ -231,8 +248,8 @@ class InsertionLoop(ConceptLoop):
         rows, images = first_readable(self, PROBED)
         if not images:
             return Choice(Rule.midpoint, self.settings[name].steps)
-        found = [self.network.activations(image, [name, LOGITS]) for image in images]
-        each = [self.coded(name, one[name]) for one in found]
+        found = [self.found(image, name, LOGITS) for image in images]
+        each = [self.coded(name, one) for one in found]
         whole = Coded(*(torch.cat(part) for part in zip(*each, strict=True)))
         predicted = torch.cat([one[LOGITS] for one in found]).argmax(1)
         with self.telling(f"{name} → {LOGITS}", rows):
@@ -245,13 +262,13 @@ class InsertionLoop(ConceptLoop):
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
         wanted = [name for name in self.layers if name in self.rows]
-        found = self.network.activations(images, [*wanted, LOGITS])
+        found = self.found(images, *wanted, LOGITS)
         clean, predicted = found[LOGITS].softmax(1).max(1)
         common = {"predicted": predicted, "clean": clean}
-        return {name: common | self._layer(name, found[name], predicted, rows) for name in wanted}
+        return {name: common | self._layer(name, found, predicted, rows) for name in wanted}
 
-    def _layer(self, name: str, clean: Tensor, predicted: Int[Tensor, " b"], rows: list[int]) -> Columns:
-        coded = self.coded(name, clean)
+    def _layer(self, name: str, found: Mapping[str, Tensor], predicted: Int[Tensor, " b"], rows: list[int]) -> Columns:
+        coded = self.coded(name, found)
         edges = self._edges(name, coded, predicted, rows)
         matched = []
         for variant in self.how.matched:
@@ -261,7 +278,7 @@ class InsertionLoop(ConceptLoop):
         cases = [(each, ranked_orders(effects, each.ranked)) for each, effects in [(coded, edges), *matched]]
         for index, (row, label) in enumerate(zip(rows, predicted.tolist(), strict=True)):
             if row not in done:  # the last batch is padded with its last row
-                read = self.reader(name, clean, label, index)
+                read = self.reader(name, found[name], label, index)
                 done[row] = self._image(name, cases, read, index, row)
         columns = {key: torch.stack([done[row][key] for row in rows]) for key in done[rows[0]]}
         self.check_finite(name, columns, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from vismech.stages.counted import activations, coded, concepts_of, count_of, pa
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import spread
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import held_pairs
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec
 from vismech.store.rows import Rows
@@ -100,6 +101,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         dictionary_stage.kept_mean(ctx.config),
     )
     parents = measured_parents(plan)
+    held_pairs(ctx, [(layer, LOGITS) for layer in plan.dictionaries])
     specs = {
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
@@ -157,6 +159,7 @@ def compute(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> None:
             rows,
             "insertion",
             layers=layers,
+            held=held_layers(work, layers),
             how=wanted,
             random_rows=spread(every, wanted.random_images),
             greedy_rows=spread(every, wanted.greedy_images),
@@ -173,6 +176,11 @@ def read_layers(work: Work, dictionaries: Mapping[str, Spec[Any]], coding: Codin
         layer: Layer(work.layout(layer), dictionary_stage.read(work, spec, coding))
         for layer, spec in dictionaries.items()
     }
+
+
+def held_layers(work: Work, layers: Iterable[str]) -> list[str]:
+    """The layers with paths around them to the class; planning has refused them where these may not be held."""
+    return [layer for layer in layers if work.held(layer, LOGITS)]
 
 
 def finish(work: Work, folders: Mapping[str, Any], rows: Mapping[str, Rows], indices: list[int]) -> None:
@@ -328,4 +336,5 @@ KIND = Kind(
     rows,
     cases=cases,
     curves=curve_table,
+    elsewhere=True,
 )

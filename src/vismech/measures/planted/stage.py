@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vismech.attribution.engine import Settings as Integral
-from vismech.config.choices import Evaluation, Rule, Stage
+from vismech.config.choices import Evaluation, Method, Rule, Stage
 from vismech.dictionaries import Dictionary, build
 from vismech.errors import UserError
 from vismech.measures.base import Kind
@@ -66,6 +66,11 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     config, evaluate, attribute = ctx.config, ctx.config.evaluate, ctx.config.attribute
     if evaluate.images is None:
         raise UserError("evaluate.images=null: planted images are made, not found: give their number, such as 32")
+    if config.dictionary.method is Method.transcoder:
+        raise UserError(
+            "evaluate.kinds=planted learns dictionaries of the vectors of its own networks, and dictionary=transcoder "
+            "rebuilds one place from another: give dictionary=sae_topk or another method"
+        )
     rule = Rule.midpoint if attribute.rule is Rule.auto else attribute.rule
     shared = (Evaluation.planted, evaluate.seeds, evaluate.images, tuple(evaluate.noise))
     path = PathSettings(rule, attribute.steps, phi=attribute.phi)

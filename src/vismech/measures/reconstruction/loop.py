@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,12 @@ class ReconstructLoop(ConceptLoop):
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
         wanted = [name for name in self.layers if name in self.rows]
-        found = self.network.activations(images, wanted)
+        found = self.found(images, *wanted)
         labels = torch.from_numpy(self.labels[rows]).to(images.device)
-        return {name: self._layer(name, found[name], labels) for name in wanted}
+        return {name: self._layer(name, found, labels) for name in wanted}
 
-    def _layer(self, name: str, clean: Tensor, labels: Int[Tensor, " b"]) -> Columns:
-        layout, coded = self.layers[name].layout, self.coded(name, clean)
+    def _layer(self, name: str, found: Mapping[str, Tensor], labels: Int[Tensor, " b"]) -> Columns:
+        layout, coded, clean = self.layers[name].layout, self.coded(name, found), found[name]
         rebuilt = self.layers[name].dictionary.decode(coded.codes)
         ablated = self.means[name].to(rebuilt).expand_as(rebuilt)
         spliced = [clean, *(layout.activation(vectors, clean) for vectors in (rebuilt, ablated))]

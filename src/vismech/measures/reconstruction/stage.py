@@ -15,7 +15,7 @@ from vismech.config.choices import Evaluation, MeanRule, Stage
 from vismech.costs.cost import Cost
 from vismech.measures.base import Kind
 from vismech.measures.images import MeasuredSettings, measured_count, measured_indices, measured_of, measured_parents
-from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
+from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, held_layers, read_layers
 from vismech.measures.reconstruction.loop import ReconstructLoop, reconstruct_columns
 from vismech.measures.reconstruction.scores import Moments, Reconstruction, loss_recovered
 from vismech.measures.statistics import bootstrap, wilson
@@ -27,6 +27,7 @@ from vismech.stages.context import Context, Job, Plan
 from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import held_pairs
 from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Rows
@@ -65,6 +66,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         dictionary_stage.kept_mean(ctx.config),
     )
     parents = measured_parents(plan)
+    held_pairs(ctx, [(layer, LOGITS) for layer in plan.dictionaries])
     specs = {
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
@@ -110,6 +112,7 @@ def compute(work: Work, specs: Mapping[str, Spec[ReconstructionSettings]]) -> No
                 rows,
                 "reconstruction",
                 layers=layers,
+                held=held_layers(work, layers),
                 mean_kept=wanted.mean_rule is MeanRule.kept,
                 means=means,
                 labels=work.measured_labels.classes(own),
@@ -209,4 +212,4 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-KIND = Kind(jobs, "extraction", "extraction/{layer}", rows, cases=cases)
+KIND = Kind(jobs, "extraction", "extraction/{layer}", rows, cases=cases, elsewhere=True)

@@ -196,4 +196,4 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
     return tidy(found, ["layer", "dictionary", "against"])
 
 
-KIND = Kind(jobs, "stability", "stability/{layer}/{against}", rows, needs=TRACED)
+KIND = Kind(jobs, "stability", "stability/{layer}/{against}", rows, needs=TRACED, elsewhere=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,12 @@ class TransferLoop(ConceptLoop):
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
         wanted = [name for name in self.layers if name in self.rows]
-        found = self.network.activations(images, [*wanted, LOGITS])
+        found = self.found(images, *wanted, LOGITS)
         predicted = found[LOGITS].argmax(1)
-        return {name: {"count": self._counts(name, found[name], predicted, rows)} for name in wanted}
+        return {name: {"count": self._counts(name, found, predicted, rows)} for name in wanted}
 
-    def _counts(self, name: str, clean: Tensor, predicted: Int[Tensor, " b"], rows: list[int]) -> Tensor:
-        coded, atoms = self.coded(name, clean), self.layers[name].dictionary.atoms
+    def _counts(self, name: str, found: Mapping[str, Tensor], predicted: Int[Tensor, " b"], rows: list[int]) -> Tensor:
+        coded, atoms, clean = self.coded(name, found), self.layers[name].dictionary.atoms, found[name]
         grid, done = np.tile(count_axis(), (2, 1)), {}
         for index, (row, label) in enumerate(zip(rows, predicted.tolist(), strict=True)):
             if row not in done:  # the last batch is padded with its last row

@@ -17,7 +17,7 @@ from vismech.measures.base import Kind
 from vismech.measures.images import measured_count
 from vismech.measures.insertion.loop import ROW_MULTIPLE, InsertionSettings
 from vismech.measures.insertion.scores import FIRST, count_area, count_axis
-from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, read_layers
+from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, held_layers, read_layers
 from vismech.measures.statistics import clustered_bootstrap
 from vismech.measures.transfer.loop import ORDERS, TransferLoop, transfer_columns
 from vismech.measures.transfer.scores import Halves, check_groups, fixed_orders, split
@@ -101,7 +101,8 @@ def compute(work: Work, specs: Mapping[str, Spec[TransferSettings]]) -> None:
         folders = {layer: stack.enter_context(work.store.writer(spec, resume=True)) for layer, spec in specs.items()}
         rows = {layer: Rows(folder, transfer_columns(), len(indices)) for layer, folder in folders.items()}
         half = halves.half[scored]
-        how = {"layers": layers, "mean_kept": mean_kept, "halves": half, "orders": orders}
+        how = {"layers": layers, "held": held_layers(work, layers), "mean_kept": mean_kept}
+        how |= {"halves": half, "orders": orders}
         run_loop(TransferLoop(work.site, work.measured, indices, rows, "transfer", **how))
         for layer, folder in folders.items():
             used = np.asarray(ranking[layer].array("ranked.npy")).any(0)
@@ -177,4 +178,4 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-KIND = Kind(jobs, "extraction", "extraction/{layer}/{variant}/{order}", rows, cases=cases)
+KIND = Kind(jobs, "extraction", "extraction/{layer}/{variant}/{order}", rows, cases=cases, elsewhere=True)
