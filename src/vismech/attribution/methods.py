@@ -45,6 +45,9 @@ class Options:
 
     own_target = False
     """Whether every target has a path of its own, so that cost grows with targets as with images."""
+    version = 1
+    """Of what it computes; above 1 it is in keys. Guided IG's and IG2's first summed over as many coordinates as the
+    widest image of a pass has, so that images told who shared a pass with them."""
     together = False
     """Whether it takes several baselines at once; of the others the mean over baselines is taken."""
 
@@ -62,6 +65,7 @@ class Guided(Options):
     """Of guided_ig: the share of coordinates that move at a time, and how far from the straight path."""
 
     own_target = True
+    version = 2
     fraction: float = 0.25
     max_dist: float = 0.02
 
@@ -78,6 +82,7 @@ class Guided(Options):
 class Ig2(Options):
     """Of ig2: the length of a step (null: twice the straight way's), and whether numbers stay in the input's range."""
 
+    version = 2
     step: float | None = None
     clip: bool = True
 

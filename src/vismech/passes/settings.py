@@ -37,8 +37,9 @@ def decoder_code(options: Options) -> str:
 class PathSettings(Settings):
     """The fields of the configuration's group ``attribute``, which documents them, and the seed of drawn baselines.
 
-    ``automatic`` is the version of what rule=auto does, ``curve_code`` and ``decoder_code`` are hashes of a curve of
-    one's own and of a decoder, its weights with it. The mode is in no key, for the reason that batch sizes are not.
+    ``automatic`` is the version of what rule=auto does, ``method_version`` that of a path's method, ``curve_code`` and
+    ``decoder_code`` are hashes of a curve of one's own and of a decoder, its weights with it. The mode is in no key,
+    for the reason that batch sizes are not.
     """
 
     rule: Rule
@@ -59,6 +60,7 @@ class PathSettings(Settings):
     readout: ReadOut = UNUSED
     seed: int = UNUSED
     automatic: int = UNUSED
+    method_version: int = UNUSED
     options: Mapping[str, Any] = UNUSED
     weight: Own = UNUSED
     decoder_code: str = UNUSED
@@ -76,11 +78,12 @@ class PathSettings(Settings):
         names = names | {"rule", "steps"}
         if "path" in names and config.path in SIDES:
             names.add("phi")
-        own, options, code, decoder = UNUSED, UNUSED, UNUSED, UNUSED
+        own, options, code, decoder, version = UNUSED, UNUSED, UNUSED, UNUSED, UNUSED
         if "path" in names and config.path in OPTIONS:
             told = options_of(config.path, config.options)
             options = asdict(told)
             decoder = decoder_code(told)
+            version = told.version if told.version > 1 else UNUSED
         if "path" in names and config.path is PathWeight.custom:
             own = Own.of(config.weight, {}, "attribute.weight")
         if "baseline" in names:
@@ -98,7 +101,7 @@ class PathSettings(Settings):
             chosen["seed"] = seed
         if config.rule is Rule.auto and options is UNUSED:
             chosen["automatic"] = automatic.VERSION
-        chosen |= {"curve_code": code, "decoder_code": decoder}
+        chosen |= {"curve_code": code, "decoder_code": decoder, "method_version": version}
         return cls(**chosen, weight=own, options=options, mode=config.mode)
 
     @property

@@ -40,7 +40,8 @@ RULES = {PathWeight.spectral_ig: Rule.midpoint, PathWeight.manifold_ig: Rule.mid
 class MethodSettings(Settings):
     """Which methods are measured and what of them; the configuration's group ``evaluate`` documents the fields.
 
-    ``decoder_code`` is the hash of manifold_ig's decoder, its weights with it.
+    ``decoder_code`` is the hash of manifold_ig's decoder, its weights with it, ``versions`` are those of methods that
+    have changed.
     """
 
     names: tuple[AttributionMethod, ...]
@@ -49,6 +50,7 @@ class MethodSettings(Settings):
     mosaics: bool = UNUSED
     neighbours: int = UNUSED
     decoder_code: str = UNUSED
+    versions: Mapping[str, int] = UNUSED
 
     @classmethod
     def of(cls, evaluate: Any) -> MethodSettings:
@@ -63,11 +65,12 @@ class MethodSettings(Settings):
                 raise UserError(f"evaluate.method_options.{name} is for no method of evaluate.methods: leave it out")
             if name == AttributionMethod.covariance or not isinstance(given, Mapping):
                 raise UserError(f"evaluate.method_options.{name}={given}: give the options of attribute.path={name}")
-        decoder = UNUSED
+        decoder, versions = UNUSED, {}
         for name in names:
             if name is not AttributionMethod.covariance:
                 options = options_of(PathWeight(name.value), evaluate.method_options.get(name.value, {}))
                 decoder = decoder_code(options) or decoder
+                versions |= {name.value: options.version} if options.version > 1 else {}
         if evaluate.filter is not None and not 0 < evaluate.filter <= 1:
             raise UserError(
                 f"evaluate.filter={evaluate.filter} must be above 0 and at most 1: it is a share of the side"
@@ -83,6 +86,7 @@ class MethodSettings(Settings):
             evaluate.mosaics or UNUSED,
             evaluate.neighbours if AttributionMethod.covariance in names else UNUSED,
             decoder,
+            versions or UNUSED,
         )
 
 
