@@ -130,19 +130,26 @@ def started(events: Path, key: str) -> bool:
     return False
 
 
+KILLS_OF_A_STORE = 12
+
+
 def kills(base: Path, count: int, rng: random.Random, log: Log) -> None:
-    """SIGKILL at a random moment of one of the next artifacts, again until a store is full; then a new one."""
+    """SIGKILL at a random moment of the stage that was killed least; a store is filled after twelve of them."""
     reference, number, tries = Reference(base), 0, 0
-    while log.counts["kill"] < count:
+    killed = Counter[str]()
+    while killed.total() < count:
         number += 1
         store = base / f"store{number}"
         found: dict[str, str] = {}
+        most = min(count, killed.total() + KILLS_OF_A_STORE)
         while found != reference.truth:
             tries += 1
             folder = base / f"try{tries}"
             folder.mkdir()
             left = [key for key in reference.seconds if f"{reference.stage[key]}/{key}" not in found]
-            key = rng.choice(left[: 1 + len(left) // 3]) if log.counts["kill"] < count else ""
+            stages = sorted({reference.stage[key] for key in left}, key=lambda stage: (killed[stage], rng.random()))
+            key = rng.choice([key for key in left if reference.stage[key] == stages[0]])
+            key = key if killed.total() < most else ""
             process = _preloaded().Process(target=_child, args=(at(reference.config, store), folder, None))
             process.start()
             since = time.monotonic()
@@ -156,7 +163,8 @@ def kills(base: Path, count: int, rng: random.Random, log: Log) -> None:
             require(process.exitcode in (0, -signal.SIGKILL), "exit code", process.exitcode, folder)
             found = sound(store, reference.truth)
             if process.exitcode == -signal.SIGKILL:
-                log("kill", stage=reference.stage.get(key, ""), artifacts=len(found), of=len(reference.truth))
+                killed[reference.stage[key]] += 1
+                log("kill", stage=reference.stage[key], artifacts=len(found), of=len(reference.truth))
             else:
                 require(found == reference.truth, "lost", reference.truth.keys() - found.keys())
                 log("completed", tries=tries)
