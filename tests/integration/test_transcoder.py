@@ -42,6 +42,7 @@ from vismech.stages.pipeline import make_plan, open_context
 from vismech.stages.run import run
 from vismech.stages.work import read_images
 
+pytestmark = pytest.mark.thorough
 LAYER, READ = "layer1.mlp", "layer1.norm2"
 MEASURED = [Evaluation.reconstruction, Evaluation.insertion, Evaluation.transfer]
 
@@ -237,7 +238,6 @@ def test_what_has_no_meaning_is_one_sentence_while_planning(changed, sentence, p
     assert "\n" not in str(error.value) and not list((tmp_path / "store").glob("*/*/manifest.json"))
 
 
-@pytest.mark.thorough
 def test_places_of_another_grid_are_refused(pictures, tmp_path) -> None:
     config = config_of(pictures, tmp_path / "store")
     config.model.target, config.extract.layers = "tiny:network", ["layer3"]
@@ -269,7 +269,6 @@ def saved_mlp(folder: Path, model: nn.Module) -> Dictionary:
     return dictionary
 
 
-@pytest.mark.thorough
 def test_an_mlp_that_is_a_transcoder_is_rebuilt_to_the_last_digit(pictures, tmp_path) -> None:
     """A saved one: the run reads where it says that it reads."""
     saved_mlp(tmp_path / "saved", bent())
@@ -302,7 +301,7 @@ def test_an_mlp_that_is_a_transcoder_is_rebuilt_to_the_last_digit(pictures, tmp_
 @pytest.mark.parametrize(
     "runtime",
     [
-        pytest.param({"batch_size": 8, "path_batch_size": 32}, marks=pytest.mark.thorough),
+        {"batch_size": 8, "path_batch_size": 32},
         pytest.param({"devices": 2, "strategy": "ddp_spawn"}, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -315,7 +314,6 @@ def test_neither_batches_nor_processes_show(runtime, found, pictures, tmp_path) 
     assert theirs and theirs.items() <= ours.items()
 
 
-@pytest.mark.thorough
 @torch.no_grad()
 def test_a_graph_a_page_and_cards_of_transcoders(pictures, tmp_path) -> None:
     config = config_of(pictures, tmp_path / "store")
