@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 
 HERE = Path(__file__).parent
+SHORT = 0.3
+"""Processor seconds below which a point tells nothing: starting a run varies by a tenth."""
 STAGES = ("extract", "dictionary", "describe", "trace", "evaluate")
 LAYERS = ("layer1.1", "layer1.2", "layer2.0", "layer2.1", "layer2.2", "layer3.0", "layer3.1", "layer3.2")
 
@@ -144,19 +146,21 @@ def point(axis: str, size: int, common: Sequence[str], base: Path) -> list[dict[
 
 
 def exponents(points: pd.DataFrame) -> pd.DataFrame:
-    """Slopes of log seconds, and how memory grows from the smallest to the largest size and over the last step."""
+    """Slopes of log seconds over all points that are long enough to tell, and over the last two; growth of memory."""
     rows = []
     for (axis, stage), part in points.groupby(["axis", "stage"], sort=False):
         part = part.sort_values("size")
-        size, seconds = part["size"].to_numpy(float), part.seconds.clip(lower=0.01).to_numpy()
-        whole = float(np.polyfit(np.log(size), np.log(seconds), 1)[0])
-        last = float(np.log(seconds[-1] / seconds[-2]) / np.log(size[-1] / size[-2]))
+        told = part[part.seconds > SHORT]
+        size, seconds = np.log(told["size"].to_numpy(float)), np.log(told.seconds.to_numpy())
+        whole = float(np.polyfit(size, seconds, 1)[0]) if len(told) > 1 else np.nan
+        last = float((seconds[-1] - seconds[-2]) / (size[-1] - size[-2])) if len(told) > 1 else np.nan
         memory = part.megabytes.to_numpy()
         rows.append(
             {
                 "axis": axis,
                 "stage": stage,
                 "sizes": f"{part['size'].iloc[0]} … {part['size'].iloc[-1]}",
+                "seconds": part.seconds.iloc[-1],
                 "exponent": whole,
                 "exponent_last": last,
                 "memory_last": memory[-1] / memory[-2],

@@ -304,8 +304,8 @@ def test_the_address_keeps_the_choices_and_back_undoes_them(page, graph, address
     until(page, FRAGMENT, "mode=130&links=30&least=44")
     ActionChains(page).click(page.find_elements(By.CSS_SELECTOR, ".node.class")[0]).perform()
     press(page, "p")
+    until(page, "return ['pin=', 'open='].every(part => location.hash.includes(part))", True)
     full = page.execute_script(FRAGMENT)
-    assert "pin=" in full and "open=" in full
     shown, drawn = page.execute_script(VISIBLE), page.execute_script(DRAWN)
     # Somebody else's browser.
     page.get("about:blank")
