@@ -312,7 +312,8 @@ def damage(base: Path, count: int, rng: random.Random, log: Log) -> None:
         partial = number % 4 == 3 and _half(reference, store, rng, base / f"half{number}")
         place = rng.choice([*store.glob("*/*.partial")]) if partial else rng.choice([*Store(store).artifacts()])
         victims = [path for path in place.rglob("*") if path.is_file()]
-        how, victim = rng.choice(DAMAGES), rng.choice(victims)
+        # What an earlier try left is kept, so that one file more there is a part of the artifact.
+        how, victim = rng.choice([each for each in DAMAGES if not (partial and each is more)]), rng.choice(victims)
         how(rng, victim)
         config, folder = at(reference.config, store), base / f"try{number}"
         status = run_apart(config, folder, limit=int(LIMIT))

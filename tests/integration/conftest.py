@@ -99,6 +99,8 @@ def digest(store: Path) -> dict[str, str]:
     """Hash of manifest and payload of every artifact, by stage and key: what "byte-identical" means."""
     found = {}
     for manifest in sorted(store.glob("*/*/manifest.json")):
+        if manifest.parent.suffix:  # unfinished, and a full disk may have cut it off
+            continue
         content = json.loads(manifest.read_text())
         total = hashlib.sha256(manifest.read_bytes())
         for name in sorted(content["files"]):
