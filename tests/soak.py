@@ -371,7 +371,7 @@ class Nobody:
     """The run is another user's, who may write nothing there."""
 
     def __call__(self) -> None:
-        import vismech.report.figures  # noqa: F401  where Python is this user's own, that one cannot read it
+        import vismech.report.figures
         import vismech.report.page  # noqa: F401
 
         os.setgid(65534)
