@@ -31,7 +31,10 @@ from vismech.store.artifacts import Spec
 from vismech.store.settings import Settings
 
 VERSION = 2
-SHARD = 1 << 18
+SHARD_BYTES, BYTES_PER_NUMBER = 64 << 20, 28.0
+"""Vectors are looked at in shards that take so much, with what is made of them, whatever their number."""
+LEAST_ROWS = 8192
+"""Of a shard of wide vectors: each shard asks for every concept's nearest anew."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def cost(work: Work, specs: Mapping[str, Spec[DescribeSettings]]) -> dict[str, C
             len(work.data),
             n,
             written=12.0 * k * spec.settings.nearest,
-            held=min(n, SHARD) * c * 28.0,
+            held=min(n, _rows_of_shard(c)) * c * BYTES_PER_NUMBER,
             work={Kind.search: Amount(4.0 * n * k * c + again, traffic=40.0 * n * c)},
         )
     return found
@@ -174,12 +177,17 @@ class _Found(NamedTuple):
     scores: np.ndarray
 
 
+def _rows_of_shard(channels: int) -> int:
+    return max(LEAST_ROWS, int(SHARD_BYTES / (BYTES_PER_NUMBER * channels)))
+
+
 def _shards(vectors: np.ndarray, shift: torch.Tensor | float, note: str) -> Iterator[np.ndarray]:
     """The vectors [n, C] in shards, less ``shift``."""
     flat = vectors.reshape(-1, vectors.shape[-1])
-    starts = range(0, len(flat), SHARD)
+    size = _rows_of_shard(flat.shape[1])
+    starts = range(0, len(flat), size)
     for first in track(starts, note, len(starts)):
-        yield np.asarray(flat[first : first + SHARD]) - np.asarray(shift, dtype=np.float32)
+        yield np.asarray(flat[first : first + size]) - np.asarray(shift, dtype=np.float32)
 
 
 def _center(concepts: Dictionary) -> torch.Tensor | float:
