@@ -367,17 +367,6 @@ def _silence() -> Iterator[None]:
 # Disks
 
 
-class Nobody:
-    """The run is another user's, who may write nothing there."""
-
-    def __call__(self) -> None:
-        import vismech.report.figures
-        import vismech.report.page  # noqa: F401
-
-        os.setgid(65534)
-        os.setuid(65534)
-
-
 def disks(base: Path, count: int, rng: random.Random, log: Log) -> None:
     """Disks that fill at a random byte, and stores that may only be read: one sentence, and nothing lost."""
     reference = Reference(base)
@@ -388,18 +377,19 @@ def disks(base: Path, count: int, rng: random.Random, log: Log) -> None:
         place.mkdir()
         kind = ("full", "largest file", "read-only")[number % 3]
         bytes_left = rng.randrange(4096, 2 * size if kind == "full" else largest)
-        with _disk(place, bytes_left if kind == "full" else None) as really:
+        with _disk(place, {"full": bytes_left, "read-only": 100 << 20}.get(kind)) as really:
             store = place / "store"
             config = at(reference.config, store)
             if kind == "read-only":
                 shutil.copytree(base / "whole", store)
                 for path in rng.sample([*Store(store).artifacts()], 3):
                     shutil.rmtree(path)
-                folder.mkdir(mode=0o777)
-                folder.chmod(0o777)
-                prepare: Callable[[], None] | None = Nobody() if os.geteuid() == 0 else None
-                if prepare is None:
-                    store.chmod(0o555)
+                if really:
+                    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+                else:  # of no use against root
+                    require(os.geteuid() != 0, "root needs to be allowed to mount")
+                    _allow(store, writing=False)
+                prepare: Callable[[], None] | None = None
             else:
                 prepare = FileLimit(bytes_left) if kind == "largest file" or not really else None
             status = run_apart(config, folder, prepare, limit=int(LIMIT))
@@ -408,14 +398,19 @@ def disks(base: Path, count: int, rng: random.Random, log: Log) -> None:
             require(status == 0 or "full: free some space" in said or "cannot be written" in said, said)
             sound(store, reference.truth)
             log(kind, bytes=bytes_left, on="a disk" if really else "a limit", said=said.split(":")[0], ended=status)
-            if kind == "read-only" and os.geteuid() != 0:
-                store.chmod(0o755)
+            if kind == "read-only" and not really:
+                _allow(store, writing=True)
             shutil.copytree(store, base / f"moved{number}")
         moved = base / f"moved{number}"
         require(run_apart(at(config, moved), base / f"again{number}", limit=int(LIMIT)) == 0, "not continued", kind)
         require(sound(moved, reference.truth) == reference.truth, "lost", kind)
         for path in (moved, place, folder, base / f"again{number}"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _allow(store: Path, writing: bool) -> None:
+    for folder in [store, *(path for path in store.rglob("*") if path.is_dir())]:
+        folder.chmod(0o755 if writing else 0o555)
 
 
 @contextmanager

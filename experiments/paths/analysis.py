@@ -24,7 +24,7 @@ from vismech.report.figures import FAINT, INK, drawn, open_axes
 
 FOLDER = Path(__file__).parent
 TESTS = ("diffid", "abpc", "mas_insertion", "mas_deletion", "infidelity_relative", "sensitivity_n_0.1", "focus", "road")
-SHOWN = {"diffid": "DiffID", "sensitivity_n_0.1": "sensitivity-n (a tenth)", "focus": "Focus"}
+SHOWN = {"abpc": "ABPC", "sensitivity_n_0.1": "sensitivity-n (a tenth)", "focus": "Focus"}
 COLOURS = ("#1f6fb4", "#d1660c", "#3a8f5c", "#7d4fa3", "#8a8f98")
 
 

@@ -79,7 +79,7 @@ AXES = {
     ),
     "processes": Axis(
         (1, 2),
-        lambda n: [f"runtime.devices={n}"],
+        lambda n: [f"runtime.devices={n}", "runtime.strategy=ddp_spawn"],
         ("extract", "trace"),
         (ONE, "data.limit=5000", "dictionary.k=64", "graph.limit=80"),
     ),
@@ -218,14 +218,11 @@ def main() -> None:
     sys.argv = sys.argv[:1]  # processes read it again
     with tempfile.TemporaryDirectory() as base:
         if options.axes:
-            rows = [
-                row
-                for axis in options.axes
-                for size in AXES[axis].sizes
-                for row in point(axis, size, common, Path(base))
-            ]
-            points = pd.DataFrame(rows)
-            points.to_csv(options.out / "points.csv", index=False, float_format="%.4g")
+            rows: list[dict[str, Any]] = []
+            for axis, size in [(name, size) for name in options.axes for size in AXES[name].sizes]:
+                rows += point(axis, size, common, Path(base))
+                points = pd.DataFrame(rows)
+                points.to_csv(options.out / "points.csv", index=False, float_format="%.4g")
             fits = exponents(points)
             fits.to_csv(options.out / "exponents.csv", index=False, float_format="%.3g")
             print(fits.to_string(index=False, float_format="%.3g"))
