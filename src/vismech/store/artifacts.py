@@ -214,7 +214,7 @@ class Store:
             self._commit(spec, partial)
 
     def _commit(self, spec: Spec, partial: Path) -> None:
-        still = _HELD[self.folder(spec).absolute()]
+        still = _HELD.get(self.folder(spec).absolute(), _alone)
         assert still is not None, f"{spec.label} is being filled by others"
         files = {}
         for path in sorted(path for path in partial.rglob("*") if path.is_file()):
@@ -275,6 +275,10 @@ class Store:
         """Hold the key of ``folder`` if nobody does; False where a process is writing it."""
         with tried(_lock_of(folder.with_suffix(""))) as mine:
             yield mine
+
+
+def _alone() -> None:
+    """Who holds no lock has nobody to lose it to."""
 
 
 def _lock_of(folder: Path) -> Path:
