@@ -105,6 +105,9 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=int, default=1)
     a = p.parse_args()
+    for folder in (a.train, a.test):
+        if not any(folder.glob("*/*")):
+            p.error(f"{folder} has no images in folders of classes: give the folders of CIFAR-10's")
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
     a.out.mkdir(parents=True, exist_ok=True)

@@ -206,6 +206,23 @@ def test_further_methods_are_measured_beside_the_weights(pictures, tmp_path):
     )
 
 
+def test_an_autoencoder_of_images_is_refused_for_concepts_while_planning(pictures, tmp_path):
+    """Before anything is computed; as the path of a graph, too."""
+    decoder = tmp_path / "decoder.safetensors"
+    save_file(dict(Autoencoder(32, 3, (3, 4), 5).state_dict()), decoder)
+    config = config_of(pictures, tmp_path, 8)
+    config.evaluate.kinds, config.evaluate.sources = [Evaluation.attribution], [SourceKind.pixels, SourceKind.concepts]
+    config.evaluate.methods = [AttributionMethod.manifold_ig]
+    config.evaluate.method_options = {"manifold_ig": {"decoder": str(decoder)}}
+    with pytest.raises(UserError, match=r"is for images of 32 × 32 pixels .* leave the source out"):
+        run(config, tmp_path / "run")
+    config.evaluate.kinds, config.evaluate.methods, config.evaluate.method_options = [], [], {}
+    config.attribute.path, config.attribute.options = PathWeight.manifold_ig, {"decoder": str(decoder)}
+    with pytest.raises(UserError, match="is an autoencoder of images, but a graph's paths lead through codes"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists() and not [*tmp_path.glob("store/*/*/manifest.json")]
+
+
 @pytest.mark.thorough
 def test_further_methods_of_pixels_do_not_depend_on_the_batches(pictures, tmp_path):
     decoder = tmp_path / "decoder.safetensors"

@@ -63,18 +63,26 @@ class Autoencoder(nn.Module):
             images = stage(nn.functional.silu(images))
         return images
 
+    def check(self, positions: int, width: int) -> None:
+        """Refuse a source of so many positions with so many numbers each.
+
+        Raises:
+            UserError: it has no images of the size that this is for.
+        """
+        if (positions, width) != (self.side**2, self.colours):
+            raise UserError(
+                f"{KEY} is for images of {self.side} × {self.side} pixels with {self.colours} numbers each, but the "
+                f"source has {positions} positions with {width}: give a decoder of the source, or leave the source out "
+                "(evaluate.sources)"
+            )
+
     def encode(self, numbers: Float[Tensor, "b p w"]) -> Float[Tensor, "b l"]:
         """See :class:`~vismech.attribution.bent.Decoder`.
 
         Raises:
             UserError: numbers that are no images of the size that it is for.
         """
-        if numbers.shape[1:] != (self.side**2, self.colours):
-            raise UserError(
-                f"{KEY} is for images of {self.side} × {self.side} pixels with {self.colours} numbers each, but the "
-                f"source has {numbers.shape[1]} positions with {numbers.shape[2]}: give a decoder of the source, or "
-                "leave the source out (evaluate.sources)"
-            )
+        self.check(*numbers.shape[1:])
         images = numbers.transpose(1, 2).unflatten(2, (self.side, self.side))
         return self.to(numbers).posterior(images).mean
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from vismech.attribution.autoencoder import Autoencoder
 from vismech.attribution.methods import OPTIONS, Manifold, load_decoder, options_of
 from vismech.attribution.paths import load_path
 from vismech.attribution.quadrature import quadrature
@@ -48,7 +49,10 @@ def _check_method(attribute: AttributeConfig) -> None:
             raise UserError(f"{method} has no options: leave attribute.options={attribute.options} out")
         return
     options = options_of(attribute.path, attribute.options)
-    if isinstance(options, Manifold):
-        load_decoder(options.decoder)
+    if isinstance(options, Manifold) and isinstance(load_decoder(options.decoder), Autoencoder):
+        raise UserError(
+            f"{method}: attribute.options.decoder={options.decoder} is an autoencoder of images, but a graph's paths "
+            "lead through codes: give decoder._target_=package.module.Class, or measure it on pixels (evaluate.methods)"
+        )
     if attribute.curve:
         raise UserError(f"{method} is a path of its own: leave attribute.curve empty")

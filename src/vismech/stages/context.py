@@ -30,7 +30,7 @@ class Context(Work):
 
     config: Config
     planned: Callable[[Config], tuple[Context, Plan]]
-    device = Work.device
+    device = Work.device  # its own name for it, which a rehearsal on a make-believe device replaces for runs alone
 
     @classmethod
     def of(cls, config: Config, data: ImageData, planned: Callable[[Config], tuple[Context, Plan]]) -> Context:

@@ -165,9 +165,8 @@ class Rows:
                 while written < len(data):
                     written += os.pwrite(self._file(name), data[written:], offset + written)
         self._known |= {int(index): checksum for index, checksum in zip(indices, checksums, strict=True)}
-        line = _line(
-            [[int(each[0]), bool(each[1]), each[2]] for each in zip(indices, readable, checksums, strict=True)]
-        )
+        entries = zip(indices, readable, checksums, strict=True)
+        line = _line([[int(index), bool(ok), checksum] for index, ok, checksum in entries])
         # One journal per process of any machine. A kill or a full disk can cut off only its last line, which the next
         # line ends.
         data = f"\n{line}\n".encode()

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vismech.config.choices import Evaluation
+from vismech.attribution.autoencoder import Autoencoder
+from vismech.attribution.methods import Manifold, load_decoder, options_of
+from vismech.config.choices import AttributionMethod, Evaluation, PathWeight, SourceKind
 from vismech.measures.attribution.loop import SCORES, SHARES, AttributionLoop, methods_of
 from vismech.measures.attribution.methods import MethodSettings
 from vismech.measures.attribution.scores import ABPC_SHARES, DRAWN_SETS, STEPS
@@ -18,6 +20,7 @@ from vismech.measures.unit_loop import score_columns
 from vismech.measures.units import Scores, interval_row, unit_jobs
 from vismech.network.layers import PIXELS
 from vismech.network.pfv import Layout
+from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
 from vismech.stages.tables import tidy
 from vismech.stages.work import Work, read_images
@@ -38,11 +41,29 @@ def _columns(how: MethodSettings | None, targets: int, steps: int, pixels: Layou
 
 
 def jobs(ctx: Context, plan: Plan) -> list[Job]:
-    """One pair of layers each, and the pixels."""
+    """One pair of layers each, and the pixels.
+
+    Raises:
+        UserError: settings that cannot be used, a decoder of other sources among them.
+    """
     how = MethodSettings.of(ctx.config.evaluate)
+    _check_decoder(ctx)
     loop = partial(AttributionLoop, methods=how or None)
     columns, masks = partial(_columns, how or None), partial(_masks, how or None)
     return unit_jobs(ctx, plan, Evaluation.attribution, VERSION, loop, columns, how, masks=masks)
+
+
+def _check_decoder(ctx: Context) -> None:
+    evaluate, method = ctx.config.evaluate, PathWeight.manifold_ig
+    if AttributionMethod.manifold_ig not in evaluate.methods:
+        return
+    options = options_of(method, evaluate.method_options.get(method.value, {}))
+    decoder = load_decoder(options.decoder) if isinstance(options, Manifold) else None
+    if isinstance(decoder, Autoencoder):
+        if SourceKind.pixels in evaluate.sources:
+            decoder.check(ctx.layout(PIXELS).positions, ctx.layout(PIXELS).channels)
+        for layer in ctx.layers if SourceKind.concepts in evaluate.sources else ():
+            decoder.check(ctx.layout(layer).positions, dictionary_stage.size(ctx, layer))
 
 
 def _masks(how: MethodSettings | None, pixels: bool, targets: int) -> int:
