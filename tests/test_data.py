@@ -15,7 +15,8 @@ from PIL import Image
 from conftest import CLASSES, draw_photos
 from vismech.config.choices import DataSource, Fingerprint
 from vismech.errors import UserError
-from vismech.sources.data import CIFAR10, imagenet_names, imagenet_wnids, load_image, open_data
+from vismech.sources.data import CIFAR10, imagenet_names, imagenet_wnids, open_data
+from vismech.sources.pictures import load_image
 
 KINDS = list(Fingerprint)
 

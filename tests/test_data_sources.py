@@ -17,9 +17,9 @@ from test_config import composed
 from vismech.config.choices import Fingerprint, Labels
 from vismech.errors import UserError
 from vismech.sources.checks import check_config_sources
-from vismech.sources.data import UNLABELLED, Columns, ImageData, open_data
+from vismech.sources.data import Columns, open_data
 from vismech.sources.labels import class_labels
-from vismech.sources.pictures import load_image
+from vismech.sources.pictures import UNLABELLED, ImageData, load_image
 
 KINDS = list(Fingerprint)
 

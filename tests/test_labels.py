@@ -9,8 +9,9 @@ import pytest
 
 from vismech.config.choices import DataSource, Labels
 from vismech.errors import UserError
-from vismech.sources.data import CIFAR10, ImageData, Sample, imagenet_names
+from vismech.sources.data import CIFAR10, imagenet_names
 from vismech.sources.labels import class_index, class_labels
+from vismech.sources.pictures import ImageData, Sample
 
 IMAGENET = dict(enumerate(imagenet_names()))
 

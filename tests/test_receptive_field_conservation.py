@@ -72,7 +72,7 @@ def test_relevance_is_conserved_with_random_weights(name):
 
 
 def test_relevance_is_conserved_on_a_trained_cifar_resnet(shared):
-    from vismech.sources.data import load_image
+    from vismech.sources.pictures import load_image
 
     weights = shared / "weights" / "cifar_resnet20.safetensors"
     model = open_model("cifar_resnet", "cifar_resnet20", checkpoint=weights)
@@ -85,7 +85,7 @@ def test_relevance_is_conserved_on_a_trained_cifar_resnet(shared):
 
 @slow
 def test_relevance_is_conserved_on_a_trained_efficientnet_lite(shared):
-    from vismech.sources.data import load_image
+    from vismech.sources.pictures import load_image
 
     model = open_model("efficientnet_lite", "efficientnet_lite0")
     photos = sorted((shared / "data" / "imagenet_sample").glob("*/*"))[::100][:4]

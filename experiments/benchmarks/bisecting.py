@@ -38,8 +38,9 @@ from vismech.config.choices import DataSource, ModelSource
 from vismech.dictionaries.bisecting import bisecting_kmeans
 from vismech.network.cut import open_network
 from vismech.network.pfv import layout_of, uniform_positions
-from vismech.sources.data import ImageData, open_data
+from vismech.sources.data import open_data
 from vismech.sources.models import Model, open_model
+from vismech.sources.pictures import ImageData
 
 BATCH = 50
 

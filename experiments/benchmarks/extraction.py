@@ -22,7 +22,7 @@ import torch
 
 from vismech.config.choices import DataSource, LoggerKind, ModelSource, Positions
 from vismech.config.schema import Config, DataConfig, ExtractConfig, ModelConfig
-from vismech.passes.batches import ImageFiles, PaddedBatches, loader
+from vismech.passes.loop import ImageFiles, PaddedBatches, loader
 from vismech.stages import extract
 from vismech.stages.context import Context
 from vismech.stages.pipeline import open_context

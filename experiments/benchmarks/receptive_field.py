@@ -36,8 +36,8 @@ from vismech.passes.extract import ExtractLoop, ExtractSettings, extract_columns
 from vismech.passes.resources import resources_of
 from vismech.passes.site import Site
 from vismech.receptive_field import SharingRatios, sharing_ratios
-from vismech.sources.data import ImageData, Sample
 from vismech.sources.models import Model, open_model
+from vismech.sources.pictures import ImageData, Sample
 from vismech.store.rows import Rows
 
 

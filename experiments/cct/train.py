@@ -22,7 +22,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from vismech.sources.cct import cct_3_3x2
 from vismech.sources.cifar_resnet import CifarResNet
 from vismech.sources.data import CIFAR10
-from vismech.sources.models import IMAGENET_MEAN, IMAGENET_STD
+from vismech.sources.pictures import IMAGENET_MEAN, IMAGENET_STD
 from vismech.sources.weights import load_state, read_state
 
 TEMPERATURE = 3.0

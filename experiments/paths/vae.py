@@ -27,7 +27,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from vismech.attribution.autoencoder import Autoencoder, read
 from vismech.attribution.bent import geodesic
 from vismech.sources.data import CIFAR10
-from vismech.sources.models import IMAGENET_MEAN, IMAGENET_STD
+from vismech.sources.pictures import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE = 32
 STEPS, ITERATIONS = 32, 20

@@ -18,7 +18,7 @@ from vismech.errors import UserError
 from vismech.finished.localization import fitted
 from vismech.finished.run import open_run
 from vismech.report.cards import GAP, MARGIN, PANEL_SIDE
-from vismech.sources.models import Preprocess
+from vismech.sources.pictures import Preprocess
 from vismech.stages import gallery
 from vismech.stages.gallery import Gallery
 from vismech.store.artifacts import Store

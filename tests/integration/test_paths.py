@@ -25,7 +25,7 @@ from vismech.config.schema import AttributeConfig, Config
 from vismech.errors import UserError
 from vismech.passes import trace as trace_loop
 from vismech.passes.baselines import Baselines, Begun, Start, draw_baselines
-from vismech.passes.batches import PaddedBatches
+from vismech.passes.loop import PaddedBatches
 from vismech.stages.pipeline import open_context
 from vismech.stages.run import run
 

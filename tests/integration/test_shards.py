@@ -18,7 +18,7 @@ from integration.conftest import _child, _preloaded, digest, run_apart, tiny_arg
 from vismech.config.choices import Evaluation, Stage
 from vismech.config.schema import Config
 from vismech.errors import UserError
-from vismech.passes.batches import PaddedBatches
+from vismech.passes.loop import PaddedBatches
 from vismech.passes.shards import Shard, shard_of
 from vismech.stages.run import run
 from vismech.store.artifacts import Spec, Store

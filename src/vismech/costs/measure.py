@@ -163,7 +163,7 @@ def _passes(bandwidth: float, launch: float) -> dict[Kind, float]:
 
 
 def _pictures() -> tuple[float, float]:
-    from vismech.sources.models import Preprocess
+    from vismech.sources.pictures import Preprocess
 
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3), dtype=np.uint8))

@@ -17,8 +17,7 @@ from vismech.passes.threads import one_thread
 from vismech.report.cards import localization_picture
 from vismech.report.crops import draw_light, map_light
 from vismech.report.text import TRACED
-from vismech.sources.models import Preprocess
-from vismech.sources.pictures import as_rgb, load_image
+from vismech.sources.pictures import Preprocess, as_rgb, load_image
 from vismech.stages.fields import concept_maps, mean_token_of
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from vismech.dictionaries.search import release_scratch
 from vismech.errors import UserError
-from vismech.passes.batches import Batch, distinct
 from vismech.passes.devices import accelerator_of, devices_of, quiet
-from vismech.passes.loop import Columns, ImageLoop
+from vismech.passes.loop import Batch, Columns, ImageLoop, distinct
 from vismech.passes.memory import OUT_OF_MEMORY
 from vismech.passes.portions import no_memory, release
 from vismech.passes.progress import Meter

@@ -3,7 +3,7 @@
 A pass's batches are in n parts, the k-th of which has every n-th batch from the k-th on. Run i begins with part i. A
 part is whoever's holds its lock, which the system takes back when a process dies: so a run that is done with its own
 takes any other part that has batches left and that nobody is at. Nobody waits for work that no living process does.
-Batches are the same ones whoever computes them, and so are their rows (see :mod:`vismech.passes.batches`).
+Batches are the same ones whoever computes them, and so are their rows (see :mod:`vismech.passes.loop`).
 """
 
 from __future__ import annotations

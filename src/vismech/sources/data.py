@@ -1,38 +1,31 @@
-"""Images with stable sample ids: what is listed, in which order, and a fingerprint of it.
-
-A sample id is the file's path below the root with ``/`` between its parts, so it depends neither on the disk's order
-nor on the machine; samples are always in the order of their ids.
-"""
+"""Where images come from: the sources by name, and what of each is listed."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from vismech.config.choices import DataSource, Fingerprint, Half
+from vismech.config.choices import DataSource, Half
 from vismech.draws import digest_of
 from vismech.errors import UserError
 from vismech.sources.folders import class_folders, image_files
 from vismech.sources.own import load_own
-from vismech.sources.pictures import decode_image, load_image
+from vismech.sources.pictures import ImageData, Sample
 from vismech.sources.settings import DataConfig
+
+__all__ = ["ImageData", "Sample", "open_data"]
 
 log = logging.getLogger(__name__)
 SAMPLE_NAMES = "imagenet_*.jpg"
 CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-UNLABELLED = -1
-"""The label of an image that the data knows no class of."""
 # open(root, columns) -> ImageData. Named, not imported: a source is loaded when it is used.
 OPENERS: dict[DataSource, str] = {
     DataSource.folder: "vismech.sources.flat:open_flat",
@@ -51,16 +44,6 @@ ROOTS: dict[DataSource, tuple[str, str]] = {
 }
 
 
-class Sample(NamedTuple):
-    """One image; ``label`` is a key of :attr:`ImageData.classes`, the data's own numbering, or :data:`UNLABELLED`.
-
-    What the model calls that class, if it knows it, is told by :mod:`vismech.sources.labels`.
-    """
-
-    id: str
-    label: int
-
-
 class Columns(NamedTuple):
     """Where sources that are tables have images and labels; None: the source's own name, of ``label`` no label."""
 
@@ -73,89 +56,6 @@ class Columns(NamedTuple):
     def of(cls, data: DataConfig) -> Columns:
         """What the configuration says."""
         return cls(data.image_column, data.label_column, data.split, data.subset)
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """The images of one run, in the order of their ids.
-
-    Attributes:
-        root: the folder that ids are paths below.
-        samples: the images.
-        classes: the data's own label → its name.
-        source: how the data is laid out; where it is :attr:`~DataSource.published`, so is the numbering of classes.
-    """
-
-    root: Path
-    samples: list[Sample]
-    classes: dict[int, str]
-    source: DataSource = DataSource.imagefolder
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @property
-    def ids(self) -> list[str]:
-        """Sample ids, ascending."""
-        return [sample.id for sample in self.samples]
-
-    @cached_property
-    def place(self) -> dict[str, int]:
-        """Sample id → its place among the samples."""
-        return {sample: index for index, sample in enumerate(self.ids)}
-
-    def load(self, index: int) -> Image.Image:
-        """The image as RGB.
-
-        Raises:
-            UserError: the file is not a readable image; the message names it.
-        """
-        return load_image(self.root / self.samples[index].id)
-
-    def fingerprint(self, kind: Fingerprint = Fingerprint.listing) -> str:
-        """Hash of ids, labels and sizes (``listing``) or of every byte too (``content``).
-
-        Archives, whose ids are often numbers rather than names, are always told by every byte.
-
-        A file that is not there or cannot be read counts with the size −1: reading it is refused or skipped later.
-        """
-        digest = hashlib.sha256()
-        for sample in self.samples:
-            path = self.root / sample.id
-            digest.update(f"{sample.id}\t{sample.label}\t{_size(path)}\n".encode())
-            if kind is Fingerprint.content:
-                digest.update(content_of(path))
-        return digest.hexdigest()[:20]
-
-
-@dataclass(frozen=True)
-class ArchiveData(ImageData):
-    """Images that are no files of their own; :meth:`content` reads one."""
-
-    def content(self, index: int) -> bytes:
-        """The bytes of an image file.
-
-        Raises:
-            UserError: they cannot be read.
-        """
-        raise NotImplementedError
-
-    def load(self, index: int) -> Image.Image:
-        """The image as RGB."""
-        return decode_image(self.content(index), f"{self.samples[index].id} of {self.root}")
-
-    def fingerprint(self, kind: Fingerprint = Fingerprint.listing) -> str:
-        """Hash of ids, labels and every byte; what cannot be read counts with the size −1."""
-        digest = hashlib.sha256()
-        for index, sample in enumerate(self.samples):
-            try:
-                content = self.content(index)
-                size = len(content)
-            except UserError:
-                content, size = b"", -1
-            digest.update(f"{sample.id}\t{sample.label}\t{size}\n".encode())
-            digest.update(content)
-        return digest.hexdigest()[:20]
 
 
 def open_data(
@@ -270,21 +170,6 @@ def half_of(sample: str) -> Half:
     one seed would confirm under the next."""
     odd = digest_of("half", sample)[0] % 2
     return Half.confirming if odd else Half.choosing
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def content_of(path: Path) -> bytes:
-    """The bytes of a file, none of one that cannot be read."""
-    try:
-        return path.read_bytes() if path.is_file() else b""
-    except OSError:
-        return b""
 
 
 def _folders(source: DataSource, root: Path, only: Sequence[str]) -> ImageData:

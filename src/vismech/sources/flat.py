@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vismech.sources.data import UNLABELLED, Columns, ImageData, Sample
+from vismech.sources.data import Columns
 from vismech.sources.folders import image_files
+from vismech.sources.pictures import UNLABELLED, ImageData, Sample
 
 
 def open_flat(root: Path, columns: Columns) -> ImageData:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vismech.errors import UserError
-from vismech.sources.data import UNLABELLED, ArchiveData, Columns, Sample, numbered
+from vismech.sources.data import Columns, numbered
+from vismech.sources.pictures import UNLABELLED, ArchiveData, Sample
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import numpy as np
 
 from vismech.config.choices import DataSource, Labels
 from vismech.errors import UserError
-from vismech.sources.data import UNLABELLED, ImageData, imagenet_names, imagenet_wnids
+from vismech.sources.data import imagenet_names, imagenet_wnids
+from vismech.sources.pictures import UNLABELLED, ImageData
 
 UNKNOWN = UNLABELLED
 

@@ -10,67 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vismech.config.choices import ModelSource
 from vismech.errors import UserError
 from vismech.sources.data import CIFAR10, imagenet_names
 from vismech.sources.own import load_own
+from vismech.sources.pictures import Preprocess
 from vismech.sources.probe import probed, read_probe
 from vismech.sources.weights import Download, fingerprint, load_state, read_state
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
 CIFAR_DEPTHS = (20, 32, 44, 56)
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """From a PIL image to the model's input: resize the short side, crop the centre, scale to [0, 1], normalise."""
-
-    resize: int | None = 256
-    crop: int = 224
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
-    def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS:
-            raise UserError(f"model.interpolation={self.interpolation} is not one of {', '.join(INTERPOLATIONS)}")
-        for key, value in (("resize", self.resize), ("crop", self.crop)):
-            if value is not None and value < 1:
-                raise UserError(f"model.{key}={value} must be at least 1 pixel")
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or (key == "std" and min(values) <= 0):
-                positive = "positive " if key == "std" else ""
-                raise UserError(f"model.{key}={list(values)} must hold three {positive}numbers, one per colour channel")
-
-    def __str__(self) -> str:
-        resize = "no resizing" if self.resize is None else f"their short side at {self.resize} ({self.interpolation})"
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
-        return f"{resize}, the middle {self.crop} × {self.crop} pixels, mean {mean}, standard deviation {std}"
-
-    def geometry(self, image: Image.Image) -> Image.Image:
-        """The part of ``image`` that the model sees, crop × crop pixels."""
-        F = _transforms()
-        if self.resize is not None:
-            image = F.resize(image, [self.resize], getattr(Image.Resampling, self.interpolation.upper()))
-        return image if image.size == (self.crop, self.crop) else F.center_crop(image, [self.crop, self.crop])
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image → [3, crop, crop], normalised."""
-        F = _transforms()
-        pixels = F.to_dtype(F.pil_to_tensor(self.geometry(image)), torch.float32, scale=True)
-        return F.normalize(pixels, list(self.mean), list(self.std))
-
-
-def _transforms() -> Any:
-    """torchvision's functions; its annotations leave out the PIL images that they take."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from vismech.errors import UserError
-from vismech.sources.data import UNLABELLED, ArchiveData, Columns, Sample, numbered
+from vismech.sources.data import Columns, numbered
 from vismech.sources.folders import SUFFIXES
+from vismech.sources.pictures import UNLABELLED, ArchiveData, Sample
 
 
 class Member(NamedTuple):

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from vismech.errors import UserError
-from vismech.sources.data import UNLABELLED, Columns, ImageData, Sample, numbered
+from vismech.sources.data import Columns, numbered
+from vismech.sources.pictures import UNLABELLED, ImageData, Sample
 
 
 def open_table(path: Path, columns: Columns) -> ImageData:

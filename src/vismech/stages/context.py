@@ -12,9 +12,9 @@ from vismech.config.schema import Config
 from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.passes.site import Site
-from vismech.sources.data import ImageData
 from vismech.sources.labels import class_index
 from vismech.sources.own import Own
+from vismech.sources.pictures import ImageData
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, Store
 

@@ -18,7 +18,8 @@ from vismech.config.schema import Config
 from vismech.measures import images as measured
 from vismech.measures.base import alone, asked, jobs_of, measure_of
 from vismech.network.layers import LOGITS
-from vismech.sources.data import Columns, ImageData, open_data
+from vismech.sources.data import Columns, open_data
+from vismech.sources.pictures import ImageData
 from vismech.stages import cards, describe, dictionary, effects, extract, graph, reads, report, trace, where
 from vismech.stages.checks import check
 from vismech.stages.context import Context, Job, Plan

@@ -23,10 +23,11 @@ from vismech.network.pfv import Layout
 from vismech.passes.devices import first_device
 from vismech.passes.resources import model_of, resources_of
 from vismech.passes.site import Site
-from vismech.sources.data import UNLABELLED, Columns, ImageData, open_data
+from vismech.sources.data import Columns, open_data
 from vismech.sources.identity import identity_of
 from vismech.sources.labels import ClassLabels, class_labels
 from vismech.sources.models import Model
+from vismech.sources.pictures import UNLABELLED, ImageData
 from vismech.sources.settings import DataConfig
 from vismech.store.artifacts import Artifact, Store, canonical
 
