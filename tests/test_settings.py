@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 import vismech
+from vismech.attribution.settings import PathOptions
 from vismech.config.choices import Evaluation
+from vismech.config.documentation import documentation
 from vismech.config.schema import Config
+from vismech.measures.insertion import InsertionOptions
 from vismech.passes.settings import PathSettings
+from vismech.stages.settings import KeptSettings
 from vismech.store.artifacts import Spec
-from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings
+from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings, named
 
 for module in pkgutil.walk_packages(vismech.__path__, "vismech."):
     if not module.name.endswith("__main__"):
@@ -26,7 +30,11 @@ def below(kind: type) -> list[type]:
     return [found for one in kind.__subclasses__() for found in (one, *below(one))]
 
 
-EVERY = [one for one in dict.fromkeys(below(Settings)) if one.__module__.startswith("vismech.")]
+EVERY = [
+    one
+    for one in dict.fromkeys(below(Settings))
+    if one.__module__.startswith("vismech.") and ".config." not in one.__module__
+]
 
 
 def sample(name: str, kind: Any, other: bool) -> Any:
@@ -57,7 +65,7 @@ def filled(kind: type, other: bool = False, among: str = "") -> Any:
 
 def test_there_are_settings_of_every_stage_and_measure() -> None:
     names = {one.__module__ for one in EVERY}
-    stages = ("describe", "dictionary", "fields", "cards", "graph", "report", "trace")
+    stages = ("settings", "dictionary", "fields", "cards", "graph", "report", "trace")
     assert {f"vismech.stages.{stage}" for stage in stages} | {"vismech.passes.extract"} <= names
     measures = {name.split(".")[2] for name in names if name.startswith("vismech.measures.")}
     # saturation and attribution share theirs
@@ -84,8 +92,9 @@ def test_every_field_changes_the_key(kind, name) -> None:
 
 def test_only_the_mode_and_what_a_hash_tells_are_in_no_key() -> None:
     unhashed = [(kind.__name__, one.name) for kind in EVERY for one in fields(kind) if one.metadata.get("unhashed")]
+    modes = [("PathOptions", "mode"), ("PathSettings", "mode")]
     # Of groups the hash of the columns is in keys, of a saved dictionary that of its files and not where they are.
-    assert sorted(unhashed) == [("DictionarySettings", "folder"), ("Groups", "columns"), ("PathSettings", "mode")]
+    assert sorted(unhashed) == [("DictionarySettings", "folder"), ("Groups", "columns"), *modes]
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,44 @@ def test_the_key_holds_what_is_used_by_its_name_or_within_its_field() -> None:
     assert settings.inputs() == {"name": "a", "inner": {"size": 1}, "size": 2, "spare": 3}
     assert Spec("s", 1, "u", settings).key == Spec("s", 1, "u", settings.inputs()).key
     assert Spec("s", 1, "u", settings).key == Spec("s", 1, "u", replace(settings, rows=9)).key
+
+
+@dataclass(frozen=True)
+class Same(Settings):
+    """Two parts of the same name."""
+
+    size: int
+    beside: Inner = field(metadata=FLAT)
+
+
+def test_parts_of_the_same_name_are_both_in_the_key() -> None:
+    assert Same(1, Inner(2)).inputs() == {"size": 1, "beside.size": 2}
+
+
+@dataclass(frozen=True)
+class Filled(Settings):
+    """From a group."""
+
+    budgets: list[int]
+    order: str = field(default="a", metadata=named("way"))
+    seed: int = 0
+
+
+def test_settings_are_filled_from_a_group_by_name_and_share_nothing_with_it() -> None:
+    group = Config().evaluate
+    found = Filled.from_group(group, order="b")
+    assert found == Filled(group.budgets, "b") and found.budgets is not group.budgets
+    assert found.inputs() == {"budgets": group.budgets, "way": "b", "seed": 0}
+    assert Filled.only(budgets=[1]).inputs() == {"budgets": [1]}
+
+
+def test_a_group_has_the_fields_of_its_settings_with_their_text_and_may_be_changed() -> None:
+    texts = {one.key: one.text for one in documentation()}
+    for kind, prefix in ((InsertionOptions, "evaluate"), (PathOptions, "attribute"), (KeptSettings, "graph")):
+        assert all(texts[f"{prefix}.{one.name}"] for one in fields(kind))
+    config = Config()
+    config.evaluate.fractions = [0.5]
+    assert Config().evaluate.fractions == [0.2] and replace(config.evaluate, images=3).fractions == [0.5]
 
 
 def test_what_is_unused_is_one_thing_also_in_another_process() -> None:

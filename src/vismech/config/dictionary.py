@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vismech.config.choices import Code, MeanRule, Method, SaeActivation
+from vismech.config.choices import MeanRule, Method, SaeActivation
+from vismech.config.group import group
+from vismech.stages.settings import CodeOptions, CountOptions
 
 
 @dataclass
@@ -30,8 +32,8 @@ class SaeConfig:
     """Share of the steps, at the end, over which it falls to zero."""
 
 
-@dataclass
-class DictionaryConfig:
+@group
+class DictionaryConfig(CodeOptions, CountOptions):
     """How each layer's concepts are found and how vectors are written in them."""
 
     method: Method = Method.bisecting
@@ -46,26 +48,10 @@ class DictionaryConfig:
     are `vectors_per_concept`."""
     k_per_channel: int | None = None
     """Concepts per channel (used when k is null); the paper's are 8."""
-    unexplained: float = 0.1
-    """k=auto: the share of held-out vectors, as squared error of their code, that may stay unexplained."""
-    vectors_per_concept: int = 10
-    """k=auto: at least so many vectors for each concept."""
     center: bool = False
     """Subtract the mean vector first and keep it as an explicit mean concept (sae: its learnt pre-bias)."""
     mean_rule: MeanRule = MeanRule.kept
     """What the mean concept is when concepts are inserted and deleted: ranked like any other, or always kept."""
-    code: Code = Code.lasso
-    """lasso (signed), lasso_nonnegative, omp (orthogonal matching pursuit), omp_nonnegative, simultaneous_omp (one set
-    of concepts per image), coarse_to_fine (half of a vector's concepts from a few for the whole image, half for what
-    these miss), coarse_to_fine_nonnegative, or encoder (the method's own: sae, nmf, semi_nmf, and the bases)."""
-    penalty: float = 0.02
-    """The lasso's λ as a fraction of the mean norm of the training vectors."""
-    l0_per_channel: float = 0.5
-    """Concepts per vector for omp and coarse_to_fine, as a fraction of the channels."""
-    concepts_per_image: int = 16
-    """Concepts per image for simultaneous_omp; for coarse_to_fine those of its first stage."""
-    fine_concepts: int | None = 48
-    """Concepts per image for the second stage of coarse_to_fine; null: any number."""
     iterations: int = 200
     """Iterations of kmeans, nmf and semi_nmf; minibatches of dictionary_learning."""
     refine: int = 0

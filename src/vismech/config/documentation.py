@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from itertools import pairwise
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from vismech.config.group import PARTS
 from vismech.config.schema import Config
 
 
@@ -24,13 +26,7 @@ class FieldDoc(NamedTuple):
 
 def documentation(schema: type = Config, prefix: str = "") -> list[FieldDoc]:
     """Every field below ``schema`` with its type, default and docstring, in the order of the source."""
-    tree = ast.parse(inspect.getsource(schema))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    texts = {
-        ast.unparse(node.target): str(after.value.value)
-        for node, after in pairwise(body)
-        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-    }
+    texts = {name: text for part in getattr(schema, PARTS, (schema,)) for name, text in _texts(part)}
     hints = get_type_hints(schema)
     found: list[FieldDoc] = []
     for item in fields(schema):
@@ -41,6 +37,14 @@ def documentation(schema: type = Config, prefix: str = "") -> list[FieldDoc]:
         default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
         found.append(FieldDoc(prefix + item.name, _type_name(hint), _text(default), " ".join(texts[item.name].split())))
     return found
+
+
+def _texts(part: type) -> Iterator[tuple[str, str]]:
+    """The docstrings below a class's own fields."""
+    body = ast.parse(inspect.getsource(part)).body[0].body  # type: ignore[attr-defined]
+    for node, after in pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            yield ast.unparse(node.target), str(after.value.value)
 
 
 def _type_name(hint: Any) -> str:

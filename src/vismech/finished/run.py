@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -146,7 +147,7 @@ class Run:
             from vismech.finished.opened import Opened
 
             self._opened_as[way] = opened = Opened(config)
-            opened.ctx.config.describe.patches = way
+            opened.ctx.config.describe = replace(config.describe, patches=way)
         return self._opened_as[way]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from vismech.config.choices import Half, Stage
 from vismech.costs.cost import Cost
 from vismech.errors import UserError
+from vismech.measures import MeasuredOptions
 from vismech.network.layers import LOGITS, PIXELS
 from vismech.passes.extract import ExtractLoop, ExtractSettings
 from vismech.passes.start import run_loop
@@ -22,32 +23,30 @@ from vismech.stages.explained import spread
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Spec
 from vismech.store.rows import Column, Rows
-from vismech.store.settings import FLAT, UNUSED, Settings, used
+from vismech.store.settings import FLAT, UNUSED, used
 
 
 @dataclass(frozen=True)
-class MeasuredSettings(Settings):
-    """Which images are measured; the configuration's group ``evaluate`` documents the fields.
+class MeasuredSettings(MeasuredOptions):
+    """Which images are measured.
 
     Attributes:
-        images, half, correct_only: as there.
         source: the images' fingerprint, where they are not those of the parents.
         joined: which class each folder is, where only correctly classified images are measured.
     """
 
-    images: int | None
     source: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
-    half: Half = UNUSED
     joined: Mapping[str, Any] = field(default_factory=dict, metadata=FLAT)
-    correct_only: bool = UNUSED
 
 
 def measured_of(ctx: Context) -> MeasuredSettings:
     """The images that the configuration measures."""
     evaluate = ctx.config.evaluate
     half = UNUSED if evaluate.half is Half.all else evaluate.half
-    correct = {"joined": ctx.measured_labels.inputs, "correct_only": True} if evaluate.correct_only else {}
-    return MeasuredSettings(evaluate.images, ctx.measured_source, half, **correct)
+    given: dict[str, Any] = (
+        {"joined": ctx.measured_labels.inputs} if evaluate.correct_only else {"correct_only": UNUSED}
+    )
+    return MeasuredSettings.from_group(evaluate, half=half, source=ctx.measured_source, **given)
 
 
 def measured_parents(plan: Plan) -> dict[str, Spec[Any]]:
@@ -101,7 +100,7 @@ def answers_job(ctx: Context) -> Job:
         UserError: no measured image has a class that the model knows.
     """
     ctx.measured_labels.require("evaluate.correct_only=true")
-    settings = ExtractSettings({**ctx.source, **ctx.measured_source}, LOGITS)
+    settings = ExtractSettings.only(source={**ctx.source, **ctx.measured_source}, layer=LOGITS)
     spec = Spec(Stage.extract.value, extract.VERSION, LOGITS, settings)
     return Job(Stage.extract, {LOGITS: spec}, compute_answers, answers_cost, passes=True)
 

@@ -20,6 +20,7 @@ from vismech.costs.cost import Amount, Cost
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.measures.attribution.methods import MethodSettings, passes_of
+from vismech.measures.saturation import UnitOptions
 from vismech.measures.saturation.scores import DRAWS, WEIGHTS
 from vismech.measures.statistics import bootstrap
 from vismech.measures.unit_loop import UnitLoop
@@ -56,15 +57,15 @@ class PixelTargets(Settings):
     output: Output
 
 
-@dataclass(frozen=True)
-class UnitSettings(Settings):
+@dataclass(frozen=True, kw_only=True)
+class UnitSettings(UnitOptions):
     """Which source is measured, and how; what its trace says already is not said again.
 
     Attributes:
         lower, upper: the layers, or pixels and the class.
         path: nodes and φ.
         measure: which measure.
-        images, sensitivity_images: the configuration's group ``evaluate`` documents them.
+        images: at most so many.
         seed: of disturbances and random sets of units.
         explained: of pixels, which have no trace, the targets.
         further: what the measure alone reads.
@@ -75,7 +76,6 @@ class UnitSettings(Settings):
     path: PathSettings = field(metadata=FLAT)
     measure: Evaluation
     images: int | None
-    sensitivity_images: int
     seed: int
     explained: PixelTargets = UNUSED
     further: MethodSettings = UNUSED
@@ -110,12 +110,13 @@ def unit_jobs(
             f"attribute.baseline={attribute.baseline.value} at zero"
         )
     path = PathSettings.of(attribute, {"phi"})
-    shared = (kind, evaluate.images, evaluate.sensitivity_images, ctx.config.seed)
+    shared: dict[str, Any] = {"measure": kind, "path": path, "seed": ctx.config.seed, "further": further}
+    shared |= {"sources": UNUSED, "to_class": UNUSED}  # the layers say it
     found: dict[str, Spec[UnitSettings]] = {}
 
     def add(lower: str, upper: str, explained: Any = UNUSED, **parents: Spec[Any]) -> None:
         unit = f"{lower}->{upper}"
-        settings = UnitSettings(lower, upper, path, *shared, explained, further)
+        settings = UnitSettings.from_group(evaluate, lower=lower, upper=upper, explained=explained, **shared)
         found[unit] = Spec(Stage.evaluate.value, version, unit, settings, parents)
 
     if SourceKind.pixels in evaluate.sources:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from vismech.config.choices import ModelSource
-from vismech.config.schema import ModelConfig
 from vismech.network.layers import Layers
+from vismech.sources.settings import ModelConfig
 from vismech.store.artifacts import canonical, hash_file
 
 log = logging.getLogger(__name__)

@@ -16,27 +16,25 @@ from vismech.network.layers import LOGITS
 from vismech.network.pfv import Layout, uniform_positions, weighted_positions
 from vismech.passes.loop import Columns, ImageLoop
 from vismech.receptive_field import gradient_relevance, layer_relevance
+from vismech.stages.settings import DrawOptions
 from vismech.store.rows import Column
-from vismech.store.settings import FLAT, UNUSED, Settings
+from vismech.store.settings import FLAT, UNUSED
 
 CONTRIBUTION = (Positions.relevance, Positions.contrastive, Positions.gradient)
 
 
-@dataclass(frozen=True)
-class ExtractSettings(Settings):
+@dataclass(frozen=True, kw_only=True)
+class ExtractSettings(DrawOptions):
     """Which vectors of a layer are kept, or that the logits are.
 
     Attributes:
         source: the model and the images.
         layer: the layer, or ``logits``.
-        positions, per_image: which positions, and where they are drawn, how many.
         seed: of the draw.
     """
 
     source: Mapping[str, Any] = field(metadata=FLAT)
     layer: str
-    positions: Positions = UNUSED
-    per_image: int = UNUSED
     seed: int = UNUSED
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vismech.attribution import automatic
@@ -11,11 +10,12 @@ from vismech.attribution.autoencoder import Autoencoder
 from vismech.attribution.integral import Settings as Integral
 from vismech.attribution.methods import OPTIONS, Manifold, Options, load_decoder, options_of
 from vismech.attribution.paths import load_path
+from vismech.attribution.settings import PathOptions
 from vismech.attribution.weights import SIDES
-from vismech.config.choices import Along, Baseline, Mode, Output, PathWeight, ReadOut, Rule
+from vismech.config.choices import Baseline, PathWeight, Rule
 from vismech.sources.own import Own, code_hash
 from vismech.sources.weights import fingerprint
-from vismech.store.settings import UNHASHED, UNUSED, Settings, used
+from vismech.store.settings import UNUSED, used
 
 PHI = 0.9
 """The share that α* is about, where no weight uses it."""
@@ -34,37 +34,20 @@ def decoder_code(options: Options) -> str:
 
 
 @dataclass(frozen=True)
-class PathSettings(Settings):
-    """The fields of the configuration's group ``attribute``, which documents them, and the seed of drawn baselines.
+class PathSettings(PathOptions):
+    """The fields of the configuration's group ``attribute``, and the seed of drawn baselines.
 
     ``automatic`` is the version of what rule=auto does, ``method_version`` that of a path's method, ``curve_code`` and
     ``decoder_code`` are hashes of a curve of one's own and of a decoder, its weights with it. The mode is in no key,
     for the reason that batch sizes are not.
     """
 
-    rule: Rule
-    steps: int
-    path: PathWeight = UNUSED
-    baseline: Baseline = UNUSED
-    along: Along = UNUSED
-    check_images: int = UNUSED
-    phi: float = UNUSED
-    baseline_image: str | None = UNUSED
-    baselines: int = UNUSED
-    blur: float = UNUSED
-    curve: Mapping[str, Any] = UNUSED
     curve_code: str = UNUSED
-    tolerance: float | None = UNUSED
-    max_steps: int = UNUSED
-    output: Output = UNUSED
-    readout: ReadOut = UNUSED
     seed: int = UNUSED
     automatic: int = UNUSED
     method_version: int = UNUSED
-    options: Mapping[str, Any] = UNUSED
     weight: Own = UNUSED
     decoder_code: str = UNUSED
-    mode: Mode = field(default=Mode.auto, metadata=UNHASHED)
 
     @classmethod
     def of(cls, config: Any, names: set[str], seed: int | None = None) -> PathSettings:
@@ -102,7 +85,7 @@ class PathSettings(Settings):
         if config.rule is Rule.auto and options is UNUSED:
             chosen["automatic"] = automatic.VERSION
         chosen |= {"curve_code": code, "decoder_code": decoder, "method_version": version}
-        return cls(**chosen, weight=own, options=options, mode=config.mode)
+        return cls.only(**chosen, weight=own, options=options, mode=config.mode)
 
     @property
     def under(self) -> PathWeight:

@@ -27,7 +27,7 @@ def check_attribute(config: Config) -> None:
         quadrature(attribute.rule, attribute.steps)
     every = {each.name for each in fields(AttributeConfig)} & {each.name for each in fields(PathSettings)} - {"weight"}
     own = Own.of(attribute.weight, {}, "attribute.weight") if attribute.path is PathWeight.custom else UNUSED
-    PathSettings(**{name: getattr(attribute, name) for name in every}, weight=own).integral(
+    PathSettings.only(**{name: getattr(attribute, name) for name in every}, weight=own).integral(
         config.runtime.path_batch_size
     )
     load_path(attribute.curve)

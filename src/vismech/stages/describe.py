@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,22 +25,15 @@ from vismech.passes.progress import track
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job
 from vismech.stages.counted import concepts_of, vectors_of
+from vismech.stages.settings import DescribeSettings
 from vismech.stages.work import Work, compact, read_images
 from vismech.store.artifacts import Spec
-from vismech.store.settings import Settings
 
 VERSION = 2
 SHARD_BYTES, BYTES_PER_NUMBER = 64 << 20, 28.0
 """Vectors are looked at in shards that take so much, with what is made of them, whatever their number."""
 LEAST_ROWS = 8192
 """Of a shard of wide vectors: each shard asks for every concept's nearest anew."""
-
-
-@dataclass(frozen=True)
-class DescribeSettings(Settings):
-    """How many nearest vectors of each concept are kept."""
-
-    nearest: int
 
 
 class Place(NamedTuple):
@@ -82,7 +74,7 @@ class Description(NamedTuple):
 
 def job(ctx: Context, layer: str, vectors: Spec, dictionary: Spec) -> Job:
     """One layer's descriptions."""
-    settings = DescribeSettings(ctx.config.describe.nearest)
+    settings = DescribeSettings.from_group(ctx.config.describe)
     spec = Spec(Stage.describe.value, VERSION, layer, settings, {"vectors": vectors, "dictionary": dictionary})
     return Job(Stage.describe, {layer: spec}, compute, cost)
 

@@ -28,6 +28,7 @@ from vismech.sources.own import Own
 from vismech.stages.context import Context, Job
 from vismech.stages.counted import concepts_of, vectors_of
 from vismech.stages.reads import read_from
+from vismech.stages.settings import CodeOptions, CountOptions
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, plain
 from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings, used
@@ -58,23 +59,16 @@ AMOUNT = {
 
 
 @dataclass(frozen=True)
-class CodingSettings(Settings):
-    """How vectors are written in a dictionary's concepts; the group ``dictionary`` documents the fields."""
+class CodingSettings(CodeOptions):
+    """How vectors are written in a dictionary's concepts."""
 
-    code: Code
-    penalty: float = UNUSED
-    l0_per_channel: float = UNUSED
-    concepts_per_image: int = UNUSED
-    fine_concepts: int | None = UNUSED
     own: Own = UNUSED
 
 
-@dataclass(frozen=True)
-class Counting(Settings):
+@dataclass(frozen=True, kw_only=True)
+class Counting(CountOptions):
     """How the number of concepts is chosen, by what the code rebuilds."""
 
-    unexplained: float
-    vectors_per_concept: int
     coding: CodingSettings
 
 
@@ -112,7 +106,7 @@ def counting(config: Config) -> Counting:
     wanted = config.dictionary
     if wanted.k != AUTO and (wanted.k is not None or wanted.k_per_channel is not None):
         return UNUSED
-    return Counting(wanted.unexplained, wanted.vectors_per_concept, coding_of(config))
+    return Counting.from_group(wanted, coding=coding_of(config))
 
 
 def check_count(config: Config) -> None:
@@ -326,7 +320,7 @@ def coding_of(config: Config) -> CodingSettings:
     chosen = {name: getattr(wanted, name) for name in names}
     if wanted.code is Code.custom:
         chosen["own"] = Own.of(wanted.code_target, wanted.code_options, "dictionary.code_target")
-    return CodingSettings(wanted.code, **chosen)
+    return CodingSettings.only(code=wanted.code, **chosen)
 
 
 def own_method(config: Config) -> Own:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from vismech.stages.counted import counted, passing, reading, written
 from vismech.stages.work import Work, compact, some_kept, write_images
 from vismech.store.artifacts import Spec, write_json
 from vismech.store.rows import Column, Rows
+from vismech.store.settings import UNUSED
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -30,11 +32,14 @@ RELEVANCE = 3
 def job(ctx: Context, logits: bool, also: Iterable[str] = ()) -> Job:
     """One job for all layers, others that transcoders read, and for the logits where a later stage needs them."""
     extract = ctx.config.extract
-    draw = {} if extract.positions is Positions.all else {"per_image": extract.per_image, "seed": ctx.config.seed}
+    draw: dict[str, Any] = {"seed": ctx.config.seed}
+    if extract.positions is Positions.all:
+        draw = {"per_image": UNUSED}
     settings = [
-        ExtractSettings(ctx.source, layer, extract.positions, **draw) for layer in dict.fromkeys([*ctx.layers, *also])
+        ExtractSettings.from_group(extract, source=ctx.source, layer=layer, **draw)
+        for layer in dict.fromkeys([*ctx.layers, *also])
     ]
-    settings += [ExtractSettings(ctx.source, LOGITS)] if logits else []
+    settings += [ExtractSettings.only(source=ctx.source, layer=LOGITS)] if logits else []
     specs = {one.layer: Spec(Stage.extract.value, VERSION, one.layer, one) for one in settings}
     return Job(Stage.extract, specs, compute, cost, passes=True)
 

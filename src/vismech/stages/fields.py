@@ -35,9 +35,10 @@ from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Plan
 from vismech.stages.describe import Description, Place
 from vismech.stages.dictionary import CodingSettings
+from vismech.stages.settings import FieldOptions
 from vismech.stages.work import Work, compact
 from vismech.store.artifacts import Artifact, Spec
-from vismech.store.settings import FLAT, UNUSED, Settings
+from vismech.store.settings import FLAT, UNUSED
 
 log = logging.getLogger(__name__)
 VERSION = 4
@@ -48,22 +49,18 @@ BASELINE = 64
 TOKENS = (Patches.ig, Patches.attnlrp, Patches.rollout)
 
 
-@dataclass(frozen=True)
-class FieldsSettings(Settings):
-    """How vectors are traced to pixels and concepts localised; the configuration's group ``describe`` documents it.
+@dataclass(frozen=True, kw_only=True)
+class FieldsSettings(FieldOptions):
+    """How vectors are traced to pixels and concepts localised.
 
     Attributes:
         source: the model and the images.
-        patches, mass, context: as there.
         coding: how vectors are written in concepts.
         cards: how many concepts of each layer, of a run's own fields.
         places, tops: which vectors and which concepts, of fields that are in no run's plan.
     """
 
     source: Mapping[str, Any] = field(metadata=FLAT)
-    patches: Patches
-    mass: float
-    context: float | None
     coding: CodingSettings = field(metadata=FLAT)
     cards: int = UNUSED
     places: list[Any] = UNUSED
@@ -192,8 +189,8 @@ def fields_of(
 
 def fields_settings(ctx: Context, **more: Any) -> FieldsSettings:
     """How the run's configuration traces vectors to pixels."""
-    shown, coding = ctx.config.describe, dictionary_stage.coding_of(ctx.config)
-    return FieldsSettings(ctx.source, shown.patches, shown.mass, shown.context, coding, **more)
+    coding = dictionary_stage.coding_of(ctx.config)
+    return FieldsSettings.from_group(ctx.config.describe, source=ctx.source, coding=coding, **{"cards": UNUSED} | more)
 
 
 class Wanted(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ from vismech.attribution.account import ClassValues, absences
 from vismech.attribution.aggregation import group_means, select_concepts
 from vismech.attribution.graph import LayerConcepts, LayerEdges, build_graph, named
 from vismech.attribution.influence import Inflow
-from vismech.config.choices import Along, Images, Output, Scope, Stage
+from vismech.config.choices import Along, Output, Stage
 from vismech.costs.cost import Amount, Cost, Kind
 from vismech.network.layers import LOGITS
 from vismech.stages.context import Context, Job
 from vismech.stages.counted import concepts_of
 from vismech.stages.effects import layer_effects, marked
 from vismech.stages.explained import Explained
+from vismech.stages.settings import KeptSettings
 from vismech.stages.trace import TraceSettings, images_of, importance, read_explained
 from vismech.stages.work import Work
 from vismech.store.artifacts import Artifact, Spec, write_json
@@ -27,21 +28,6 @@ from vismech.store.settings import Settings, used
 VERSION = 3
 RESAMPLED = 3_000
 """Operations for a parent's means and intervals, about; for the cost alone."""
-
-
-@dataclass(frozen=True)
-class KeptSettings(Settings):
-    """What the graph explains and which concepts it keeps: the configuration's group ``graph``, which documents it."""
-
-    scope: Scope
-    classes: list[int]
-    image: str | None
-    images: Images
-    images_per_class: int | None
-    limit: int | None
-    important: int
-    shared: int
-    prune: float | None
 
 
 @dataclass(frozen=True)
@@ -68,8 +54,7 @@ def job(
         pairs: (lower, upper) → trace between adjacent layers.
         measured: "lower->upper" → measured effects of the lower layer's concepts, where there are any.
     """
-    given = {one.name: getattr(ctx.config.graph, one.name) for one in fields(KeptSettings)}
-    graph = KeptSettings(**{**given, "classes": ctx.explained_classes})
+    graph = KeptSettings.from_group(ctx.config.graph, classes=ctx.explained_classes)
     parents = {"logits": logits, **{f"class {layer}": spec for layer, spec in to_class.items()}}
     parents |= {f"{lower}->{upper}": spec for (lower, upper), spec in pairs.items()}
     parents |= {f"effects {unit}": spec for unit, spec in measured.items()}

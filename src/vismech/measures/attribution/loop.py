@@ -55,7 +55,7 @@ def methods_of(how: MethodSettings | None, pixels: bool) -> tuple[str, ...]:
     """The columns of the arrays, the random control last."""
     if not how:
         return METHODS
-    plain = (*METHODS[:-1], *(name.value for name in how.names))
+    plain = (*METHODS[:-1], *(name.value for name in how.methods))
     filtered = [f"{name}+filter" for name in plain if name not in UNFILTERED] if how.filter and pixels else []
     return (*plain, *filtered, METHODS[-1])
 
@@ -81,7 +81,7 @@ class AttributionLoop(UnitLoop):
         """See :class:`UnitLoop`; of a covariance also the activations of all images."""
         super().on_predict_start()
         self.ensemble = None
-        if self.methods and AttributionMethod.covariance in self.methods.names and self.upper == LOGITS:
+        if self.methods and AttributionMethod.covariance in self.methods.methods and self.upper == LOGITS:
             self.ensemble = self._ensemble()
 
     @torch.no_grad()
@@ -111,7 +111,7 @@ class AttributionLoop(UnitLoop):
         problem = Problem(
             self.segment, self.layout, source, self._starts_of(source, rows), coded.clean, self._targets(rows)
         )
-        return [self._more(name, problem, coded, rows) for name in self.methods.names]
+        return [self._more(name, problem, coded, rows) for name in self.methods.methods]
 
     def _more(self, name: AttributionMethod, problem: Problem, coded: Coded, rows: list[int]) -> Tensor:
         assert self.methods is not None
@@ -126,12 +126,12 @@ class AttributionLoop(UnitLoop):
         """The source from other images, for the methods that start there."""
         assert self.methods is not None
         found: dict[AttributionMethod, list[Source]] = {}
-        if AttributionMethod.ig2 in self.methods.names:  # of other classes where there are any
+        if AttributionMethod.ig2 in self.methods.methods:  # of other classes where there are any
             turns = [[self._other(row, f"reference {turn}") for row in rows] for turn in range(REFERENCES)]
             each = [[self._coded(self._open(self.indices[other])) for other in turn] for turn in turns]
             found[AttributionMethod.ig2] = [self._from(source, one) for one in each]
         expected = AttributionMethod.expected_gradients_variance
-        if expected in self.methods.names:
+        if expected in self.methods.methods:
             own = [[one for other, one in self.drawn.items() if other != row][:DRAWN] for row in rows]
             starts = [self._from(source, list(one)) for one in zip(*own, strict=True)]
             found[expected] = starts or [source]  # there is no other image
@@ -302,7 +302,7 @@ class AttributionLoop(UnitLoop):
             straight = attribute(*given, self.settings.without_profile(self.portions.paths))
             edges = [all_units(straight.edges[weight]) for weight in WEIGHTS]
             problem = Problem(*given[:3], self._starts_of(source, rows), *given[3:])
-            for name in self.methods.names:
+            for name in self.methods.methods:
                 if name is AttributionMethod.covariance:  # of a mosaic there is no neighbour
                     edges.append(torch.zeros_like(edges[0]))
                 else:

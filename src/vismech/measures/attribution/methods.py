@@ -23,10 +23,11 @@ from vismech.attribution.sources import Source
 from vismech.attribution.targets import Targets
 from vismech.config.choices import AttributionMethod, PathWeight, Rule
 from vismech.errors import UserError
+from vismech.measures.attribution import AttributionOptions
 from vismech.measures.unit_scores import all_units
 from vismech.network.pfv import Layout
 from vismech.passes.settings import decoder_code
-from vismech.store.settings import UNUSED, Settings, used
+from vismech.store.settings import UNUSED, used
 
 REFERENCES = 2
 """Images of other classes that IG2 goes down to."""
@@ -37,18 +38,13 @@ RULES = {PathWeight.spectral_ig: Rule.midpoint, PathWeight.manifold_ig: Rule.mid
 
 
 @dataclass(frozen=True)
-class MethodSettings(Settings):
-    """Which methods are measured and what of them; the configuration's group ``evaluate`` documents the fields.
+class MethodSettings(AttributionOptions):
+    """Which methods are measured and what of them.
 
     ``decoder_code`` is the hash of manifold_ig's decoder, its weights with it, ``versions`` are those of methods that
     have changed.
     """
 
-    names: tuple[AttributionMethod, ...]
-    options: Mapping[str, Any]
-    filter: float | None = UNUSED
-    mosaics: bool = UNUSED
-    neighbours: int = UNUSED
     decoder_code: str = UNUSED
     versions: Mapping[str, int] = UNUSED
 
@@ -80,13 +76,13 @@ class MethodSettings(Settings):
         if not names and evaluate.filter is None and not evaluate.mosaics:
             return UNUSED
         return cls(
-            names,
-            evaluate.method_options,
-            UNUSED if evaluate.filter is None else evaluate.filter,
-            evaluate.mosaics or UNUSED,
-            evaluate.neighbours if AttributionMethod.covariance in names else UNUSED,
-            decoder,
-            versions or UNUSED,
+            methods=list(names),
+            method_options=evaluate.method_options,
+            filter=UNUSED if evaluate.filter is None else evaluate.filter,
+            mosaics=evaluate.mosaics or UNUSED,
+            neighbours=evaluate.neighbours if AttributionMethod.covariance in names else UNUSED,
+            decoder_code=decoder,
+            versions=versions or UNUSED,
         )
 
 
@@ -106,7 +102,7 @@ def edges_of(
 ) -> Float[Tensor, "b t q"]:
     """What a method attributes to all units, the error node last."""
     path = PathWeight(name.value)
-    options = options_of(path, how.options.get(name.value, {}))
+    options = options_of(path, how.method_options.get(name.value, {}))
     settings = Integral(RULES.get(path, Rule.riemann_left), steps, (path,), rows=rows, options=options)
     sources = problem.starts.get(name, [problem.source])
     found = attribute(problem.segment, problem.layout, sources, problem.clean, problem.targets, settings)
@@ -116,9 +112,9 @@ def edges_of(
 def passes_of(how: MethodSettings, steps: int, targets: int, units: int) -> list[Passes]:
     """What the methods cost the network for one image, each."""
     found = []
-    for name in how.names:
+    for name in how.methods:
         if name is not AttributionMethod.covariance:
-            options = options_of(PathWeight(name.value), how.options.get(name.value, {}))
+            options = options_of(PathWeight(name.value), how.method_options.get(name.value, {}))
             times = REFERENCES if name is AttributionMethod.ig2 else 1
             found.append(Passes(*(times * each for each in options.passes(steps, targets, units))))
     return found

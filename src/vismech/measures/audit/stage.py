@@ -16,6 +16,7 @@ from vismech.costs.cost import Cost
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
 from vismech.intervene.edits import Edit
+from vismech.measures.audit import AuditOptions
 from vismech.measures.audit.loop import NOT_LOOKED, AuditLoop, audit_columns
 from vismech.measures.audit.scores import (
     LEAST_IMAGES,
@@ -51,7 +52,7 @@ from vismech.stages.trace import TraceSettings
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Spec, write_json
 from vismech.store.rows import Rows
-from vismech.store.settings import FLAT, UNUSED, Settings, used
+from vismech.store.settings import FLAT, UNUSED, used
 
 VERSION = 1
 KEYS = ["layer", "class", "concept", *TABLE_KEYS, "k", "edit"]
@@ -59,17 +60,15 @@ LOOKED = 64
 """Images whose concepts are localised, where boxes are given."""
 
 
-@dataclass(frozen=True)
-class AuditSettings(Settings):
-    """Which concepts are edited, and in which images; the groups ``edit`` and ``evaluate`` document the fields.
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings(AuditOptions):
+    """Which concepts are edited, and in which images.
 
     ``threshold`` is read when rows are made, and stands here so that equal artifacts have equal rows.
     """
 
     measure: Evaluation
     layer: str
-    candidates: int
-    threshold: float
     edit: EditValue
     measured: MeasuredSettings = field(metadata=FLAT)
     groups: Groups = UNUSED
@@ -106,8 +105,13 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         groups.boxes()
     specs = {}
     for layer in ctx.layers:
-        settings = AuditSettings(
-            Evaluation.audit, layer, edit.candidates, edit.threshold, evaluate.edit, measured_of(ctx), groups
+        settings = AuditSettings.from_group(
+            edit,
+            measure=Evaluation.audit,
+            layer=layer,
+            edit=evaluate.edit,
+            measured=measured_of(ctx),
+            groups=groups,
         )
         parents = {"importance": plan.to_class[layer], **measured_parents(plan)}
         if evaluate.edit is EditValue.mean:

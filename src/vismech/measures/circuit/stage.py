@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vismech.config.choices import CircuitErrors, CircuitOrder, EditValue, Evaluation, Scope, Stage
+from vismech.config.choices import CircuitOrder, EditValue, Evaluation, Scope, Stage
 from vismech.costs import cost as costs
 from vismech.costs.cost import Amount, Cost
 from vismech.draws import generator_of
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
 from vismech.measures.base import TRACED, Kind
+from vismech.measures.circuit import CircuitOptions
 from vismech.measures.circuit.loop import SUBSETS, VALUES, CircuitLoop, Circuits, circuit_columns
 from vismech.measures.circuit.scores import (
     SHARES,
@@ -30,6 +31,7 @@ from vismech.measures.circuit.scores import (
     resampled,
     smallest,
 )
+from vismech.measures.transfer import TransferOptions
 from vismech.measures.transfer.scores import check_groups, split
 from vismech.network.layers import LOGITS
 from vismech.passes.start import run_loop
@@ -44,7 +46,6 @@ from vismech.stages.trace import TraceSettings, images_of, read_explained
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Rows
-from vismech.store.settings import Settings
 
 VERSION = 1
 KEYS = ["order", "score", "edit", "errors", *TABLE_KEYS]
@@ -52,9 +53,9 @@ FEW = 5
 """Concepts of each layer that the drawn circuit of a half holds, at most, where the graph keeps more."""
 
 
-@dataclass(frozen=True)
-class CircuitSettings(Settings):
-    """Which circuits; the configuration's group ``evaluate`` documents the fields.
+@dataclass(frozen=True, kw_only=True)
+class CircuitSettings(CircuitOptions, TransferOptions):
+    """Which circuits.
 
     Attributes:
         layers: in network order.
@@ -63,10 +64,6 @@ class CircuitSettings(Settings):
 
     measure: Evaluation
     layers: tuple[str, ...]
-    orders: tuple[CircuitOrder, ...]
-    edit: EditValue
-    errors: CircuitErrors
-    groups: Mapping[str, Any]
     drawn: int
     seed: int
 
@@ -87,15 +84,12 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         known = ", ".join(each.value for each in effects_stage.EDITS)
         raise UserError(f"evaluate.edit={evaluate.edit.value} must be one of {known}")
     rankings = effects_stage.every_concept(ctx, plan, evaluate.edit)
-    settings = CircuitSettings(
-        Evaluation.circuit,
-        tuple(ctx.layers),
-        tuple(evaluate.circuit_orders),
-        evaluate.edit,
-        evaluate.errors,
-        evaluate.groups,
-        min(graph.important, FEW),
-        ctx.config.seed,
+    settings = CircuitSettings.from_group(
+        evaluate,
+        measure=Evaluation.circuit,
+        layers=tuple(ctx.layers),
+        drawn=min(graph.important, FEW),
+        seed=ctx.config.seed,
     )
     parents = {f"ranking {layer}": spec for layer, spec in rankings.items()}
     spec = Spec(Stage.evaluate.value, VERSION, "circuit", settings, parents)
@@ -111,7 +105,7 @@ def cost(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> dict[str, Co
     first: Spec[Any] = spec.parents[f"ranking {wanted.layers[0]}"].parents["importance"]
     images, _ = images_of(work, first.parents["logits"], first.settings.explained)
     parts = wanted.drawn * len(wanted.layers)
-    circuits = 1 + 2 * len(wanted.orders) * len(SHARES) + 2 * (1 + SUBSETS) * parts
+    circuits = 1 + 2 * len(wanted.circuit_orders) * len(SHARES) + 2 * (1 + SUBSETS) * parts
     calls = ceil(circuits / size)
     passed = images * calls * size  # the last call is filled up
     found = reading(work, images) + activations(work, wanted.layers[-1], images)
@@ -123,7 +117,7 @@ def cost(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> dict[str, Co
         found += coded(work, lower, dictionary, coding, images if lower == wanted.layers[0] else passed)
         found += passing(work, lower, upper, passed + images, images * (calls + 1))
         found += Cost(work={costs.Kind.products: Amount(edits, launches=8.0 * images * calls)})
-    orders = len(wanted.orders), len(SHARES), parts
+    orders = len(wanted.circuit_orders), len(SHARES), parts
     return {unit: found + Cost(images, written=written(circuit_columns(*orders), images), about=True)}
 
 
@@ -151,7 +145,7 @@ def compute(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> None:
         parts = max(sum(map(len, one.drawn)) for one in circuits)
         indices = [work.data.place[ids[row]] for row in scored]
         with work.store.writer(spec, resume=True) as folder:
-            shape = len(wanted.orders), len(SHARES), parts
+            shape = len(wanted.circuit_orders), len(SHARES), parts
             rows = Rows(folder, circuit_columns(*shape), len(indices))
             loop = CircuitLoop(
                 work.site,
@@ -225,7 +219,7 @@ def _circuits(wanted: CircuitSettings, strengths: Mapping[str, Strengths], half:
     for name, one in strengths.items():
         usable = np.flatnonzero(one.active[sister].any(0))
         masks = []
-        for order in wanted.orders:
+        for order in wanted.circuit_orders:
             if order is CircuitOrder.random:
                 strength = generator_of(wanted.seed, "circuit", name, here).random(one.active.shape[1])
             else:
@@ -278,7 +272,7 @@ def rows(work: Work, plan: Plan) -> pd.DataFrame:
     circuit with what is left without it; intervals resample whole halves of groups, paired between orders."""
     found: list[dict[str, Any]] = []
     for one in _read(work, plan):
-        half, orders = np.array(one.facts["half"]), one.settings.orders
+        half, orders = np.array(one.facts["half"]), one.settings.circuit_orders
         for score in VALUES:
             told, again = (
                 _curves(one, score, weights) for weights in (np.full((1, len(half)), 1 / len(half)), resampled(half))
@@ -349,7 +343,7 @@ def cases(work: Work, plan: Plan) -> pd.DataFrame:
         for place, score in enumerate(VALUES):
             clean, empty = (np.asarray(one.artifact.array(f"{name}.npy"))[:, place] for name in ("clean", "empty"))
             circuit = np.asarray(one.artifact.array("circuit.npy"))[..., place].astype(np.float64)
-            for column, order in enumerate(one.settings.orders):
+            for column, order in enumerate(one.settings.circuit_orders):
                 share = (circuit[:, column] - empty[:, None]) / (clean - empty).mean()
                 values = {name: area for name, area in areas(share).items() if name.startswith("cpr")}
                 for metric, area in values.items():
@@ -367,7 +361,7 @@ def curve_table(work: Work, plan: Plan) -> pd.DataFrame:
         count = np.mean([counts(k) for k in one.facts["k"].values()], 0)
         for score in VALUES:
             told = _curves(one, score, np.full((1, images), 1 / images))
-            for order, curves in zip(one.settings.orders, told, strict=True):
+            for order, curves in zip(one.settings.circuit_orders, told, strict=True):
                 base = {**one.base, "order": order.value, "score": score, "axis": "share", "x": SHARES, "count": count}
                 sides = {"insertion": curves.circuit[0], "deletion": curves.complement[0]}
                 frames.append(pd.DataFrame({**base, **sides, "n": images}))

@@ -21,6 +21,7 @@ from vismech.dictionaries.coding import l0_of
 from vismech.errors import UserError
 from vismech.intervene.coded import Layer
 from vismech.measures.images import MeasuredSettings
+from vismech.measures.insertion import InsertionOptions
 from vismech.measures.insertion.scores import (
     FIRST,
     GRID,
@@ -43,7 +44,7 @@ from vismech.passes.threads import one_thread
 from vismech.passes.trace import Given, first_readable
 from vismech.stages.dictionary import CodingSettings
 from vismech.store.rows import Column
-from vismech.store.settings import FLAT, UNUSED, Settings, used
+from vismech.store.settings import FLAT, UNUSED, used
 
 # Convolutions of other numbers of rows round differently: the last rows are padded to a multiple.
 ROW_MULTIPLE = 16
@@ -195,20 +196,15 @@ class ConceptLoop(ImageLoop):
             raise UserError(f"{name}, {self.sample_id(row)!r}: a probability is not finite with concepts deleted")
 
 
-@dataclass(frozen=True)
-class InsertionSettings(Settings):
-    """How concepts are ranked, inserted and deleted; the configuration's groups document the fields."""
+@dataclass(frozen=True, kw_only=True)
+class InsertionSettings(InsertionOptions):
+    """How concepts are ranked, inserted and deleted."""
 
     measure: Evaluation
     coding: CodingSettings = field(metadata=FLAT)
     path: PathSettings = field(metadata=FLAT)
     measured: MeasuredSettings = field(metadata=FLAT)
-    budgets: tuple[int, ...]
-    residual: bool
-    random_images: int | None
-    greedy_images: int
     seed: int
-    budget_l0_per_channel: float = UNUSED
     mean_rule: MeanRule = UNUSED
 
     @property

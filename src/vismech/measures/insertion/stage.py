@@ -87,18 +87,15 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             f"attribute.baseline={attribute.baseline.value} at zero"
         )
     names = {"path", "baseline", "along", "tolerance", "output"}
-    settings = InsertionSettings(
-        Evaluation.insertion,
-        dictionary_stage.coding_of(ctx.config),
-        PathSettings.of(attribute, names),
-        measured_of(ctx),
-        tuple(evaluate.budgets),
-        evaluate.residual,
-        evaluate.random_images,
-        evaluate.greedy_images,
-        ctx.config.seed,
-        UNUSED if share is None else share,
-        dictionary_stage.kept_mean(ctx.config),
+    settings = InsertionSettings.from_group(
+        evaluate,
+        measure=Evaluation.insertion,
+        coding=dictionary_stage.coding_of(ctx.config),
+        path=PathSettings.of(attribute, names),
+        measured=measured_of(ctx),
+        seed=ctx.config.seed,
+        budget_l0_per_channel=UNUSED if share is None else share,
+        mean_rule=dictionary_stage.kept_mean(ctx.config),
     )
     parents = measured_parents(plan)
     held_pairs(ctx, [(layer, LOGITS) for layer in plan.dictionaries])

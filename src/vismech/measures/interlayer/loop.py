@@ -20,6 +20,7 @@ from vismech.errors import UserError
 from vismech.intervene.coded import Coded, Layer
 from vismech.measures.images import MeasuredSettings
 from vismech.measures.insertion.scores import GRID
+from vismech.measures.interlayer import InterlayerOptions
 from vismech.measures.interlayer.orders import (
     EARLY,
     READOUTS,
@@ -43,7 +44,7 @@ from vismech.passes.threads import one_thread
 from vismech.passes.trace import Given, first_readable
 from vismech.stages.dictionary import CodingSettings
 from vismech.store.rows import Column
-from vismech.store.settings import FLAT, Settings
+from vismech.store.settings import FLAT
 
 PATHS = {Order.gig: PathWeight.ig, Order.left_ig: PathWeight.left_ig, Order.idg: PathWeight.idg}
 
@@ -71,9 +72,9 @@ def interlayer_columns(targets: int, orders: int) -> dict[str, Column]:
     }
 
 
-@dataclass(frozen=True)
-class InterlayerSettings(Settings):
-    """Between which layers, how concepts are ordered and read; the configuration's groups document the fields."""
+@dataclass(frozen=True, kw_only=True)
+class InterlayerSettings(InterlayerOptions):
+    """Between which layers, how concepts are ordered and read."""
 
     measure: Evaluation
     lower: str
@@ -81,8 +82,6 @@ class InterlayerSettings(Settings):
     coding: CodingSettings = field(metadata=FLAT)
     path: PathSettings = field(metadata=FLAT)
     measured: MeasuredSettings = field(metadata=FLAT)
-    targets: int
-    orders: tuple[Order, ...]
     mean_kept: bool
     seed: int
 
@@ -172,7 +171,7 @@ class InterlayerLoop(ImageLoop):
         return {**columns, "concepts": targets.concepts, "gap": gap}
 
     def _targets(self, name: str, upper: Coded) -> ImageTargets:
-        above, count = self.layers[self.pairs[name].upper], self.how.targets
+        above, count = self.layers[self.pairs[name].upper], self.how.targets_per_image
         strongest = strongest_targets(upper.vectors, upper.codes, above.dictionary, above.layout, count)
         return replace(strongest, readout=self.how.path.readout)
 

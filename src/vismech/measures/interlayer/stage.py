@@ -78,16 +78,16 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     specs = {}
     for pair in pairs:
         unit = f"{pair.lower}->{pair.upper}"
-        settings = InterlayerSettings(
-            Evaluation.interlayer,
-            *pair,
-            dictionary_stage.coding_of(ctx.config),
-            PathSettings.of(attribute, names),
-            measured_of(ctx),
-            evaluate.targets_per_image,
-            tuple(dict.fromkeys(evaluate.orders)),
-            dictionary_stage.kept_mean(ctx.config) is MeanRule.kept,
-            ctx.config.seed,
+        settings = InterlayerSettings.from_group(
+            evaluate,
+            measure=Evaluation.interlayer,
+            **pair._asdict(),
+            coding=dictionary_stage.coding_of(ctx.config),
+            path=PathSettings.of(attribute, names),
+            measured=measured_of(ctx),
+            orders=list(dict.fromkeys(evaluate.orders)),
+            mean_kept=dictionary_stage.kept_mean(ctx.config) is MeanRule.kept,
+            seed=ctx.config.seed,
         )
         parents = {side: plan.dictionaries[layer] for side, layer in pair._asdict().items()} | measured_parents(plan)
         specs[unit] = Spec(Stage.evaluate.value, VERSION, unit, settings, parents)
@@ -112,15 +112,15 @@ def cost(work: Work, specs: Mapping[str, Spec[InterlayerSettings]]) -> dict[str,
         k = concepts_of(work, lower, spec.parents["lower"])
         active = k / ACTIVE
         points = images * (wanted.path.steps + (Order.u_x_gradient in wanted.orders))
-        steps = 2.0 * (GRID + len(EARLY) - 2) * orders * wanted.targets
+        steps = 2.0 * (GRID + len(EARLY) - 2) * orders * wanted.targets_per_image
         rows = images * (steps + len(each) * active)
-        own += passing(work, lower, upper, points, points / size, wanted.targets)
+        own += passing(work, lower, upper, points, points / size, wanted.targets_per_image)
         own += passing(work, lower, upper, rows, rows / size)
-        gradients = float(points * wanted.targets * layout.positions * layout.channels)
+        gradients = float(points * wanted.targets_per_image * layout.positions * layout.channels)
         sums = 2.0 * images * steps * layout.positions * active
         own += Cost(
             images,
-            written=written(interlayer_columns(wanted.targets, orders), images),
+            written=written(interlayer_columns(wanted.targets_per_image, orders), images),
             work={costs.Kind.products: Amount(sums, traffic=8 * gradients, launches=300.0 * images * orders)},
         )
         found[unit] = (shared if not found else Cost()) + own
@@ -140,7 +140,7 @@ def compute(work: Work, specs: Mapping[str, Spec[InterlayerSettings]]) -> None:
             if name not in layers:
                 concepts = dictionary_stage.read(work, spec.parents[side], wanted.coding)
                 layers[name] = Layer(work.layout(name), concepts)
-    columns = interlayer_columns(wanted.targets, len(wanted.orders))
+    columns = interlayer_columns(wanted.targets_per_image, len(wanted.orders))
     with ExitStack() as stack:
         folders = {unit: stack.enter_context(work.store.writer(spec, resume=True)) for unit, spec in specs.items()}
         rows = {unit: Rows(folder, columns, len(indices)) for unit, folder in folders.items()}

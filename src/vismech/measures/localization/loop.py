@@ -11,6 +11,7 @@ from torch import Tensor
 from vismech.config.choices import Evaluation
 from vismech.dictionaries import Dictionary
 from vismech.draws import generator_of
+from vismech.measures.localization import LocalizationOptions
 from vismech.measures.localization.scores import (
     Place,
     Region,
@@ -28,18 +29,16 @@ from vismech.receptive_field import SharingRatios, sharing_ratios
 from vismech.receptive_field.localization import localization_maps, upsampled_maps
 from vismech.stages.dictionary import CodingSettings
 from vismech.store.rows import Column
-from vismech.store.settings import FLAT, Settings
+from vismech.store.settings import FLAT
 
 
-@dataclass(frozen=True)
-class LocalizationSettings(Settings):
-    """Which concepts of which images, and what shares of the pixels; the group ``evaluate`` documents the fields."""
+@dataclass(frozen=True, kw_only=True)
+class LocalizationSettings(LocalizationOptions):
+    """Which concepts of which images, and what shares of the pixels."""
 
     measure: Evaluation
     coding: CodingSettings = field(metadata=FLAT)
     images: int | None
-    concepts_per_image: int
-    fractions: tuple[float, ...]
     seed: int
 
 

@@ -45,13 +45,9 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         size = dictionary_stage.size(ctx, layer)
         if not 1 <= evaluate.concepts_per_image <= size:
             raise UserError(f"evaluate.concepts_per_image={evaluate.concepts_per_image}: {layer} has 1 to {size}")
-    settings = LocalizationSettings(
-        Evaluation.localization,
-        dictionary_stage.coding_of(ctx.config),
-        evaluate.images,
-        evaluate.concepts_per_image,
-        tuple(evaluate.fractions),
-        ctx.config.seed,
+    coding = dictionary_stage.coding_of(ctx.config)
+    settings = LocalizationSettings.from_group(
+        evaluate, measure=Evaluation.localization, coding=coding, seed=ctx.config.seed
     )
     specs = {
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec})

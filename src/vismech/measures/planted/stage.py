@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from vismech.attribution.engine import Settings as Integral
-from vismech.config.choices import Evaluation, Method, Rule, Stage
+from vismech.config.choices import Evaluation, Method, Mode, Rule, Stage
 from vismech.dictionaries import Dictionary, build
 from vismech.errors import UserError
 from vismech.measures.base import Kind
+from vismech.measures.planted import PlantedOptions
 from vismech.measures.planted.models import PlantedNetwork, plant
 from vismech.measures.planted.networks import NETWORKS, circuit_of
 from vismech.measures.planted.trial import METHODS, Measured, measure, training_vectors
@@ -31,7 +32,7 @@ from vismech.stages.dictionary import CodingSettings
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, write_json
-from vismech.store.settings import FLAT, UNUSED, Settings
+from vismech.store.settings import FLAT, UNUSED
 
 VERSION = 1
 PLANTED = "planted"
@@ -39,8 +40,8 @@ ALL, NO_METHOD = "all", "none"
 KEYS = ["network", "dictionary", "noise", "method"]
 
 
-@dataclass(frozen=True)
-class PlantedSettings(Settings):
+@dataclass(frozen=True, kw_only=True)
+class PlantedSettings(PlantedOptions):
     """Which planted networks, and with learned concepts how these are found; the groups document the fields.
 
     Planted networks are of ReLUs and as good as complete with midpoints, so that rule=auto has nothing to choose.
@@ -49,14 +50,11 @@ class PlantedSettings(Settings):
     precision: Mapping[str, Any] = field(metadata=FLAT)
     network: str
     measure: Evaluation
-    seeds: int
     images: int
-    noise: tuple[float, ...]
     path: PathSettings = field(metadata=FLAT)
     dictionary: str
     center: bool = UNUSED
     seed: int = UNUSED
-    training_images: int = UNUSED
     fit: Mapping[str, Any] = UNUSED
     coding: CodingSettings = UNUSED
 
@@ -72,22 +70,29 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             "rebuilds one place from another: give dictionary=sae_topk or another method"
         )
     rule = Rule.midpoint if attribute.rule is Rule.auto else attribute.rule
-    shared = (Evaluation.planted, evaluate.seeds, evaluate.images, tuple(evaluate.noise))
-    path = PathSettings(rule, attribute.steps, phi=attribute.phi)
+    path = PathSettings.only(rule=rule, steps=attribute.steps, phi=attribute.phi, mode=Mode.auto)
     learned = {
         "dictionary": config.dictionary.method.value,
         "center": config.dictionary.center,
         "seed": config.seed,
-        "training_images": evaluate.training_images,
         "fit": dictionary_stage.fit_inputs(config),
         "coding": dictionary_stage.coding_of(config),
     }
     found = []
     for name in evaluate.networks or NETWORKS:
         circuit_of(name, 0)  # refuses a name that there is not
-        alone: dict[str, Any] = {"dictionary": PLANTED}
+        alone: dict[str, Any] = {"dictionary": PLANTED, "training_images": UNUSED}
         for how in (alone, learned):
-            unit, settings = f"{name} {how['dictionary']}", PlantedSettings(ctx.precision, name, *shared, path, **how)
+            settings = PlantedSettings.from_group(
+                evaluate,
+                networks=UNUSED,
+                precision=ctx.precision,
+                network=name,
+                measure=Evaluation.planted,
+                path=path,
+                **how,
+            )
+            unit = f"{name} {how['dictionary']}"
             found.append(Job(Stage.evaluate, {unit: Spec(Stage.evaluate.value, VERSION, unit, settings)}, compute))
     return found
 

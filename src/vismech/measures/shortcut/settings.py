@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vismech.config.choices import EditOrder, EditValue, Evaluation
+from vismech.config.choices import Evaluation
 from vismech.measures.images import MeasuredSettings
+from vismech.measures.shortcut import ShortcutOptions
 from vismech.sources.groups import Groups
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.work import Work
-from vismech.store.settings import FLAT, Settings
+from vismech.store.settings import FLAT, UNUSED, Settings
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class StrengthSettings(Settings):
     measured: MeasuredSettings = field(metadata=FLAT)
 
 
-@dataclass(frozen=True)
-class ShortcutSettings(Settings):
-    """Which concepts are edited and how; the configuration's group ``edit`` documents the fields.
+@dataclass(frozen=True, kw_only=True)
+class ShortcutSettings(ShortcutOptions):
+    """Which concepts are edited and how.
 
     Attributes:
         given: concepts named by hand, of this layer.
@@ -37,12 +38,8 @@ class ShortcutSettings(Settings):
     layer: str
     measured: MeasuredSettings = field(metadata=FLAT)
     groups: Groups
-    attribute: str
-    present: str
-    target: int
-    orders: tuple[EditOrder, ...]
-    counts: tuple[int, ...]
-    values: tuple[EditValue, ...]
+    attribute: str = UNUSED
+    target: int = UNUSED
     given: tuple[int, ...]
     seed: int
 

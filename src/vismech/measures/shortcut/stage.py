@@ -38,6 +38,7 @@ from vismech.stages.trace import TraceSettings, importance, read_explained
 from vismech.stages.work import Work, compact, read_images, some_kept, write_images
 from vismech.store.artifacts import Spec, write_json
 from vismech.store.rows import Rows
+from vismech.store.settings import UNUSED
 
 VERSION = 1
 VALUES = (EditValue.zero, EditValue.mean)
@@ -87,19 +88,19 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             StrengthSettings("strength", layer, dictionary_stage.coding_of(ctx.config), measured),
             {"dictionary": dictionary, **parents},
         )
-        settings = ShortcutSettings(
-            Evaluation.shortcut,
-            layer,
-            measured,
-            groups,
-            attribute,
-            edit.present,
-            target,
-            orders,
-            tuple(edit.counts),
-            tuple(edit.values),
-            given[layer],
-            ctx.config.seed,
+        settings = ShortcutSettings.from_group(
+            edit,
+            concepts=UNUSED,
+            twin=UNUSED,
+            measure=Evaluation.shortcut,
+            layer=layer,
+            measured=measured,
+            groups=groups,
+            attribute=attribute,
+            target=target,
+            orders=orders,
+            given=given[layer],
+            seed=ctx.config.seed,
         )
         found = {"strength": strengths[layer], "ranking": rankings[layer], "vectors": plan.vectors[layer], **parents}
         found |= {} if twin is None else {"twin": twin}
@@ -181,7 +182,7 @@ def _twin(ctx: Context, checkpoint: str) -> tuple[Context, Job]:
     """The answers of the same architecture with other weights to the same measured images."""
     config = replace(ctx.config, until=Stage.extract)
     config.model = replace(ctx.config.model, checkpoint=checkpoint)
-    config.evaluate = replace(EvaluateConfig(kinds=[]), root=ctx.config.evaluate.root)
+    config.evaluate = replace(EvaluateConfig(), kinds=[], root=ctx.config.evaluate.root)
     other, _ = ctx.planned(config)
     return other, answers_job(other)
 

@@ -19,6 +19,7 @@ from vismech.measures.insertion.loop import ROW_MULTIPLE, InsertionSettings
 from vismech.measures.insertion.scores import FIRST, count_area, count_axis
 from vismech.measures.insertion.stage import KEYS, base_of, case_frame, finish, held_layers, read_layers
 from vismech.measures.statistics import clustered_bootstrap
+from vismech.measures.transfer import TransferOptions
 from vismech.measures.transfer.loop import ORDERS, TransferLoop, transfer_columns
 from vismech.measures.transfer.scores import Halves, check_groups, fixed_orders, split
 from vismech.network.layers import LOGITS
@@ -29,17 +30,15 @@ from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.rows import Rows
-from vismech.store.settings import Settings
 
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class TransferSettings(Settings):
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings(TransferOptions):
     """Which images share an order, and the seed of the halves; how concepts are ranked and coded is insertion's."""
 
     measure: Evaluation
-    groups: Mapping[str, Any]
     seed: int
 
 
@@ -57,7 +56,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
             "attributions: give insertion before transfer"
         )
     check_groups(evaluate.groups)
-    settings = TransferSettings(Evaluation.transfer, evaluate.groups, ctx.config.seed)
+    settings = TransferSettings.from_group(evaluate, measure=Evaluation.transfer, seed=ctx.config.seed)
     specs = {
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"insertion": spec})
         for layer, spec in parents.items()
