@@ -39,6 +39,7 @@ from vismech.report.page import render_page
 pytestmark = [*NEEDS_BROWSER, pytest.mark.thorough]
 HOSTILE = "<img src=x onerror=alert(1)> \"q\" & 'r' 🦩 שלום"
 FRAGMENT = "return location.hash.slice(1)"
+OPENED = "return performance.timeOrigin"
 DRAWN = (
     "return [...document.querySelectorAll('.node')].filter(n => n.getClientRects().length).map(n => +n.dataset.node)"
 )
@@ -311,6 +312,7 @@ def test_the_address_keeps_the_choices_and_back_undoes_them(page, graph, address
     page.get("about:blank")
     page.get(f"{address}#{full}")
     eventually(page, True)
+    opened = page.execute_script(OPENED)
     assert page.execute_script(FRAGMENT) == full
     assert page.execute_script(VISIBLE) == shown and page.execute_script(DRAWN) == drawn
     assert len(page.find_elements(By.CSS_SELECTOR, ".node.pinned")) == 1
@@ -324,6 +326,8 @@ def test_the_address_keeps_the_choices_and_back_undoes_them(page, graph, address
     assert page.execute_script(VISIBLE) == shown and page.execute_script(DRAWN) == drawn
     page.execute_script("history.forward()")
     until(page, FRAGMENT, full.replace("mode=130&", ""))
+    # All of this is the history of the second page; the first one had the same address.
+    assert page.execute_script(OPENED) == opened
 
 
 def test_an_address_that_this_graph_does_not_have_is_left_aside(page, graph, address):
