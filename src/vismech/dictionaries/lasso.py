@@ -7,8 +7,9 @@ Centroids of non-negative activations all point one way: V Vᵀ has one eigenval
 after 400 iterations. So three methods follow one another, each on the vectors that the one before has left:
 
 1. a few iterations of ADMM (Boyd et al. 2011 §6.4), float32, find about which atoms are active;
-2. a primal-dual active-set method (a semismooth Newton method, Hintermüller et al. 2002), float64, solves for exactly
-   these and exchanges all that break the optimality conditions, until none does; it is fast but may cycle;
+2. a primal-dual active-set method (a semismooth Newton method, Hintermüller et al. 2002) solves for exactly these and
+   exchanges all that break the optimality conditions, until none does; it is fast but may cycle. Float32 goes as far
+   as it can tell, float64 from there and has the last word;
 3. the active-set method of Lawson and Hanson (1974), float64, exchanges one atom at a time; it always ends.
 
 A vector is done only where no optimality condition is broken, so its code does not depend on the vectors beside it.
@@ -29,14 +30,15 @@ from vismech.passes.threads import for_each_chunk
 CPU_NUMBERS, GPU_NUMBERS = 2**19, 2**26
 # Iterations of ADMM before each try of the active-set method; relaxation; first step size and its range (residuals
 # that have sunk into rounding would push it anywhere); how often it is adapted.
-ROUNDS = (45, 40)
-RELAXATION = 1.6
-FIRST_RHO, RHO_RANGE = 0.3, (0.01, 100.0)
-ADAPT_EVERY = 10
-# Exchanges tried in each round; slack of |<v, x − uV>| ≤ λ, relative to λ; ridge that lets equal atoms share a code.
+ROUNDS = (36, 40)
+RELAXATION = 1.8
+FIRST_RHO, RHO_RANGE = 0.5, (0.01, 100.0)
+ADAPT_EVERY = 5
+# Exchanges tried in each round; slack of |<v, x − uV>| ≤ λ, relative to λ; ridge that lets equal atoms share a code;
+# of both also what float32 can tell.
 EXCHANGES = 6
-SLACK = 1e-9
-RIDGE = 1e-10
+SLACK, ROUNDED_SLACK = 1e-9, 1e-4
+RIDGE, ROUNDED_RIDGE = 1e-10, 1e-6
 # The largest V Vᵀ that is held (8,192 atoms); of more atoms each active set's part of it is made when it is needed.
 GRAM_BYTES = 2**29
 
@@ -106,7 +108,8 @@ class Geometry(NamedTuple):
     V Vᵀ is known through its c × c side, Vᵀ V = Q diag(e) Qᵀ with B = V Q, and as it is where that is not too large.
 
     Attributes:
-        atoms: V in float64.
+        atoms: V in float64, and
+        rounded: in float32.
         gram: V Vᵀ in float64 with a row and column of zeros at its end, where places of padded active sets point; None
             above `GRAM_BYTES`.
         rotated: B.
@@ -114,6 +117,7 @@ class Geometry(NamedTuple):
     """
 
     atoms: Float[Tensor, "k c"]
+    rounded: Float[Tensor, "k c"]
     gram: Float[Tensor, "k+1 k+1"] | None
     rotated: Float[Tensor, "k c"]
     eigenvalues: Float[Tensor, " c"]
@@ -125,14 +129,18 @@ class Geometry(NamedTuple):
         eigenvalues, vectors = torch.linalg.eigh(exact.T @ exact)
         held = 8 * len(atoms) ** 2 <= GRAM_BYTES
         gram = torch.nn.functional.pad(exact @ exact.T, (0, 1, 0, 1)) if held else None
-        return cls(exact, gram, (exact @ vectors).float(), eigenvalues.clamp_min(0).float())
+        return cls(exact, exact.float(), gram, (exact @ vectors).float(), eigenvalues.clamp_min(0).float())
 
-    def of_active(self, active: Int[Tensor, "n a"]) -> Float[Tensor, "n a a"]:
+    def within(self, precision: torch.dtype) -> Float[Tensor, "k c"]:
+        """V in that precision."""
+        return self.atoms if precision == torch.float64 else self.rounded
+
+    def of_active(self, active: Int[Tensor, "n a"], precision: torch.dtype) -> Float[Tensor, "n a a"]:
         """Return V_A V_Aᵀ of each active set; places that are k have zeros."""
         k = len(self.atoms)
-        if self.gram is not None:
+        if self.gram is not None and precision == torch.float64:
             return torch.take(self.gram, active[:, :, None] * (k + 1) + active[:, None, :])
-        own = self.atoms[active.clamp_max(k - 1)].masked_fill_((active == k)[:, :, None], 0.0)
+        own = self.within(precision)[active.clamp_max(k - 1)].masked_fill_((active == k)[:, :, None], 0.0)
         return own @ own.mT
 
 
@@ -156,7 +164,8 @@ class _Lasso(NamedTuple):
 
     def slope(self, correlations: Float[Tensor, "n k"], codes: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Return `<v, x − u V>` for every atom."""
-        return correlations - (codes @ self.atoms) @ self.atoms.T
+        atoms = self.geometry.within(codes.dtype)
+        return correlations - (codes @ atoms) @ atoms.T
 
     def pull(self, slope: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Return what must not exceed λ at an inactive atom."""
@@ -224,8 +233,18 @@ def _exchange_all(
     problem: _Lasso, correlations: Float[Tensor, "n k"], start: Float[Tensor, "n k"]
 ) -> tuple[Float[Tensor, "n k"], Bool[Tensor, " n"]]:
     """Return codes and which of them are minima: the primal-dual active-set method from the active sets of `start`."""
+    _, _, signs = _exchange(problem, correlations.float(), start.sign())
+    codes, solved, _ = _exchange(problem, correlations, signs.to(correlations))
+    return codes, solved
+
+
+def _exchange(
+    problem: _Lasso, correlations: Float[Tensor, "n k"], start: Float[Tensor, "n k"]
+) -> tuple[Float[Tensor, "n k"], Bool[Tensor, " n"], Float[Tensor, "n k"]]:
+    """Return codes, which of them are minima in the precision of the correlations, and the signs that were reached."""
     codes, solved = torch.zeros_like(correlations), torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    signs = start.sign().to(correlations)
+    slack = problem.penalty * (1 + (SLACK if correlations.dtype == torch.float64 else ROUNDED_SLACK))
+    reached, signs = start.clone(), start
     left = torch.arange(len(start), device=start.device)
     for _ in range(EXCHANGES):
         # More active atoms than dimensions are no minimum in general position, and dear to solve for.
@@ -236,14 +255,15 @@ def _exchange_all(
         trial = _solve_active(problem, correlations[left], signs)
         slope = problem.slope(correlations[left], trial)
         wrong = trial * signs < 0
-        missing = (problem.pull(slope) > problem.penalty * (1 + SLACK)) & (signs == 0)
+        missing = (problem.pull(slope) > slack) & (signs == 0)
         optimal = ~(wrong | missing).any(1) & trial.isfinite().all(1)
         codes[left] = torch.where(optimal[:, None], trial, codes[left])
         solved[left] = optimal
         rest = (~optimal).nonzero()[:, 0]
         signs = torch.where(wrong, 0, torch.where(missing, slope.sign(), signs))[rest]
         left = left[rest]
-    return codes, solved
+        reached[left] = signs
+    return codes, solved, reached
 
 
 def _exchange_one(
@@ -290,7 +310,9 @@ def _solve_active(
     # Sorted by size, so that little of each group is padding.
     order = counts.argsort(stable=True)
     sizes = counts[order].tolist()
-    made = 0 if problem.geometry.gram is not None else sizes[-1] * problem.atoms.shape[1]
+    ridge = RIDGE if signs.dtype == torch.float64 else ROUNDED_RIDGE
+    taken = problem.geometry.gram is not None and signs.dtype == torch.float64
+    made = 0 if taken else sizes[-1] * problem.atoms.shape[1]
     at_once = rows_at_once(signs, 2 * sizes[-1] ** 2 + made + 1)
     for last, rows in zip([*sizes[at_once - 1 :: at_once], sizes[-1]], order.split(at_once), strict=False):
         count = counts[rows]
@@ -298,8 +320,8 @@ def _solve_active(
         place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
         active = torch.full((len(rows), last), k, device=row.device)
         active[row, place] = atom
-        gram = problem.geometry.of_active(active)
-        gram.diagonal(dim1=1, dim2=2).add_(torch.where(active < k, RIDGE, 1.0))
+        gram = problem.geometry.of_active(active, signs.dtype)
+        gram.diagonal(dim1=1, dim2=2).add_(torch.where(active < k, ridge, 1.0))
         right = gram.new_zeros(active.shape)
         right[row, place] = correlations[rows[row], atom] - problem.penalty * signs[rows[row], atom]
         factor, failed = torch.linalg.cholesky_ex(gram)
