@@ -13,9 +13,13 @@ from torch import Tensor
 from vismech.dictionaries.base import Dictionary, Fitted
 from vismech.dictionaries.coding import PURSUITS, Code, Coding, load
 from vismech.dictionaries.refinement import Refinement, refine
+from vismech.dictionaries.room import room
 from vismech.errors import UserError
 
 __all__ = ["METHODS", "Dictionary", "Fitted", "build"]
+
+# Rows whose norms are taken at once, numbers that are summed at once, and columns at least.
+ROWS, NUMBERS, LEAST_COLUMNS = 2**13, 2**21, 8
 
 # fit(vectors, k, *, seed, center, device, **options) -> Fitted. When `center` is true the vectors come with their mean
 # already subtracted; a method that needs non-negative vectors refuses then. Named, not imported: a method is loaded
@@ -62,16 +66,19 @@ def build(
     if method not in METHODS and ":" not in method:
         raise UserError(f"dictionary {method!r} is unknown: choose one of {', '.join(sorted(METHODS))}.")
     vectors = vectors.detach().float()
-    mean_norm_of_vectors = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).mean().item()
+    norms = [torch.linalg.vector_norm(some, dim=1, dtype=torch.float64) for some in vectors.split(ROWS)]
+    mean_norm_of_vectors = torch.cat(norms).mean().item()
     if not 0 < mean_norm_of_vectors < float("inf"):
         raise UserError(
             f"the mean norm of {len(vectors)} vectors is {mean_norm_of_vectors}: give finite vectors, not all zero."
         )
-    mean = vectors.mean(0, dtype=torch.float64)
-    mean_norm = mean.norm().item()
-    if center and mean_norm == 0:
-        raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
-    data = vectors - mean.float() if center else vectors
+    data, mean = vectors, torch.zeros(vectors.shape[1], dtype=torch.float64)
+    if center:
+        mean = mean_of(vectors)
+        if not bool(mean.any()):
+            raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
+        data = room(*vectors.shape, folder=options.get("scratch"))
+        torch.sub(vectors, mean.float(), out=data)
     fitted: Fitted = load(METHODS.get(method, method))(data, k, seed=seed, center=center, device=device, **options)
     atoms = fitted.atoms
     info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
@@ -90,3 +97,12 @@ def build(
         l0 = min(atoms.shape[1] // 2, len(atoms) - center) if l0 is None else l0
     coding = Coding(code, penalty_fraction * mean_norm_of_vectors, l0)
     return Dictionary(atoms, coding, len(atoms) - 1 if center else None, info, fitted.arrays, fitted.encoder or {})
+
+
+def mean_of(vectors: Float[Tensor, "n c"], numbers: int = NUMBERS) -> Float[Tensor, " c"]:
+    """The mean in float64, of some columns after others: PyTorch makes a copy in float64 of what it sums.
+
+    Each column's sum is the same, to the last bit, whichever columns it is summed with.
+    """
+    parts = max(1, vectors.shape[1] // max(LEAST_COLUMNS, numbers // max(1, len(vectors))))
+    return torch.cat([some.mean(0, dtype=torch.float64) for some in vectors.tensor_split(parts, 1)])

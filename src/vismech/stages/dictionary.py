@@ -247,7 +247,7 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
             with work.store.writer(spec) as partial:
                 read_saved(folder).save(partial)
             continue
-        images = torch.from_numpy(np.array(work.store.open(spec.parents["vectors"]).array("vectors.npy")))
+        images = _mapped(work, spec.parents["vectors"])
         with work.store.writer(spec, resume=wanted.method in TRAINED) as folder, ExitStack() as stack:
             k, chosen = wanted.k, None
             if wanted.counting:
@@ -256,7 +256,7 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
             meter = stack.enter_context(closing(_meter(wanted, k, layer)))
             extra: dict[str, Any] = {"on_round": meter.advance}
             if wanted.method is Method.bisecting:
-                extra["on_split"] = meter.advance
+                extra |= {"on_split": meter.advance, "scratch": folder}
             if wanted.method in TRAINED:
                 extra |= {"folder": folder, "title": f"dictionary {layer}"}
             if "reads" in spec.parents:
@@ -267,11 +267,16 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
             fitted.save(folder)
 
 
+def _mapped(work: Work, vectors: Spec[Any]) -> torch.Tensor:
+    """The vectors [images, positions, c] where they are: pages are read when they are looked at."""
+    return torch.from_numpy(np.asarray(work.store.open(vectors).array("vectors.npy", copy_on_write=True)))
+
+
 def _read(work: Work, spec: Spec[DictionarySettings]) -> dict[str, Any]:
     """What a transcoder reads, and where that is; the positions of both places are the same."""
     here, there = (work.store.open(spec.parents[name]) for name in ("vectors", "reads"))
     assert np.array_equal(here.array("positions.npy"), there.array("positions.npy"))
-    reads = torch.from_numpy(np.array(there.array("vectors.npy"))).flatten(0, 1)
+    reads = _mapped(work, spec.parents["reads"]).flatten(0, 1)
     return {"reads": reads, "place": spec.parents["reads"].settings.layer}
 
 

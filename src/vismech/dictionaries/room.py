@@ -1,0 +1,35 @@
+"""Room for arrays that grow with the number of vectors: in memory while they are small, else in a file without a name.
+
+Pages of a mapped file are the system's to write out and take back, so that what must stay in memory does not grow with
+the vectors. The file is removed as soon as it is made: nothing is left of it, however the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IN_MEMORY = 32 << 20
+"""Bytes below which an array is held in memory whatever else could hold it."""
+
+
+def room(*shape: int, folder: Path | None = None) -> Tensor:
+    """An array of float32 with any values.
+
+    It is in memory if it is small, if no folder is given, or if the folder's disk has no room for it.
+    """
+    size = 4 * int(np.prod(shape))
+    if folder is None or size < IN_MEMORY or not hasattr(os, "posix_fallocate"):
+        return torch.empty(*shape)
+    try:
+        with TemporaryFile(dir=folder) as file:
+            # Or a disk that is full later would end the process where it writes.
+            os.posix_fallocate(file.fileno(), 0, size)
+            return torch.from_numpy(np.asarray(np.memmap(file, np.float32, "r+", shape=shape)))
+    except OSError:
+        return torch.empty(*shape)
