@@ -66,8 +66,10 @@ def build(
     if method not in METHODS and ":" not in method:
         raise UserError(f"dictionary {method!r} is unknown: choose one of {', '.join(sorted(METHODS))}.")
     vectors = vectors.detach().float()
-    norms = [torch.linalg.vector_norm(some, dim=1, dtype=torch.float64) for some in vectors.split(ROWS)]
-    mean_norm_of_vectors = torch.cat(norms).mean().item()
+    norms = vectors.new_empty(len(vectors), dtype=torch.float64)
+    for some, there in zip(vectors.split(ROWS), norms.split(ROWS), strict=True):
+        torch.linalg.vector_norm(some, dim=1, dtype=torch.float64, out=there)
+    mean_norm_of_vectors = norms.mean().item()
     if not 0 < mean_norm_of_vectors < float("inf"):
         raise UserError(
             f"the mean norm of {len(vectors)} vectors is {mean_norm_of_vectors}: give finite vectors, not all zero."

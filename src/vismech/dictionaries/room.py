@@ -6,7 +6,6 @@ the vectors. The file is removed as soon as it is made: nothing is left of it, h
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -17,6 +16,9 @@ from torch import Tensor
 IN_MEMORY = 32 << 20
 """Bytes below which an array is held in memory whatever else could hold it."""
 
+BLOCK = 1 << 20
+"""Bytes that are written at once."""
+
 
 def room(*shape: int, folder: Path | None = None) -> Tensor:
     """An array of float32 with any values.
@@ -24,12 +26,14 @@ def room(*shape: int, folder: Path | None = None) -> Tensor:
     It is in memory if it is small, if no folder is given, or if the folder's disk has no room for it.
     """
     size = 4 * int(np.prod(shape))
-    if folder is None or size < IN_MEMORY or not hasattr(os, "posix_fallocate"):
+    if folder is None or size < IN_MEMORY:
         return torch.empty(*shape)
     try:
         with TemporaryFile(dir=folder) as file:
-            # Or a disk that is full later would end the process where it writes.
-            os.posix_fallocate(file.fileno(), 0, size)
+            # Zeros, or a full disk would end the process later, where it writes; and pages that are there are quick.
+            for first in range(0, size, BLOCK):
+                file.write(bytes(min(BLOCK, size - first)))
+            file.flush()
             return torch.from_numpy(np.asarray(np.memmap(file, np.float32, "r+", shape=shape)))
     except OSError:
         return torch.empty(*shape)

@@ -117,12 +117,15 @@ def nearest(
 
 def _unit_rows(vectors: Float[ndarray, "n c"], name: str) -> tuple[Float[ndarray, "m c"], Int[ndarray, " m"]]:
     """Return the non-zero rows scaled to length 1, in float64, and which rows they are."""
-    vectors = np.asarray(vectors, np.float64)
+    vectors = np.array(vectors, np.float64)
     norms = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(norms).all():
         raise UserError(f"nearest: {name} holds values that are not finite: mend what produced them.")
     kept = np.flatnonzero(norms)
-    return vectors[kept] / norms[kept, None], kept
+    if len(kept) < len(norms):
+        vectors, norms = vectors[kept], norms[kept]
+    vectors /= norms[:, None]
+    return vectors, kept
 
 
 def _nearest_in_shard(

@@ -16,7 +16,7 @@ from vismech.config.choices import Code, MeanRule, Method, SaeActivation, Stage
 from vismech.config.schema import Config
 from vismech.costs.coding import coding, pursuit
 from vismech.costs.cost import Amount, Cost, Kind
-from vismech.costs.fitting import fitting
+from vismech.costs.fitting import fitting, holding
 from vismech.dictionaries import Dictionary, build
 from vismech.dictionaries.coding import PURSUITS, TWO_STAGES, l0_of
 from vismech.dictionaries.count import CHOOSING, HELD_OUT, PER_CHANNEL, Count, choose, ladder
@@ -193,11 +193,13 @@ def cost(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> dict[str,
     for layer, spec in specs.items():
         wanted, c = spec.settings, work.layout(layer).channels
         n, k = vectors_of(work, spec), concepts_of(work, layer, spec)
-        own = Cost(len(work.data), n, written=4.0 * 3 * k * c, held=20.0 * n * c, about=bool(wanted.counting))
+        held = 20.0 * n * c if wanted.refinement else holding(wanted.method, n, k, c, wanted.center)
+        own = Cost(len(work.data), n, written=4.0 * 3 * k * c, held=held, about=bool(wanted.counting))
         if wanted.method is not Method.saved:
             own += Cost(work=fitting(wanted.method, n, k, c, wanted.fit))
         if wanted.counting:
             how, positions = wanted.counting, work.layout(layer).positions
+            own += Cost(held=20.0 * min(n, CHOOSING) * c)
             for tried in ladder(c, n, Count(how.unexplained, how.vectors_per_concept), 1, wanted.k):
                 own += Cost(work=fitting(wanted.method, min(n, CHOOSING), tried, c, wanted.fit))
                 l0 = l0_of(used(how.coding.l0_per_channel, 0.5), c)
