@@ -79,8 +79,8 @@ def build(
         mean = mean_of(vectors)
         if not bool(mean.any()):
             raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
-        data = room(*vectors.shape, folder=options.get("scratch"))
-        torch.sub(vectors, mean.float(), out=data)
+        less = room(*vectors.shape, folder=options["scratch"]) if options.get("scratch") else None
+        data = torch.sub(vectors, mean.float(), out=less)
     fitted: Fitted = load(METHODS.get(method, method))(data, k, seed=seed, center=center, device=device, **options)
     atoms = fitted.atoms
     info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
