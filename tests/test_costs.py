@@ -79,7 +79,7 @@ def test_seconds_of_this_machine_are_a_sum() -> None:
     cost = Cost(written=20.0, work=work)
     assert machine().seconds(cost) == pytest.approx(2.0 + 3.0 + 2.0 + 2.0 + 0.5)
     assert machine().seconds(cost, processes=2) == pytest.approx(2.0 + 3.5 + 0.5)  # splits are no pass
-    assert machine().seconds(cost, but=ON_DEVICE) == pytest.approx(2.5) and ON_DEVICE - PER_IMAGE == {Kind.search}
+    assert machine().seconds(cost, but=ON_DEVICE) == pytest.approx(2.5) and {Kind.search} == ON_DEVICE - PER_IMAGE
 
 
 def test_a_gpu_waits_for_launches_or_for_the_work() -> None:

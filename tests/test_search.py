@@ -107,7 +107,9 @@ def test_products_find_what_faiss_finds(n, c, spread):
     other = search._on_device(torch.device("cpu"), unit, iter(shards), 30)
     np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-7)
     # Rows may change places only where cosines are the same to the last bits of float64.
-    directions = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True).clip(1e-300)
+    directions = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True).clip(
+        1e-300
+    )
     for row in range(len(queries)):
         exact = directions @ unit[row]
         np.testing.assert_allclose(exact[one.rows[row]], exact[other.rows[row]], rtol=0, atol=1e-14)

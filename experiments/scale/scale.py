@@ -2,8 +2,9 @@
 
 Each point of an axis is a run of CIFAR ResNet-20 in a store of its own, each stage of it a process of its own, forked
 from one that has the imports: processor seconds less those of the same run with nothing left to do, the largest
-resident memory, and of that what no file holds (Linux: sampled), which the system cannot take back. Exponents are slopes of log seconds over the log of the size. The projection is that of ``plan=true``
-on as many images as the paper has, which are links to those of a sample.
+resident memory, and of that what no file holds (Linux: sampled), which the system cannot take back. Exponents are
+slopes of log seconds over the log of the size. The projection is that of ``plan=true`` on as many images as the paper
+has, which are links to those of a sample.
 """
 
 from __future__ import annotations

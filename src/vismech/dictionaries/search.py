@@ -19,7 +19,6 @@ from vismech.dictionaries.device_search import FLOAT32_MARGIN, Found, merged, ne
 from vismech.errors import UserError
 
 
-
 class Neighbours(NamedTuple):
     """The k nearest rows of each query, best first; cosine -inf and row -1 where there are fewer than k."""
 
