@@ -11,7 +11,7 @@ from typing import Any
 
 from vismech.config.choices import Method
 from vismech.costs.cost import Amount, Kind
-from vismech.dictionaries.room import IN_MEMORY
+from vismech.dictionaries.scratch import IN_MEMORY
 
 TWO_MEANS = 11
 """Rounds of a 2-means: its ten iterations, and the assignment that follows."""

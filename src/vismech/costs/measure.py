@@ -159,7 +159,7 @@ def _passes(bandwidth: float, launch: float) -> dict[Kind, float]:
             torch.autograd.grad(segment(given).sum(), given)
 
     forward = seconds(ahead, LONG)
-    backward = seconds(both, LONG) - forward
+    backward = max(seconds(both, LONG) - forward, 0.5 * forward)  # on a machine that something else kept busy
     found = {Kind.open: counts.launches / opened}
     for kind, amount, spent in ((Kind.forward, counts.forward, forward), (Kind.backward, counts.backward, backward)):
         whole = amount.times(rows, 1)

@@ -4,6 +4,7 @@ Legend: n vectors, k concepts, c channels.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from torch import Tensor
 from vismech.dictionaries.base import Dictionary, Fitted
 from vismech.dictionaries.coding import PURSUITS, Code, Coding, load
 from vismech.dictionaries.refinement import Refinement, refine
-from vismech.dictionaries.room import room
+from vismech.dictionaries.scratch import room
 from vismech.errors import UserError
 
 __all__ = ["METHODS", "Dictionary", "Fitted", "build"]
 
-# Rows whose norms are taken at once, numbers that are summed at once, and columns at least.
-ROWS, NUMBERS, LEAST_COLUMNS = 2**13, 2**21, 8
+# Rows that are looked at together.
+ROWS = 2**13
 
 # fit(vectors, k, *, seed, center, device, **options) -> Fitted. When `center` is true the vectors come with their mean
 # already subtracted; a method that needs non-negative vectors refuses then. Named, not imported: a method is loaded
@@ -76,7 +77,7 @@ def build(
         )
     data, mean = vectors, torch.zeros(vectors.shape[1], dtype=torch.float64)
     if center:
-        mean = mean_of(vectors)
+        mean = mean_of(vectors, options.get("scratch"))
         if not bool(mean.any()):
             raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
         less = room(*vectors.shape, folder=options["scratch"]) if options.get("scratch") else None
@@ -101,10 +102,11 @@ def build(
     return Dictionary(atoms, coding, len(atoms) - 1 if center else None, info, fitted.arrays, fitted.encoder or {})
 
 
-def mean_of(vectors: Float[Tensor, "n c"], numbers: int = NUMBERS) -> Float[Tensor, " c"]:
-    """The mean in float64, of some columns after others: PyTorch makes a copy in float64 of what it sums.
-
-    Each column's sum is the same, to the last bit, whichever columns it is summed with.
-    """
-    parts = max(1, vectors.shape[1] // max(LEAST_COLUMNS, numbers // max(1, len(vectors))))
-    return torch.cat([some.mean(0, dtype=torch.float64) for some in vectors.tensor_split(parts, 1)])
+def mean_of(vectors: Float[Tensor, "n c"], folder: Path | None = None) -> Float[Tensor, " c"]:
+    """The mean in float64. PyTorch copies to float64 what it sums: here to a file of ``folder`` if that is large."""
+    if folder is None:
+        return vectors.mean(0, dtype=torch.float64)
+    exact = room(*vectors.shape, folder=folder, dtype=torch.float64)
+    for some, there in zip(vectors.split(ROWS), exact.split(ROWS), strict=True):
+        there.copy_(some)
+    return exact.mean(0)

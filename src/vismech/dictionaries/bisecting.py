@@ -24,7 +24,7 @@ from torch import Tensor
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
 from vismech.dictionaries.kmeans import TwoMeans, cluster, directions
-from vismech.dictionaries.room import room
+from vismech.dictionaries.scratch import room
 from vismech.dictionaries.search import gpu_ordinal
 from vismech.errors import UserError
 from vismech.passes.threads import one_thread

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vismech.dictionaries.room import room
+from vismech.dictionaries.scratch import room
 from vismech.errors import UserError
 
 # Numbers that are normalised at once: in float64 what a cache holds.

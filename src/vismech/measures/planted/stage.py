@@ -116,7 +116,7 @@ def cost(work: Work, specs: Mapping[str, Spec[PlantedSettings]]) -> dict[str, Co
         given, shape = spec.settings, _shape(spec.settings.network)
         learned = given.dictionary != PLANTED
         images, points, swaps = given.images, 2 * given.path.steps + 1, (1 + 2 * DONORS) * (shape.sources + 1)
-        rows = images * (points + 7.0 + swaps)
+        rows = images * (points + 7.0 + swaps) + (given.training_images if learned else 0)
         chunks = images + ceil(2 * images * given.path.steps / Integral().rows)
         began = SWAP * swaps + CHUNK * chunks + WIRE * shape.wires * (shape.sources + 1)
         done = Cost(
@@ -142,7 +142,7 @@ def cost(work: Work, specs: Mapping[str, Spec[PlantedSettings]]) -> dict[str, Co
             done.vectors * cells,
             done.forward * cells,
             done.backward * cells,
-            work={kind: amount.times(cells, amount.launches * cells) for kind, amount in done.work.items()},
+            work={kind: amount.times(cells, cells) for kind, amount in done.work.items()},
             about=True,
         )
     return found

@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 import torch
+from numpy import memmap
 from torch import Tensor
 
 IN_MEMORY = 32 << 20
@@ -20,20 +21,21 @@ BLOCK = 1 << 20
 """Bytes that are written at once."""
 
 
-def room(*shape: int, folder: Path | None = None) -> Tensor:
-    """An array of float32 with any values.
+def room(*shape: int, folder: Path | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """An array with any values.
 
     It is in memory if it is small, if no folder is given, or if the folder's disk has no room for it.
     """
-    size = 4 * int(np.prod(shape))
+    empty = torch.empty(0, dtype=dtype).numpy().dtype
+    size = empty.itemsize * int(np.prod(shape))
     if folder is None or size < IN_MEMORY:
-        return torch.empty(*shape)
+        return torch.empty(*shape, dtype=dtype)
     try:
         with TemporaryFile(dir=folder) as file:
             # Zeros, or a full disk would end the process later, where it writes; and pages that are there are quick.
             for first in range(0, size, BLOCK):
                 file.write(bytes(min(BLOCK, size - first)))
             file.flush()
-            return torch.from_numpy(np.asarray(np.memmap(file, np.float32, "r+", shape=shape)))
+            return torch.from_numpy(np.asarray(memmap(file, empty, "r+", shape=shape)))
     except OSError:
-        return torch.empty(*shape)
+        return torch.empty(*shape, dtype=dtype)
