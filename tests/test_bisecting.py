@@ -359,11 +359,11 @@ def test_two_means_again_and_again_are_those_of_new_objects(spherical) -> None:
 
 @pytest.fixture
 def in_files(monkeypatch):
-    """Everything is large enough for a file; the number of arrays that are in one."""
+    """Everything is large enough for a file; the files that are made."""
     made = []
 
     def mapped(file, *arguments, **options):
-        made.append(Path(file.name) if isinstance(file.name, str) else None)
+        made.append(file)
         return np.memmap(file, *arguments, **options)
 
     monkeypatch.setattr(files, "IN_MEMORY", 1)
