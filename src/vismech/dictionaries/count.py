@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.dictionaries.base import Dictionary
@@ -96,5 +96,5 @@ def choose(
     }
 
 
-def _evenly(rows: Float[Tensor, "n ..."], most: int) -> Float[Tensor, "m ..."]:
+def _evenly(rows: Int[Tensor, " n"], most: int) -> Int[Tensor, " m"]:
     return rows[:: -(-len(rows) // most)] if len(rows) > most else rows

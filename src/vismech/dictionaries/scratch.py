@@ -14,7 +14,7 @@ import torch
 from numpy import memmap
 from torch import Tensor
 
-IN_MEMORY = 32 << 20
+IN_MEMORY = 16 << 20
 """Bytes below which an array is held in memory whatever else could hold it."""
 
 BLOCK = 1 << 20

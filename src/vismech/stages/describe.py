@@ -35,6 +35,8 @@ from vismech.store.settings import Settings
 VERSION = 2
 SHARD_BYTES, BYTES_PER_NUMBER = 64 << 20, 28.0
 """Vectors are looked at in shards that take so much, with what is made of them, whatever their number."""
+BYTES_PER_VECTOR = 150.0
+"""Of each vector's concept, cosine and class, and of what sorts them."""
 LEAST_ROWS = 8192
 """Of a shard of wide vectors: each shard asks for every concept's nearest anew."""
 
@@ -100,7 +102,7 @@ def cost(work: Work, specs: Mapping[str, Spec[DescribeSettings]]) -> dict[str, C
             images,
             n,
             written=12.0 * k * spec.settings.nearest,
-            held=rows * c * BYTES_PER_NUMBER,
+            held=rows * c * BYTES_PER_NUMBER + 4.0 * min(rows * k, BLOCK) + BYTES_PER_VECTOR * n,
             work={
                 Kind.search: search(n, k, c, depth, -(-n // max(1, rows))),
                 Kind.products: Amount(2.0 * n * k * c, traffic=8.0 * n * k, launches=10.0 * n * k / BLOCK),
