@@ -1,7 +1,10 @@
 """Bisecting spherical k-means: clusters against scikit-learn's, the tree against its definition, invariances."""
 
 import hashlib
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -11,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import BisectingKMeans
 
+from vismech.dictionaries import build, mean_of
+from vismech.dictionaries import scratch as files
 from vismech.dictionaries.bisecting import ROUNDING, bisecting_kmeans
 from vismech.dictionaries.canonical import canonical
 from vismech.dictionaries.kmeans import TwoMeans, cluster
@@ -350,3 +355,93 @@ def test_two_means_again_and_again_are_those_of_new_objects(spherical) -> None:
         vectors = unit(vectors).float() if spherical else vectors
         once = cluster(vectors, 2, seed + 1, spherical=spherical, iterations=10).labels == 0
         assert np.array_equal(again(vectors, seed + 1), once.numpy())
+
+
+@pytest.fixture
+def in_files(monkeypatch):
+    """Everything is large enough for a file; the files that are made."""
+    made = []
+
+    def mapped(file, *arguments, **options):
+        made.append(file)
+        return np.memmap(file, *arguments, **options)
+
+    monkeypatch.setattr(files, "IN_MEMORY", 1)
+    monkeypatch.setattr(files, "memmap", mapped)
+    return made
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("unit_vectors", [False, True])
+def test_in_files_the_tree_is_the_same_and_nothing_is_left_of_them(center, unit_vectors, in_files, tmp_path) -> None:
+    vectors = torch.cat([relu_vectors(700, 33, 5), torch.zeros(4, 33)])
+    how = {"center": center, "unit": unit_vectors}
+    here = build("bisecting", vectors, 90, 3, **how)
+    assert not in_files
+    there = build("bisecting", vectors, 90, 3, scratch=tmp_path, **how)
+    assert len(in_files) == 2 + 2 * center and not list(tmp_path.iterdir())
+    assert torch.equal(here.atoms, there.atoms) and here.info == there.info
+    assert all(np.array_equal(array, there.arrays[name]) for name, array in here.arrays.items())
+
+
+def test_vectors_without_room_on_the_disk_are_held_in_memory(in_files, tmp_path) -> None:
+    vectors = relu_vectors(200, 9, 5)
+    found = bisecting_kmeans(vectors, 20, seed=0, scratch=tmp_path / "nowhere")
+    assert not in_files
+    assert_same(found, bisecting_kmeans(vectors, 20, seed=0))
+
+
+def test_vectors_that_may_not_be_written_to_stay_as_they_are(tmp_path) -> None:
+    np.save(tmp_path / "vectors.npy", relu_vectors(300, 16, 2).numpy())
+    before = (tmp_path / "vectors.npy").read_bytes()
+    mapped = torch.from_numpy(np.asarray(np.load(tmp_path / "vectors.npy", mmap_mode="c")))
+    here = build("bisecting", torch.from_numpy(np.load(tmp_path / "vectors.npy")), 30, 0, center=True)
+    assert torch.equal(build("bisecting", mapped, 30, 0, center=True).atoms, here.atoms)
+    assert (tmp_path / "vectors.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize("channels", [1, 7, 61])
+def test_a_mean_in_a_file_is_the_mean_to_the_last_bit(channels, in_files, tmp_path) -> None:
+    vectors = relu_vectors(40_000, channels, 1)
+    for count in (1, 2):
+        with threads(count):
+            assert torch.equal(mean_of(vectors, tmp_path), vectors.mean(0, dtype=torch.float64))
+    assert len(in_files) == 2
+
+
+HELD = """
+import sys, threading
+from pathlib import Path
+import numpy as np, torch
+from vismech.dictionaries import build
+def held():
+    told = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in told if line.startswith("RssAnon"))
+folder, n = Path(sys.argv[1]), int(sys.argv[2])
+vectors = torch.from_numpy(np.asarray(np.load(folder / "vectors.npy", mmap_mode="c")))[:n]
+build("bisecting", vectors[:500], 16, 0, center=True, scratch=folder)
+peak, before, ended = 0, held(), threading.Event()
+def look():
+    global peak
+    while not ended.wait(0.002):
+        peak = max(peak, held())
+thread = threading.Thread(target=look)
+thread.start()
+build("bisecting", vectors, 16, 0, center=True, scratch=folder)
+ended.set()
+thread.join()
+print(peak - before)
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell anonymous memory")
+def test_memory_hardly_grows_with_the_vectors(tmp_path) -> None:
+    """A copy of the further vectors would be 47 MB; allowed are 300 bytes for each of them."""
+    sizes, c = (16_000, 64_000), 256
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).random((sizes[1], c), dtype=np.float32))
+    found = []
+    for n in sizes:
+        command = [sys.executable, "-c", HELD, str(tmp_path), str(n)]
+        found.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert found[1] - found[0] < 300 * (sizes[1] - sizes[0]) / 1024

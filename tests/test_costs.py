@@ -79,7 +79,7 @@ def test_seconds_of_this_machine_are_a_sum() -> None:
     cost = Cost(written=20.0, work=work)
     assert machine().seconds(cost) == pytest.approx(2.0 + 3.0 + 2.0 + 2.0 + 0.5)
     assert machine().seconds(cost, processes=2) == pytest.approx(2.0 + 3.5 + 0.5)  # splits are no pass
-    assert machine().seconds(cost, but=ON_DEVICE) == pytest.approx(2.5) and ON_DEVICE <= PER_IMAGE
+    assert machine().seconds(cost, but=ON_DEVICE) == pytest.approx(2.5) and {Kind.search} == ON_DEVICE - PER_IMAGE
 
 
 def test_a_gpu_waits_for_launches_or_for_the_work() -> None:
@@ -92,6 +92,9 @@ def test_a_gpu_waits_for_launches_or_for_the_work() -> None:
     assert gpu.seconds(light, host) == pytest.approx(1e6 * LAUNCH)
     assert gpu.seconds(light, host, devices=8) == pytest.approx(1e6 * LAUNCH / 8)
     assert gpu.seconds(Cost(work={Kind.bisecting: Amount(500.0)}), host) == pytest.approx(5.0)  # the host's
+    neighbours = Cost(work={Kind.search: Amount(1e15, traffic=1e12, launches=10)})
+    assert gpu.seconds(neighbours, host, devices=8, tf32=True) == pytest.approx(busy)  # of one GPU, and never rounded
+    assert gpu.seconds(heavy + neighbours, host, devices=8) == pytest.approx(busy * 9 / 8)
     assert set(GPUS) == set(Gpu)
 
 
@@ -107,6 +110,10 @@ def test_constants_are_kept_by_host_and_doubtful_ones_are_not_believed(tmp_path,
     for damage in ("", "[]", '{"elsewhere cpu": {}}', json.dumps({**content, "elsewhere cpu": {"rates": 3}})):
         file.write_text(damage)
         assert machine_of(tmp_path / "store") is DEFAULTS
+    older = json.loads(json.dumps(content))
+    del older["elsewhere cpu"]["rates"][Kind.host.value]
+    file.write_text(json.dumps(older))
+    assert machine_of(tmp_path / "store").rates == {**machine().rates, Kind.host: DEFAULTS.rates[Kind.host]}
     content["elsewhere cpu"]["store"] = 0
     file.write_text(json.dumps(content))
     assert machine_of(tmp_path / "store") is DEFAULTS

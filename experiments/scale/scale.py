@@ -1,9 +1,10 @@
 """How time and memory grow, and what the paper's setting would take: ``python experiments/scale/scale.py …``.
 
 Each point of an axis is a run of CIFAR ResNet-20 in a store of its own, each stage of it a process of its own, forked
-from one that has the imports: processor seconds less those of the same run with nothing left to do, and the largest
-resident memory. Exponents are slopes of log seconds over the log of the size. The projection is that of ``plan=true``
-on as many images as the paper has, which are links to those of a sample.
+from one that has the imports: processor seconds less those of the same run with nothing left to do, the largest
+resident memory, and of that what no file holds (Linux: sampled), which the system cannot take back. Exponents are
+slopes of log seconds over the log of the size. The projection is that of ``plan=true`` on as many images as the paper
+has, which are links to those of a sample.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,19 +106,46 @@ def composed(typed: Sequence[str]) -> Any:
         return OmegaConf.to_object(compose("config", overrides=list(typed)))
 
 
+class Used(NamedTuple):
+    """Processor seconds of a run, and megabytes at its peak: resident ones, and those of them that no file holds."""
+
+    seconds: float
+    megabytes: float
+    anonymous: float
+
+
+class Sampled(threading.Thread):
+    """The largest anonymous memory of this process in megabytes, looked at every few milliseconds; 0 if not told."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.ended, self.peak = threading.Event(), 0.0
+
+    def run(self) -> None:
+        status = Path("/proc/self/status")
+        while status.exists() and not self.ended.wait(0.003):
+            told = next((line for line in status.read_text().splitlines() if line.startswith("RssAnon")), "RssAnon: 0")
+            self.peak = max(self.peak, int(told.split()[1]) / 1024)
+
+
 def measured(typed: Sequence[str], folder: Path, results: Any) -> None:
-    """Processor seconds and the peak of resident memory of one run, in this process and its children."""
+    """What one run used, in this process and its children."""
     import torch
 
     from vismech.stages.run import run
 
     torch.set_num_threads(1)
-    run(composed(typed), folder)
+    config, sampled = composed(typed), Sampled()
+    sampled.start()
+    run(config, folder)
+    sampled.ended.set()
+    sampled.join()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    results.put((sum(each.ru_utime + each.ru_stime for each in used), max(each.ru_maxrss for each in used) / 1024))
+    seconds = sum(each.ru_utime + each.ru_stime for each in used)
+    results.put(Used(seconds, max(each.ru_maxrss for each in used) / 1024, sampled.peak))
 
 
-def apart(typed: Sequence[str], folder: Path) -> tuple[float, float]:
+def apart(typed: Sequence[str], folder: Path) -> Used:
     """:func:`measured` in a process of its own."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["vismech.stages.run", "faiss", "lightning", "pandas"])
@@ -136,10 +165,11 @@ def point(axis: str, size: int, common: Sequence[str], base: Path) -> list[dict[
     rows = []
     for stage in STAGES[: 1 + STAGES.index(wanted.stages[-1])]:
         until = [*typed, f"until={stage}"]
-        seconds, memory = apart(until, folder / stage)
+        used = apart(until, folder / stage)
         if stage in wanted.stages:
-            idle, _ = apart(until, folder / f"{stage}-again")
-            rows.append({"axis": axis, "size": size, "stage": stage, "seconds": seconds - idle, "megabytes": memory})
+            idle = apart(until, folder / f"{stage}-again")
+            told = used._replace(seconds=used.seconds - idle.seconds)._asdict()
+            rows.append({"axis": axis, "size": size, "stage": stage, **told})
             print(json.dumps(rows[-1]), flush=True)
     shutil.rmtree(folder)
     return rows
@@ -154,7 +184,7 @@ def exponents(points: pd.DataFrame) -> pd.DataFrame:
         size, seconds = np.log(told["size"].to_numpy(float)), np.log(told.seconds.to_numpy())
         whole = float(np.polyfit(size, seconds, 1)[0]) if len(told) > 1 else np.nan
         last = float((seconds[-1] - seconds[-2]) / (size[-1] - size[-2])) if len(told) > 1 else np.nan
-        memory = part.megabytes.to_numpy()
+        memory, anonymous = part.megabytes.to_numpy(), part.anonymous.to_numpy()
         rows.append(
             {
                 "axis": axis,
@@ -165,6 +195,7 @@ def exponents(points: pd.DataFrame) -> pd.DataFrame:
                 "exponent_last": last,
                 "memory_last": memory[-1] / memory[-2],
                 "megabytes": memory[-1],
+                "anonymous_last": anonymous[-1] / anonymous[-2],
             }
         )
     return pd.DataFrame(rows)

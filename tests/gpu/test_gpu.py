@@ -19,6 +19,7 @@ from vismech.config.choices import Code, SaeActivation
 from vismech.dictionaries import build
 from vismech.dictionaries.coding import Coding, encode
 from vismech.dictionaries.refinement import Refinement, refine
+from vismech.dictionaries.search import nearest
 from vismech.errors import UserError
 from vismech.network.cut import open_network
 from vismech.passes.devices import rounding
@@ -118,6 +119,17 @@ def test_codes_on_the_gpu(code) -> None:
     here = encode(vectors, atoms, coding) @ atoms
     there = encode(vectors.cuda(), atoms.cuda(), coding) @ atoms.cuda()
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_neighbours_on_the_gpu_are_those_of_the_cpu(tf32) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(5000, 64, generator=generator).relu_().numpy()
+    atoms = F.normalize(torch.randn(300, 64, generator=generator), dim=1).numpy()
+    with rounding(tf32):
+        here, there = (nearest(atoms, vectors.reshape(5, 1000, 64), 70, device=device) for device in ("cpu", "cuda"))
+    assert (here.rows == there.rows).all()  # no two cosines are the same
+    torch.testing.assert_close(torch.from_numpy(there.scores), torch.from_numpy(here.scores), rtol=0, atol=1e-6)
 
 
 def test_refined_atoms_on_the_gpu() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from integration.conftest import draw_pictures, tiny_config
 from integration.test_commands import command, tiny_arguments
 from vismech.attribution import gig
-from vismech.config.choices import Evaluation, Rule, Scope, Stage
+from vismech.config.choices import Evaluation, Method, Rule, Scope, Stage
+from vismech.config.schema import Config
 from vismech.intervene import effects
 from vismech.measures import unit_loop
 from vismech.measures.audit import loop as audit_loop
 from vismech.measures.circuit import loop
+from vismech.measures.planted.models import plant
 from vismech.measures.repair import loop as repair_loop
 from vismech.measures.shortcut import loop as shortcut_loop
 from vismech.sources.data import open_data
@@ -262,3 +265,37 @@ def test_rows_of_edits_are_those_that_were_planned(measure, pictures, tmp_path, 
             first = kind is Evaluation.repair or row.unit.endswith("layer2")
             rows += row.cost.forward - row.cost.images * (first + steps)
     assert 0 < done <= 1.1 * rows <= 2.75 * done  # the last batch is filled up
+
+
+def test_rows_through_planted_networks_are_those_that_were_planned(tmp_path, monkeypatch) -> None:
+    config = Config(name="planted", until=Stage.evaluate)
+    config.store.root, config.report.page, config.attribute.steps = str(tmp_path / "store"), False, 5
+    config.evaluate.kinds, config.evaluate.networks = [Evaluation.planted], ["linear", "multi_hop"]
+    config.evaluate.seeds, config.evaluate.images, config.evaluate.noise = 2, 8, [0.0, 0.1]
+    config.evaluate.training_images, config.dictionary.method = 8, Method.bisecting
+    ctx = open_context(config)
+    told = prices(ctx, plan := make_plan(ctx), [spec.key for spec in plan.specs()]).rows
+    assert len(told) == 4 and all(row.cost is not None and row.seconds > 0 for row in told)
+    done, gradients, plain = 0, 0, torch.autograd.grad
+
+    def counted(circuit):
+        network = plant(circuit)
+
+        def passed(module, inputs, outputs) -> None:
+            nonlocal done
+            done += len(outputs)
+
+        network.model[1].register_forward_hook(passed)
+        return network
+
+    def back(*arguments, **options):
+        nonlocal gradients
+        found = plain(*arguments, **options)
+        gradients += len(found[0])
+        return found
+
+    monkeypatch.setattr("vismech.measures.planted.stage.plant", counted)
+    monkeypatch.setattr(torch.autograd, "grad", back)
+    run(config, tmp_path / "run")
+    assert done == sum(row.cost.forward for row in told)
+    assert gradients == sum(row.cost.backward for row in told)

@@ -11,6 +11,7 @@ from integration.conftest import tiny_config
 from vismech.config.choices import Evaluation, Stage
 from vismech.errors import UserError
 from vismech.stages.pipeline import make_plan, open_context
+from vismech.stages.planned import prices
 from vismech.stages.run import run
 
 AGAINST = ["seed=1", "data.half=choosing", "dictionary.k=6 extract.per_image=3"]
@@ -64,6 +65,16 @@ def test_what_variants_share_is_one_artifact_and_the_rest_is_theirs(finished) ->
         for manifest in (folder / "store/dictionary").glob("*/manifest.json")
     }
     assert seeds == {0, 1}
+
+
+def test_a_plan_tells_what_every_comparison_costs(pictures, tmp_path) -> None:
+    ctx = open_context(config_of(pictures, tmp_path, ["seed=1", "dictionary.k=24"]))
+    plan = make_plan(ctx)
+    told = prices(ctx, plan, [spec.key for spec in plan.specs()]).rows
+    assert all(row.cost is not None and row.seconds > 0 for row in told)
+    compared = {row.unit: row.cost.flops for row in told if row.stage == "evaluate"}
+    assert compared["stability layer1 dictionary.k=24"] > compared["stability layer1 seed=1"] > 0
+    assert len(compared) == 4
 
 
 def test_a_variant_is_what_a_run_of_its_own_computes(finished, pictures) -> None:

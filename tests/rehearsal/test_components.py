@@ -26,7 +26,9 @@ from vismech.config.choices import Along, Code, Mode, PathWeight, ReadOut, Rule,
 from vismech.dictionaries import METHODS, Dictionary, build
 from vismech.dictionaries.base import ENCODERS
 from vismech.dictionaries.coding import Coding, encode
+from vismech.dictionaries.description import members_of
 from vismech.dictionaries.refinement import Refinement
+from vismech.dictionaries.search import nearest
 from vismech.measures.attribution.mosaics import mosaic
 from vismech.measures.attribution.road import imputed
 from vismech.network.cut import LOGITS, HookedNetwork, Network, open_network
@@ -181,6 +183,20 @@ def test_dictionaries(method, monkeypatch) -> None:
 def test_sparse_autoencoders(activation, monkeypatch) -> None:
     options = {**OPTIONS["sae"], "activation": activation.value}
     fitted("sae", monkeypatch, f"sae {activation}", Code.encoder, **options)
+
+
+def test_neighbours_and_members() -> None:
+    """Of vectors in the host's memory, in shards; on the CPU by FAISS, on the device without."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(300, 12, generator=generator).relu_()
+    atoms = F.normalize(torch.randn(20, 12, generator=generator), dim=1)
+
+    def work(like: Tensor) -> Any:
+        found = nearest(atoms.numpy(), vectors.numpy()[:].reshape(3, 100, 12), 7, device=like.device)
+        members = members_of(vectors, atoms, like.device)
+        return torch.from_numpy(found.rows), torch.from_numpy(found.scores), torch.from_numpy(members.concept)
+
+    rehearse("neighbours", work, torch.zeros(1))
 
 
 def test_refinement(monkeypatch) -> None:

@@ -26,12 +26,13 @@ class Kind(StrEnum):
     kmeans = "kmeans"  # FLOPs
     search = "search"  # FLOPs of exact neighbours
     picture = "picture"  # pixels that are drawn and encoded
+    host = "host"  # numbers that statistics look at, each once
 
 
-ON_DEVICE = frozenset({Kind.forward, Kind.backward, Kind.lasso, Kind.pursuit, Kind.products})
+ON_DEVICE = frozenset({Kind.forward, Kind.backward, Kind.lasso, Kind.pursuit, Kind.products, Kind.search})
 """Kinds that a GPU takes over; the others stay with one thread of the host."""
-PER_IMAGE = frozenset({*ON_DEVICE, Kind.read})
-"""Kinds that processes share between them."""
+PER_IMAGE = frozenset({*ON_DEVICE, Kind.read}) - {Kind.search}
+"""Kinds that processes, or GPUs, share between them."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Cost:
     @property
     def flops(self) -> float:
         """FLOPs of all kinds whose unit that is."""
-        counted = set(Kind) - {Kind.open, Kind.start, Kind.read, Kind.splits, Kind.picture}
+        counted = set(Kind) - {Kind.open, Kind.start, Kind.read, Kind.splits, Kind.picture, Kind.host}
         return sum(self.work[kind].flops + self.work[kind].doubles for kind in self.work if kind in counted)
 
     @property

@@ -11,12 +11,16 @@ from typing import Any
 
 from vismech.config.choices import Method
 from vismech.costs.cost import Amount, Kind
+from vismech.dictionaries.scratch import IN_MEMORY
 
 TWO_MEANS = 11
 """Rounds of a 2-means: its ten iterations, and the assignment that follows."""
 KMEANS = 30
 """Iterations after which flat k-means has mostly settled."""
 MINIBATCH = 256
+PER_VECTOR, PER_ATOM, BUFFERS = 200.0, 28.0, 16e6
+"""Bytes of a bisection for each vector (orders and labels), for each number of an atom (all nodes' means, and what they
+are normalised in), and of blocks that are worked on."""
 
 
 def fitting(method: Method, n: int, k: int, c: int, options: Mapping[str, Any]) -> dict[Kind, Amount]:
@@ -48,3 +52,15 @@ def fitting(method: Method, n: int, k: int, c: int, options: Mapping[str, Any]) 
         case Method.pca:
             return {Kind.products: Amount(doubles=2.0 * n * c * c)}
     return {Kind.products: Amount(traffic=4.0 * n * c)}
+
+
+def holding(method: Method, n: int, k: int, c: int, center: bool) -> float:
+    """Bytes that a method holds in memory, beside what is in files: pages of those the system takes back at need.
+
+    The clusters of a bisection are found in two copies of the vectors, of those less their mean if they are centred.
+    """
+    if method is not Method.bisecting:
+        return 20.0 * n * c
+    size = 4.0 * n * c
+    arrays = (2 + center) * size if size < IN_MEMORY else 0.0
+    return arrays + PER_VECTOR * n + PER_ATOM * k * c + BUFFERS

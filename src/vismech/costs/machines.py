@@ -70,6 +70,7 @@ DEFAULTS = Machine(
         Kind.kmeans: 5e9,
         Kind.search: 5e9,
         Kind.picture: 5e6,
+        Kind.host: 5e7,
     },
     bandwidth=4e9,
     launch=15e-6,
@@ -91,14 +92,16 @@ class Accelerator:
 
     def seconds(self, cost: Cost, host: Machine, devices: int = 1, tf32: bool = False) -> float:
         """Seconds of a cost on so many of these: what only the host does is added, with one of its threads for each."""
-        busy = launching = 0.0
-        for kind, amount in cost.work.items():
-            if kind in ON_DEVICE:
-                peak = self.tf32 if tf32 else self.float32
+        total = host.seconds(cost, devices, ON_DEVICE)
+        for kinds, sharing in ((ON_DEVICE & PER_IMAGE, devices), (ON_DEVICE - PER_IMAGE, 1)):
+            busy = launching = 0.0
+            for kind in kinds & cost.work.keys():
+                amount, peak = cost.work[kind], self.tf32 if tf32 and kind is not Kind.search else self.float32
                 busy += amount.flops / (peak * EFFICIENCY) + amount.doubles / (self.float64 * EFFICIENCY)
                 busy += amount.traffic / (self.bandwidth * BANDWIDTH)
                 launching += amount.launches * LAUNCH
-        return max(busy, launching) / devices + host.seconds(cost, devices, ON_DEVICE)
+            total += max(busy, launching) / sharing
+        return total
 
 
 GPUS = {
@@ -122,7 +125,8 @@ def machine_of(root: Path, device: str = "cpu") -> Machine:
     """This machine as it was measured beside the store at ``root``, or the defaults."""
     try:
         found = json.loads((root / FILE).read_bytes())[here(device)]
-        rates = {kind: float(found["rates"][kind.value]) for kind in Kind}
+        told = {Kind.host.value: DEFAULTS.rates[Kind.host], **found["rates"]}  # which older files are without
+        rates = {kind: float(told[kind.value]) for kind in Kind}
         machine = Machine(rates, float(found["bandwidth"]), float(found["launch"]), float(found["store"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return DEFAULTS

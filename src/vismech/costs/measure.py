@@ -18,6 +18,7 @@ from vismech.costs.cost import Amount, Kind
 from vismech.costs.counts import count
 from vismech.costs.fitting import fitting
 from vismech.costs.machines import Machine
+from vismech.costs.searching import search
 from vismech.passes.memory import keep_freed_memory
 from vismech.passes.threads import one_thread
 
@@ -27,6 +28,7 @@ UNITS = dict.fromkeys(Kind, "FLOPs") | {
     Kind.read: "pixels",
     Kind.splits: "splits",
     Kind.picture: "pixels",
+    Kind.host: "numbers",
 }
 LEAST, LONG = 0.25, 1.5
 """Seconds that each thing is repeated for, and passes through a network."""
@@ -53,6 +55,7 @@ def measure(store: Path) -> Machine:
     from vismech.dictionaries.lasso import lasso
     from vismech.dictionaries.pursuit import orthogonal_matching_pursuit
     from vismech.dictionaries.search import nearest
+    from vismech.measures.statistics import BOOTSTRAPPED, bootstrap
 
     keep_freed_memory()
     with one_thread():
@@ -87,9 +90,11 @@ def measure(store: Path) -> Machine:
         amounts = fitting(Method.bisecting, len(wide), 64, c, {})
         spent, beside = seconds(lambda: bisecting_kmeans(wide, 64, seed=0)), 63 / rates[Kind.splits]
         rates[Kind.bisecting] = amounts[Kind.bisecting].flops / _rest(spent, beside)
-        rows = vectors.numpy()
-        told = 2.0 * (k + 18) * len(rows) * c
-        rates[Kind.search] = told / seconds(lambda: nearest(atoms.numpy(), [rows], 10))
+        rows, values = wide.numpy(), wide[:, 0].numpy()
+        some_rows = rows[:1024]
+        told = search(len(rows), len(some_rows), c, 64, 1)
+        rates[Kind.search] = told.flops / seconds(lambda: nearest(some_rows, [rows], 64))
+        rates[Kind.host] = BOOTSTRAPPED * len(values) / seconds(lambda: bootstrap(values))
         rates[Kind.read], rates[Kind.picture] = _pictures()
         rates[Kind.start] = 1 / _start()
     return Machine({kind: rates[kind] for kind in Kind}, bandwidth, launch, _store(store))
@@ -154,7 +159,7 @@ def _passes(bandwidth: float, launch: float) -> dict[Kind, float]:
             torch.autograd.grad(segment(given).sum(), given)
 
     forward = seconds(ahead, LONG)
-    backward = seconds(both, LONG) - forward
+    backward = max(seconds(both, LONG) - forward, 0.5 * forward)  # on a machine that something else kept busy
     found = {Kind.open: counts.launches / opened}
     for kind, amount, spent in ((Kind.forward, counts.forward, forward), (Kind.backward, counts.backward, backward)):
         whole = amount.times(rows, 1)

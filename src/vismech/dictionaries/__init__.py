@@ -4,6 +4,7 @@ Legend: n vectors, k concepts, c channels.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,13 @@ from torch import Tensor
 from vismech.dictionaries.base import Dictionary, Fitted
 from vismech.dictionaries.coding import PURSUITS, Code, Coding, load
 from vismech.dictionaries.refinement import Refinement, refine
+from vismech.dictionaries.scratch import room
 from vismech.errors import UserError
 
 __all__ = ["METHODS", "Dictionary", "Fitted", "build"]
+
+# Rows that are looked at together.
+ROWS = 2**13
 
 # fit(vectors, k, *, seed, center, device, **options) -> Fitted. When `center` is true the vectors come with their mean
 # already subtracted; a method that needs non-negative vectors refuses then. Named, not imported: a method is loaded
@@ -62,16 +67,21 @@ def build(
     if method not in METHODS and ":" not in method:
         raise UserError(f"dictionary {method!r} is unknown: choose one of {', '.join(sorted(METHODS))}.")
     vectors = vectors.detach().float()
-    mean_norm_of_vectors = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).mean().item()
+    norms = vectors.new_empty(len(vectors), dtype=torch.float64)
+    for some, there in zip(vectors.split(ROWS), norms.split(ROWS), strict=True):
+        torch.linalg.vector_norm(some, dim=1, dtype=torch.float64, out=there)
+    mean_norm_of_vectors = norms.mean().item()
     if not 0 < mean_norm_of_vectors < float("inf"):
         raise UserError(
             f"the mean norm of {len(vectors)} vectors is {mean_norm_of_vectors}: give finite vectors, not all zero."
         )
-    mean = vectors.mean(0, dtype=torch.float64)
-    mean_norm = mean.norm().item()
-    if center and mean_norm == 0:
-        raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
-    data = vectors - mean.float() if center else vectors
+    data, mean = vectors, torch.zeros(vectors.shape[1], dtype=torch.float64)
+    if center:
+        mean = mean_of(vectors, options.get("scratch"))
+        if not bool(mean.any()):
+            raise UserError("center=true, but the mean of the vectors is zero and has no direction: set center=false.")
+        less = room(*vectors.shape, folder=options["scratch"]) if options.get("scratch") else None
+        data = torch.sub(vectors, mean.float(), out=less)
     fitted: Fitted = load(METHODS.get(method, method))(data, k, seed=seed, center=center, device=device, **options)
     atoms = fitted.atoms
     info = {"method": method, "k": k, "seed": seed, "vectors": len(vectors), **fitted.info}
@@ -90,3 +100,13 @@ def build(
         l0 = min(atoms.shape[1] // 2, len(atoms) - center) if l0 is None else l0
     coding = Coding(code, penalty_fraction * mean_norm_of_vectors, l0)
     return Dictionary(atoms, coding, len(atoms) - 1 if center else None, info, fitted.arrays, fitted.encoder or {})
+
+
+def mean_of(vectors: Float[Tensor, "n c"], folder: Path | None = None) -> Float[Tensor, " c"]:
+    """The mean in float64. PyTorch copies to float64 what it sums: here to a file of ``folder`` if that is large."""
+    if folder is None:
+        return vectors.mean(0, dtype=torch.float64)
+    exact = room(*vectors.shape, folder=folder, dtype=torch.float64)
+    for some, there in zip(vectors.split(ROWS), exact.split(ROWS), strict=True):
+        there.copy_(some)
+    return exact.mean(0)

@@ -12,6 +12,7 @@ import hashlib
 import heapq
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
 from vismech.dictionaries.kmeans import TwoMeans, cluster, directions
+from vismech.dictionaries.scratch import room
 from vismech.dictionaries.search import gpu_ordinal
 from vismech.errors import UserError
 from vismech.passes.threads import one_thread
@@ -67,37 +69,63 @@ class BisectingResult(NamedTuple):
     zero_vectors: int
 
 
+class _Vectors:
+    """The vectors in two arrays [n, c], and their rows in canonical order: each node's are neighbours in one of them.
+
+    A split copies them to the same places of the other, the first cluster's before the second's. What no node uses of
+    an array is room for the deviations from a mean: so nothing else grows with the vectors.
+    """
+
+    def __init__(self, vectors: Tensor, other: Tensor) -> None:
+        self.arrays, self.rows = (vectors, other), np.arange(len(vectors))
+
+    def split(self, node: "_Node", first: ndarray) -> int:
+        """Sort a node's vectors by a mask, and return where the second cluster's begin."""
+        here = slice(node.begin, node.begin + node.size)
+        order = np.concatenate([first.nonzero()[0], (~first).nonzero()[0]])
+        source, target = self.arrays[node.side][here], self.arrays[1 - node.side][here]
+        torch.index_select(source, 0, torch.from_numpy(order), out=target)
+        self.rows[here] = self.rows[here][order]
+        return node.begin + int(np.count_nonzero(first))
+
+
 class _Node:
-    """A cluster that is a leaf so far: its vectors, and their rows in canonical order.
+    """A cluster that is a leaf so far: its vectors are `size` from `begin` of the array number `side`.
 
     `rounding` is the mean squared distance from the mean below which the vectors count as equal.
     """
 
-    def __init__(self, vectors: Tensor, rows: ndarray, seed: bytes, parent: int, depth: int, rounding: float):
-        if len(rows) == 1:
-            self.mean, self.sse = vectors[0], 0.0
+    def __init__(
+        self, of: _Vectors, side: int, begin: int, end: int, seed: bytes, parent: int, depth: int, rounding: float
+    ) -> None:
+        self.side, self.begin, self.size, self.seed = side, begin, end - begin, seed
+        self.parent, self.depth, self.left, self.right, self.rounding = parent, depth, -1, -1, rounding
+        self.vectors = of.arrays[side][begin:end]
+        if self.size == 1:
+            self.mean, self.sse = self.vectors[0], 0.0
         else:
-            self.mean = vectors.mean(0)
+            self.mean = self.vectors.mean(0)
             # From the deviations, not as n − ‖sum‖²/n: the difference would drown a tight cluster in rounding.
-            self.sse = (vectors - self.mean).square_().sum().item()
-        self.vectors, self.rows, self.seed, self.parent, self.depth = vectors, rows, seed, parent, depth
-        self.size, self.left, self.right = len(rows), -1, -1
-        self.rounding = rounding
+            deviations = torch.sub(self.vectors, self.mean, out=of.arrays[1 - side][begin:end])
+            self.sse = deviations.square_().sum().item()
         if self.sse <= rounding * self.size:
             self.sse = 0.0
 
-    def children(self, first: ndarray, index: int) -> "tuple[_Node, _Node]":
+    def children(self, of: _Vectors, first: ndarray, index: int) -> "tuple[_Node, _Node]":
         """Split by a mask; each child's seed is a hash of the parent's and its side, that is of (seed, path)."""
+        middle = of.split(self, first)
         left, right = (
             _Node(
-                self.vectors.index_select(0, torch.from_numpy(chosen)),
-                self.rows[chosen],
+                of,
+                1 - self.side,
+                begin,
+                end,
                 hashlib.blake2b(self.seed + side, digest_size=8).digest(),
                 index,
                 self.depth + 1,
                 self.rounding,
             )
-            for chosen, side in ((first.nonzero()[0], b"L"), ((~first).nonzero()[0], b"R"))
+            for begin, end, side in ((self.begin, middle, b"L"), (middle, self.begin + self.size, b"R"))
         )
         return left, right
 
@@ -112,6 +140,7 @@ def bisecting_kmeans(
     restarts: int = 1,
     unit: bool = True,
     device: str | torch.device = "cpu",
+    scratch: Path | None = None,
     on_split: Callable[[], None] = lambda: None,
 ) -> BisectingResult:
     """Cluster directions by splitting, one at a time, the leaf with the largest SSE in two.
@@ -120,7 +149,8 @@ def bisecting_kmeans(
     clusters are then Euclidean; either way a concept is the direction of its cluster's mean. Vectors are first put into
     a canonical order and each node is seeded by (seed, path in the tree), so neither the order of the rows nor the
     number of threads shows in the result. Splitting ends at k leaves, or when every leaf has fewer than `min_size`
-    vectors or zero SSE. `on_split` is called after each split.
+    vectors or zero SSE. `on_split` is called after each split. Two copies of the vectors are made, in files of the
+    folder `scratch` where they are large: then memory hardly grows with the vectors.
 
     Raises:
         UserError: for values that are not finite, or k above the number of distinct directions (or vectors).
@@ -128,12 +158,13 @@ def bisecting_kmeans(
     if k < 1 or min_size < 1 or iterations < 1 or restarts < 1:
         raise UserError(f"bisecting: k={k}, min_size, iterations={iterations} and restarts must be at least 1.")
     with one_thread():
-        found = canonical(vectors, "bisecting", unit=unit)
+        found = canonical(vectors, "bisecting", unit=unit, folder=scratch)
         require_distinct("bisecting", k, found, len(vectors), "directions" if unit else "values")
         how = {"spherical": unit, "iterations": iterations, "restarts": restarts}
         split = partial(_two_means, TwoMeans(len(found.vectors), vectors.shape[1], **how), gpu_ordinal(device), how)
-        nodes, stopped = _grow(found.vectors, k, seed, min_size, split, on_split)
-    return _collect(nodes, found.rows, len(vectors), stopped)
+        of = _Vectors(found.vectors, room(*found.vectors.shape, folder=scratch))
+        nodes, stopped = _grow(of, k, seed, min_size, split, on_split)
+    return _collect(nodes, found.rows[torch.from_numpy(of.rows)], len(vectors), stopped)
 
 
 def fit_bisecting(
@@ -152,12 +183,13 @@ def fit_bisecting(
 
 
 def _grow(
-    vectors: Tensor, k: int, seed: int, min_size: int, split: Callable[[_Node], ndarray], on_split: Callable[[], None]
+    of: _Vectors, k: int, seed: int, min_size: int, split: Callable[[_Node], ndarray], on_split: Callable[[], None]
 ) -> tuple[list[_Node], str]:
     """Return every node in order of creation and why splitting ended."""
     root_seed = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
-    scale = vectors.square().sum().item() / len(vectors)
-    nodes = [_Node(vectors, np.arange(len(vectors)), root_seed, -1, 0, ROUNDING * scale)]
+    vectors, other = of.arrays
+    scale = torch.square(vectors, out=other).sum().item() / len(vectors)
+    nodes = [_Node(of, 0, 0, len(vectors), root_seed, -1, 0, ROUNDING * scale)]
     heap: list[tuple[float, int]] = []
 
     def offer(index: int) -> None:
@@ -170,8 +202,8 @@ def _grow(
         node = nodes[index]
         first = split(node)
         node.left, node.right = len(nodes), len(nodes) + 1
-        nodes.extend(node.children(first, index))
-        node.vectors = vectors[:0]
+        nodes.extend(node.children(of, first, index))
+        node.vectors = vectors[:0]  # whose places are the children's
         offer(node.left)
         offer(node.right)
         on_split()
@@ -206,7 +238,7 @@ def _collect(nodes: list[_Node], rows: Tensor, n: int, stopped: str) -> Bisectin
             stack += [node.right, node.left]
             continue
         atom[index] = len(order)
-        labels[rows[torch.from_numpy(node.rows)]] = len(order)
+        labels[rows[node.begin : node.begin + node.size]] = len(order)
         order.append(index)
     leaves, centroid = torch.from_numpy(atom >= 0), torch.empty(len(nodes), len(nodes[0].mean))
     for begin in range(0, len(nodes), CHUNK):

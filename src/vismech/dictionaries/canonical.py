@@ -3,6 +3,8 @@
 Legend: n vectors, m vectors kept, c channels.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vismech.dictionaries.scratch import room
 from vismech.errors import UserError
 
 # Numbers that are normalised at once: in float64 what a cache holds.
@@ -26,45 +29,65 @@ class Canonical(NamedTuple):
     distinct: int
 
 
-def canonical(vectors: Float[Tensor, "n c"], method: str, *, unit: bool = True) -> Canonical:
+def canonical(
+    vectors: Float[Tensor, "n c"], method: str, *, unit: bool = True, folder: Path | None = None
+) -> Canonical:
     """Sort the vectors that are not zero (which have no direction), divided by their norms if `unit`.
+
+    The result is in a file of `folder` where it is large; beside it some numbers are held for each vector.
 
     Raises:
         UserError: for values that are not finite.
     """
     vectors = vectors.detach().cpu()
-    data = vectors.new_empty(*vectors.shape, dtype=torch.float32)
-    kept, count = vectors.new_empty(len(vectors), dtype=torch.bool), 0
-    for some, there in zip(*(each.split(max(1, NUMBERS // vectors.shape[1])) for each in (vectors, kept)), strict=True):
-        # Normalised in float64, so that parallel vectors become equal; + 0 turns −0 into 0, which has other bytes.
-        exact = some.to(torch.float64, copy=True)
-        norms = torch.linalg.vector_norm(exact, dim=1)
-        if not bool(norms.isfinite().all()):
-            raise UserError(f"{method}: the vectors hold values that are not finite: mend what produced them.")
-        torch.gt(norms, 0, out=there)
-        if not bool(there.all()):
-            exact, norms = exact[there], norms[there]
-        data[count : count + len(exact)] = (exact.div_(norms[:, None]) if unit else exact).add_(0.0)
-        count += len(exact)
-    data, kept = data[:count], kept.nonzero()[:, 0]
-    order, distinct = _sorted(data.numpy())
-    rows = torch.from_numpy(order)
-    return Canonical(data[rows], kept[rows], distinct)
+    norms = vectors.new_empty(len(vectors), dtype=torch.float64)
+    size = max(1, NUMBERS // vectors.shape[1])
+    for some, there in zip(vectors.split(size), norms.split(size), strict=True):
+        torch.linalg.vector_norm(some.to(torch.float64), dim=1, out=there)
+    if not bool(norms.isfinite().all()):
+        raise UserError(f"{method}: the vectors hold values that are not finite: mend what produced them.")
+    kept = norms.nonzero()[:, 0]
+    source, lengths, origin = vectors.numpy(), norms.numpy(), kept.numpy()
+
+    def numbers(rows: Int[np.ndarray, " r"], columns: slice) -> Float[np.ndarray, "r s"]:
+        """Some columns of rows as they are sorted and kept; normalised in float64, so that parallel vectors are equal.
+
+        + 0 turns −0 into 0, which has other bytes.
+        """
+        rows = origin[rows]
+        exact = source[rows, columns].astype(np.float64)
+        if unit:
+            exact /= lengths[rows, None]
+        exact += 0.0
+        return exact.astype(np.float32, order="C")
+
+    order, distinct = _sorted(numbers, len(kept), vectors.shape[1])
+    data = room(len(kept), vectors.shape[1], folder=folder)
+    for first in range(0, len(kept), size):
+        some = slice(first, first + size)
+        data[some] = torch.from_numpy(numbers(order[some], slice(None)))
+    return Canonical(data, kept[torch.from_numpy(order)], distinct)
 
 
-def _sorted(data: Float[np.ndarray, "m c"]) -> tuple[Int[np.ndarray, " m"], int]:
-    """The stable order of rows by their bytes, and how many distinct ones there are.
+def _sorted(
+    numbers: Callable[[Int[np.ndarray, " r"], slice], Float[np.ndarray, "r s"]], m: int, c: int
+) -> tuple[Int[np.ndarray, " m"], int]:
+    """The stable order of m rows by their bytes, and how many distinct ones there are.
 
     Rows are compared by eight bytes at a time as long as that parts many of them, and at last by all of their bytes.
+
+    Args:
+        numbers: (rows, columns) → these numbers.
+        m: rows.
+        c: columns.
     """
-    words = data.shape[1] // 2
-    order, group = np.arange(len(data)), np.zeros(len(data), dtype=np.int64)
-    tied = np.arange(len(data)) if len(data) > 1 else order[:0]  # places, not rows; those of a group are neighbours
-    for word in range(min(words, WORDS)):
+    order, group = np.arange(m), np.zeros(m, dtype=np.int64)
+    tied = np.arange(m) if m > 1 else order[:0]  # places, not rows; those of a group are neighbours
+    for word in range(min(c // 2, WORDS)):
         if not len(tied):
             break
         rows = order[tied]
-        keys = np.ascontiguousarray(data[rows, 2 * word : 2 * word + 2]).view(">u8")[:, 0].astype(np.uint64)
+        keys = numbers(rows, slice(2 * word, 2 * word + 2)).view(">u8")[:, 0].astype(np.uint64)
         better = np.lexsort((keys, group[tied]))
         order[tied], keys, of = rows[better], keys[better], group[tied]
         fresh = np.concatenate([[True], (of[1:] != of[:-1]) | (keys[1:] != keys[:-1])])
@@ -72,15 +95,15 @@ def _sorted(data: Float[np.ndarray, "m c"]) -> tuple[Int[np.ndarray, " m"], int]
         alone = fresh & np.concatenate([fresh[1:], [True]])
         tied = tied[~alone]
     if len(tied):
-        rest = np.ascontiguousarray(data[order[tied]])
+        rest = numbers(order[tied], slice(None))
         rest = rest.view(np.dtype((np.void, rest.itemsize * rest.shape[1])))[:, 0]
         better = np.argsort(rest, kind="stable")
         better = better[np.argsort(group[tied][better], kind="stable")]
         rest, of = rest[better], group[tied]
         order[tied] = order[tied][better]
         same = (of[1:] == of[:-1]) & (rest[1:] == rest[:-1])
-        return order, len(data) - int(np.count_nonzero(same))
-    return order, len(data)
+        return order, m - int(np.count_nonzero(same))
+    return order, m
 
 
 def require_distinct(method: str, k: int, found: Canonical, n: int, what: str = "directions") -> None:

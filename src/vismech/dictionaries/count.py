@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.dictionaries.base import Dictionary
@@ -71,8 +71,10 @@ def choose(
     steps = ladder(vectors.shape[-1], vectors.shape[:2].numel(), wanted, smallest, largest)
     images = vectors if len(vectors) >= FOLDS else vectors.flatten(0, 1)[:, None]
     out = torch.arange(len(images)) % FOLDS == FOLDS // 2
-    choosing = _evenly(images[~out].flatten(0, 1), CHOOSING)
-    held = _evenly(images[out], max(1, HELD_OUT // images.shape[1]))
+    inside, per_image = (~out).nonzero()[:, 0], images.shape[1]
+    rows = _evenly(torch.arange(len(inside) * per_image), CHOOSING)
+    choosing = images[inside[rows // per_image], rows % per_image]
+    held = images[_evenly(out.nonzero()[:, 0], max(1, HELD_OUT // per_image))]
     tried: list[int] = []
     missed: list[float] = []
     for k in steps:
@@ -94,5 +96,5 @@ def choose(
     }
 
 
-def _evenly(rows: Float[Tensor, "n ..."], most: int) -> Float[Tensor, "m ..."]:
+def _evenly(rows: Int[Tensor, " n"], most: int) -> Int[Tensor, " m"]:
     return rows[:: -(-len(rows) // most)] if len(rows) > most else rows

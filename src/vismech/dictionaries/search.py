@@ -1,10 +1,10 @@
-"""Exact nearest neighbours by cosine, with FAISS.
+"""Exact nearest neighbours by cosine: with FAISS on the CPU, on a GPU with products of matrices (`device_search`).
 
 Legend: q queries, n vectors of one shard, c channels, k neighbours.
 """
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,12 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from vismech.dictionaries.device_search import FLOAT32_MARGIN, Found, merged, nearest_in_shard
 from vismech.errors import UserError
-
-# FAISS scores in float32: two cosines closer than this may come back in either order.
-FLOAT32_MARGIN = 1e-5
-# The largest number of neighbours that FAISS serves on a GPU.
-GPU_NEIGHBOURS = 2048
 
 
 class Neighbours(NamedTuple):
@@ -85,7 +81,7 @@ def nearest(
 ) -> Neighbours:
     """Find the k rows of largest cosine `<x, y> / (||x|| ||y||)` for each query.
 
-    Shards are read one at a time and rows are counted through all of them. FAISS proposes candidates; the scores are
+    Shards are read one at a time and rows are counted through all of them. Float32 proposes candidates; the scores are
     recomputed in float64, and equal scores are ordered by row, so neither the cut into shards nor the device shows in
     the result. An all-zero vector has no direction and is nobody's neighbour, though it keeps its row number.
 
@@ -98,43 +94,73 @@ def nearest(
     if len(kept) < len(queries):
         zero = np.setdiff1d(np.arange(len(queries)), kept)[0]
         raise UserError(f"nearest: query {zero} is all zero and has no direction: leave it out.")
-    ordinal = gpu_ordinal(device)
-    best = Neighbours(np.empty((len(queries), 0)), np.empty((len(queries), 0), np.int64))
-    start = 0
-    for shard in shards:
-        if shard.shape[1] != queries.shape[1]:
-            raise UserError(f"nearest: a shard has {shard.shape[1]} channels, the queries {queries.shape[1]}.")
-        unit_shard, kept = _unit_rows(shard, f"shard from row {start}")
-        if len(kept):
-            found = _nearest_in_shard(unit_queries, unit_shard, k, ordinal)
-            rows = start + kept[found.rows]
-            best = _best(np.hstack([best.scores, found.scores]), np.hstack([best.rows, rows]), k)
-        start += len(shard)
+    search = _on_cpu if torch.device(device).type == "cpu" else partial(_on_device, torch.device(device))
+    best = search(unit_queries, _same_width(shards, queries.shape[1]), k)
     missing = k - best.rows.shape[1]
     scores = np.pad(best.scores, ((0, 0), (0, missing)), constant_values=-np.inf)
     return Neighbours(scores.astype(np.float32), np.pad(best.rows, ((0, 0), (0, missing)), constant_values=-1))
 
 
+def _same_width(shards: Iterable[Float[ndarray, "_ _"]], channels: int) -> Iterator[Float[ndarray, "_ c"]]:
+    for shard in shards:
+        if shard.shape[1] != channels:
+            raise UserError(f"nearest: a shard has {shard.shape[1]} channels, the queries {channels}.")
+        yield shard
+
+
+def _on_cpu(queries: Float[ndarray, "q c"], shards: Iterable[Float[ndarray, "_ c"]], k: int) -> Neighbours:
+    best, start = Neighbours(np.empty((len(queries), 0)), np.empty((len(queries), 0), np.int64)), 0
+    for shard in shards:
+        unit_shard, kept = _unit_rows(shard, f"shard from row {start}")
+        if len(kept):
+            found = _nearest_in_shard(queries, unit_shard, k)
+            rows = start + kept[found.rows]
+            best = _best(np.hstack([best.scores, found.scores]), np.hstack([best.rows, rows]), k)
+        start += len(shard)
+    return best
+
+
+def _on_device(
+    device: torch.device, queries: Float[ndarray, "q c"], shards: Iterable[Float[ndarray, "_ c"]], k: int
+) -> Neighbours:
+    there, start = torch.from_numpy(queries).to(device), 0
+    best = Found(there.new_empty(len(there), 0), there.new_empty(len(there), 0, dtype=torch.int64))
+    for shard in shards:
+        rows = torch.from_numpy(np.ascontiguousarray(shard)).to(device).double()
+        norms = torch.linalg.vector_norm(rows, dim=1)
+        if not bool(norms.isfinite().all()):
+            raise _not_finite(f"shard from row {start}")
+        kept = norms.nonzero()[:, 0]
+        if len(kept):
+            found = nearest_in_shard(there, rows[kept] / norms[kept, None], k)
+            best = merged(best, Found(found.scores, start + kept[found.rows]), k)
+        start += len(shard)
+    return Neighbours(best.scores.cpu().numpy(), best.rows.cpu().numpy())
+
+
 def _unit_rows(vectors: Float[ndarray, "n c"], name: str) -> tuple[Float[ndarray, "m c"], Int[ndarray, " m"]]:
     """Return the non-zero rows scaled to length 1, in float64, and which rows they are."""
-    vectors = np.asarray(vectors, np.float64)
+    vectors = np.array(vectors, np.float64)
     norms = np.linalg.norm(vectors, axis=1)
     if not np.isfinite(norms).all():
-        raise UserError(f"nearest: {name} holds values that are not finite: mend what produced them.")
+        raise _not_finite(name)
     kept = np.flatnonzero(norms)
-    return vectors[kept] / norms[kept, None], kept
+    if len(kept) < len(norms):
+        vectors, norms = vectors[kept], norms[kept]
+    vectors /= norms[:, None]
+    return vectors, kept
 
 
-def _nearest_in_shard(
-    queries: Float[ndarray, "q c"], shard: Float[ndarray, "n c"], k: int, ordinal: int | None
-) -> Neighbours:
+def _not_finite(name: str) -> UserError:
+    return UserError(f"nearest: {name} holds values that are not finite: mend what produced them.")
+
+
+def _nearest_in_shard(queries: Float[ndarray, "q c"], shard: Float[ndarray, "n c"], k: int) -> Neighbours:
     """Return the k nearest rows of one shard, exact and with ties by row."""
-    index = exact_index(shard.shape[1], ordinal)
+    index = exact_index(shard.shape[1])
     index.add(shard.astype(np.float32))
     k, wanted = min(k, len(shard)), min(k + 8, len(shard))
     while True:
-        if ordinal is not None and wanted > GPU_NEIGHBOURS:
-            index, ordinal = require_faiss().index_gpu_to_cpu(index), None
         scores, rows = index.search(queries.astype(np.float32), wanted)
         # Whatever FAISS left out is below its last score: enough once that is clearly below the k-th.
         if wanted == len(shard) or (scores[:, -1] < scores[:, k - 1] - FLOAT32_MARGIN).all():

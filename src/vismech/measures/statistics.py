@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+BOOTSTRAPPED = 2000
+"""Resamples of an interval."""
+
 
 class Interval(NamedTuple):
     """A confidence interval."""
@@ -23,7 +26,7 @@ def wilson(share: float, count: int) -> Interval:
 
 
 def bootstrap(
-    values: Float[np.ndarray, " n"], level: float = 0.95, draws: int = 2000, seed: int = 0, statistic=np.mean
+    values: Float[np.ndarray, " n"], level: float = 0.95, draws: int = BOOTSTRAPPED, seed: int = 0, statistic=np.mean
 ) -> Interval:
     """Percentile bootstrap of a statistic (Efron 1979), resampling the n cases, which must be independent.
 
@@ -54,7 +57,7 @@ def clustered_bootstrap(
     values: Float[np.ndarray, " n"],
     clusters: Int[np.ndarray, " n"],
     level: float = 0.95,
-    draws: int = 2000,
+    draws: int = BOOTSTRAPPED,
     seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap of the mean of cases that share something, such as one ranking: whole clusters are drawn.
@@ -89,7 +92,7 @@ def paired_difference(
     first: Float[np.ndarray, " n"],
     second: Float[np.ndarray, " n"],
     level: float = 0.95,
-    draws: int = 2000,
+    draws: int = BOOTSTRAPPED,
     seed: int = 0,
     clusters: Int[np.ndarray, " n"] | None = None,
 ) -> Difference:

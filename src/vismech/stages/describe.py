@@ -10,8 +10,10 @@ import torch
 
 from vismech.config.choices import Stage
 from vismech.costs.cost import Amount, Cost, Kind
+from vismech.costs.searching import search
 from vismech.dictionaries import Dictionary
 from vismech.dictionaries.description import (
+    BLOCK,
     Members,
     TreePlace,
     class_counts,
@@ -32,6 +34,8 @@ from vismech.store.artifacts import Spec
 VERSION = 2
 SHARD_BYTES, BYTES_PER_NUMBER = 64 << 20, 28.0
 """Vectors are looked at in shards that take so much, with what is made of them, whatever their number."""
+BYTES_PER_VECTOR = 150.0
+"""Of each vector's concept, cosine and class, and of what sorts them."""
 LEAST_ROWS = 8192
 """Of a shard of wide vectors: each shard asks for every concept's nearest anew."""
 
@@ -84,16 +88,26 @@ def cost(work: Work, specs: Mapping[str, Spec[DescribeSettings]]) -> dict[str, C
     found = {}
     for layer, spec in specs.items():
         n, k = vectors_of(work, spec.parents["dictionary"]), concepts_of(work, layer, spec.parents["dictionary"])
-        c = work.layout(layer).channels
-        again = 2.0 * k * (spec.settings.nearest + 8) * c
+        c, images = work.layout(layer).channels, len(work.data)
+        rows, depth = min(n, _rows_of_shard(c)), _depth(spec.settings.nearest, -(-n // max(1, images)), n)
         found[layer] = Cost(
-            len(work.data),
+            images,
             n,
             written=12.0 * k * spec.settings.nearest,
-            held=min(n, _rows_of_shard(c)) * c * BYTES_PER_NUMBER,
-            work={Kind.search: Amount(4.0 * n * k * c + again, traffic=40.0 * n * c)},
+            held=rows * c * BYTES_PER_NUMBER + 4.0 * min(rows * k, BLOCK) + BYTES_PER_VECTOR * n,
+            work={
+                Kind.search: search(n, k, c, depth, -(-n // max(1, rows))),
+                Kind.products: Amount(2.0 * n * k * c, traffic=8.0 * n * k, launches=10.0 * n * k / BLOCK),
+                # Vectors are read twice, and of each concept's nearest those of one image are thinned out.
+                Kind.host: Amount(10.0 * k * depth, traffic=2 * 16.0 * n * c),
+            },
         )
     return found
+
+
+def _depth(count: int, per_image: int, total: int) -> int:
+    """Neighbours that are asked for, so that so many are of different images."""
+    return min(total, count * (1 if per_image == 1 else 8))
 
 
 def compute(work: Work, specs: Mapping[str, Spec[DescribeSettings]]) -> None:
@@ -209,7 +223,7 @@ def _distinct_images(
     rows = np.full((len(atoms), count), -1, dtype=np.int64)
     scores = np.zeros((len(atoms), count))
     open_concepts = np.arange(len(atoms))
-    depth = min(total, count * (1 if per_image == 1 else 8))
+    depth = _depth(count, per_image, total)
     while len(open_concepts):
         answer = nearest(atoms[open_concepts].numpy(), _shards(vectors, shift, "describe"), depth, device=device)
         still = []

@@ -16,7 +16,7 @@ from vismech.config.choices import Code, MeanRule, Method, SaeActivation, Stage
 from vismech.config.schema import Config
 from vismech.costs.coding import coding, pursuit
 from vismech.costs.cost import Amount, Cost, Kind
-from vismech.costs.fitting import fitting
+from vismech.costs.fitting import fitting, holding
 from vismech.dictionaries import Dictionary, build
 from vismech.dictionaries.coding import PURSUITS, TWO_STAGES, l0_of
 from vismech.dictionaries.count import CHOOSING, HELD_OUT, PER_CHANNEL, Count, choose, ladder
@@ -187,11 +187,13 @@ def cost(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> dict[str,
     for layer, spec in specs.items():
         wanted, c = spec.settings, work.layout(layer).channels
         n, k = vectors_of(work, spec), concepts_of(work, layer, spec)
-        own = Cost(len(work.data), n, written=4.0 * 3 * k * c, held=20.0 * n * c, about=bool(wanted.counting))
+        held = 20.0 * n * c if wanted.refinement else holding(wanted.method, n, k, c, wanted.center)
+        own = Cost(len(work.data), n, written=4.0 * 3 * k * c, held=held, about=bool(wanted.counting))
         if wanted.method is not Method.saved:
             own += Cost(work=fitting(wanted.method, n, k, c, wanted.fit))
         if wanted.counting:
             how, positions = wanted.counting, work.layout(layer).positions
+            own += Cost(held=20.0 * min(n, CHOOSING) * c)
             for tried in ladder(c, n, Count(how.unexplained, how.vectors_per_concept), 1, wanted.k):
                 own += Cost(work=fitting(wanted.method, min(n, CHOOSING), tried, c, wanted.fit))
                 l0 = l0_of(used(how.coding.l0_per_channel, 0.5), c)
@@ -241,7 +243,7 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
             with work.store.writer(spec) as partial:
                 read_saved(folder).save(partial)
             continue
-        images = torch.from_numpy(np.array(work.store.open(spec.parents["vectors"]).array("vectors.npy")))
+        images = _mapped(work, spec.parents["vectors"])
         with work.store.writer(spec, resume=wanted.method in TRAINED) as folder, ExitStack() as stack:
             k, chosen = wanted.k, None
             if wanted.counting:
@@ -250,7 +252,7 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
             meter = stack.enter_context(closing(_meter(wanted, k, layer)))
             extra: dict[str, Any] = {"on_round": meter.advance}
             if wanted.method is Method.bisecting:
-                extra["on_split"] = meter.advance
+                extra |= {"on_split": meter.advance, "scratch": folder}
             if wanted.method in TRAINED:
                 extra |= {"folder": folder, "title": f"dictionary {layer}"}
             if "reads" in spec.parents:
@@ -261,11 +263,16 @@ def compute(work: Work, specs: Mapping[str, Spec[DictionarySettings]]) -> None:
             fitted.save(folder)
 
 
+def _mapped(work: Work, vectors: Spec[Any]) -> torch.Tensor:
+    """The vectors [images, positions, c] where they are: pages are read when they are looked at."""
+    return torch.from_numpy(np.asarray(work.store.open(vectors).array("vectors.npy", copy_on_write=True)))
+
+
 def _read(work: Work, spec: Spec[DictionarySettings]) -> dict[str, Any]:
     """What a transcoder reads, and where that is; the positions of both places are the same."""
     here, there = (work.store.open(spec.parents[name]) for name in ("vectors", "reads"))
     assert np.array_equal(here.array("positions.npy"), there.array("positions.npy"))
-    reads = torch.from_numpy(np.array(there.array("vectors.npy"))).flatten(0, 1)
+    reads = _mapped(work, spec.parents["reads"]).flatten(0, 1)
     return {"reads": reads, "place": spec.parents["reads"].settings.layer}
 
 

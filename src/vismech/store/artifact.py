@@ -50,11 +50,11 @@ class Artifact:
         """Content of a JSON payload file."""
         return json.loads(self.path(name).read_bytes())
 
-    def array(self, name: str) -> Any:
-        """A .npy payload file, memory-mapped read-only."""
+    def array(self, name: str, *, copy_on_write: bool = False) -> Any:
+        """A .npy payload file, memory-mapped read-only, or so that what is written stays in this process's memory."""
         import numpy as np
 
-        return np.load(self.path(name), mmap_mode="r")
+        return np.load(self.path(name), mmap_mode="c" if copy_on_write else "r")
 
     def problems(self) -> list[str]:
         """Every payload file that is missing, differs from the manifest or is not in it."""

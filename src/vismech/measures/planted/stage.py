@@ -9,21 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from vismech.attribution.engine import Settings as Integral
 from vismech.config.choices import Evaluation, Method, Mode, Rule, Stage
+from vismech.costs.coding import coding
+from vismech.costs.cost import Amount, Cost
+from vismech.costs.cost import Kind as CostKind
+from vismech.costs.counts import Counts, count
+from vismech.costs.fitting import fitting
 from vismech.dictionaries import Dictionary, build
+from vismech.dictionaries.coding import l0_of
 from vismech.errors import UserError
 from vismech.measures.base import Kind
 from vismech.measures.planted import PlantedOptions
+from vismech.measures.planted.circuits import GRID
 from vismech.measures.planted.models import PlantedNetwork, plant
 from vismech.measures.planted.networks import NETWORKS, circuit_of
-from vismech.measures.planted.trial import METHODS, Measured, measure, training_vectors
+from vismech.measures.planted.trial import DONORS, METHODS, Measured, measure, training_vectors
 from vismech.measures.statistics import bootstrap
 from vismech.passes.settings import PathSettings
 from vismech.stages import dictionary as dictionary_stage
@@ -32,11 +41,14 @@ from vismech.stages.dictionary import CodingSettings
 from vismech.stages.tables import TAIL, tidy
 from vismech.stages.work import Work
 from vismech.store.artifacts import Spec, write_json
-from vismech.store.settings import FLAT, UNUSED
+from vismech.store.settings import FLAT, UNUSED, used
 
 VERSION = 1
 PLANTED = "planted"
 ALL, NO_METHOD = "all", "none"
+SWAP, CHUNK, WIRE, SORTED = 37_000.0, 340_000.0, 670.0, 10.0
+"""Numbers of a statistic that take as long as an edited forward pass of all images, as some path points with their
+gradients, as a wire of the structural equations, and as a number of the vectors that a dictionary is learned from."""
 KEYS = ["network", "dictionary", "noise", "method"]
 
 
@@ -93,8 +105,71 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
                 **how,
             )
             unit = f"{name} {how['dictionary']}"
-            found.append(Job(Stage.evaluate, {unit: Spec(Stage.evaluate.value, VERSION, unit, settings)}, compute))
+            found.append(
+                Job(Stage.evaluate, {unit: Spec(Stage.evaluate.value, VERSION, unit, settings)}, compute, cost)
+            )
     return found
+
+
+def cost(work: Work, specs: Mapping[str, Spec[PlantedSettings]]) -> dict[str, Cost]:
+    """Every method on every network of a name, which differ in nothing that takes time; dictionaries where learned.
+
+    Most of it is the start of small operations, which no GPU would take over: networks stay on the CPU.
+    """
+    found = {}
+    for unit, spec in specs.items():
+        given, shape = spec.settings, _shape(spec.settings.network)
+        learned = given.dictionary != PLANTED
+        images, points, swaps = given.images, 2 * given.path.steps + 1, (1 + 2 * DONORS) * (shape.sources + 1)
+        rows = images * (points + 7.0 + swaps) + (given.training_images if learned else 0)
+        chunks = images + ceil(2 * images * given.path.steps / Integral().rows)
+        began = SWAP * swaps + CHUNK * chunks + WIRE * shape.wires * (shape.sources + 1)
+        done = Cost(
+            images,
+            forward=rows,
+            backward=float(images * points * shape.targets),
+            work={
+                CostKind.forward: shape.counts.forward.times(rows, 0),
+                CostKind.backward: shape.counts.backward.times(images * points * shape.targets, 0),
+                CostKind.host: Amount(began),
+            },
+            about=True,
+        )
+        for k, c in shape.frames if learned else ():
+            n = given.training_images * GRID**2
+            done += Cost(vectors=n, work=fitting(Method(given.dictionary), n, k, c, given.fit))
+            l0 = l0_of(used(given.coding.l0_per_channel, 0.5), c)
+            done += Cost(work=coding(given.coding.code, images * GRID**2, k, c, l0, images))
+            done += Cost(work={CostKind.host: Amount(SORTED * n * c)})
+        cells = given.seeds * len(given.noise)
+        found[unit] = Cost(
+            given.seeds * len(given.noise) * images,
+            done.vectors * cells,
+            done.forward * cells,
+            done.backward * cells,
+            work={kind: amount.times(cells, cells) for kind, amount in done.work.items()},
+            about=True,
+        )
+    return found
+
+
+class _Shape(NamedTuple):
+    """What a planted network costs by: numbers of concepts and wires, a row from end to end, K and C of both ends."""
+
+    sources: int
+    targets: int
+    wires: int
+    counts: Counts
+    frames: tuple[tuple[int, int], tuple[int, int]]
+
+
+@cache
+def _shape(name: str) -> _Shape:
+    network = plant(circuit_of(name, 0))
+    lower, upper = ((len(frame), frame.shape[1]) for frame in (network.frames[0], network.frames[-1]))
+    wires = sum(len(unit.wires) for layer in network.circuit.layers for concept in layer for unit in concept)
+    counts = count(network.model[1:], (lower[1], GRID, GRID))
+    return _Shape(lower[0], upper[0], wires, counts, (lower, upper))
 
 
 def compute(work: Work, specs: Mapping[str, Spec[PlantedSettings]]) -> None:

@@ -15,6 +15,8 @@ from vismech.measures.statistics import Interval, bootstrap
 
 SAME = 0.9
 """A cosine above which two concept vectors are called the same."""
+DRAWS = 100
+"""Random matchings that chance is the mean of."""
 
 
 class Pairing(NamedTuple):
@@ -73,7 +75,7 @@ def graph_overlap(
     targets: Pairing,
     sources: Pairing,
     seed: int,
-    draws: int = 100,
+    draws: int = DRAWS,
 ) -> Overlap | None:
     """Weighted Jaccard index of two sets of signed edges (Ružička 1958), positive and negative parts apart:
 

@@ -17,21 +17,27 @@ from vismech.attribution.aggregation import group_means
 from vismech.config.choices import Evaluation, Stage
 from vismech.config.composition import varied
 from vismech.config.schema import Config, EvaluateConfig
+from vismech.costs.cost import Amount, Cost
+from vismech.costs.cost import Kind as CostKind
 from vismech.dictionaries import Dictionary
 from vismech.errors import UserError
 from vismech.measures.base import TRACED, Kind
 from vismech.measures.planted.scores import match
-from vismech.measures.stability.scores import SAME, Pairing, graph_overlap, pairing, traced
-from vismech.measures.statistics import bootstrap
+from vismech.measures.stability.scores import DRAWS, SAME, Pairing, graph_overlap, pairing, traced
+from vismech.measures.statistics import BOOTSTRAPPED, bootstrap
 from vismech.network.layers import LOGITS
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
+from vismech.stages.counted import concepts_of
 from vismech.stages.tables import TAIL, tidy
+from vismech.stages.trace import TraceSettings, images_of, targets_of
 from vismech.stages.work import Work
 from vismech.store.artifacts import Artifact, Spec, write_json
 from vismech.store.settings import Settings
 
 VERSION = 1
+MATCHED, COMPARED = 0.005, 3.0
+"""Numbers that are looked at for each step of a matching, k³ in all, and for each edge of a random one, as measured."""
 VARIED = {"seed", "data", "extract", "dictionary", "attribute", "graph"}
 """What a variant may change."""
 
@@ -62,8 +68,46 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
                 known |= {spec.key for spec in new.values()}
         uppers = dict(zip(ctx.layers, [*ctx.layers[1:], LOGITS], strict=True))
         specs = {f"{layer} {against}": _spec(ctx, plan, theirs, layer, uppers[layer], against) for layer in ctx.layers}
-        found.append(Job(Stage.evaluate, specs, compute))
+        found.append(Job(Stage.evaluate, specs, compute, cost))
     return found
+
+
+def cost(work: Work, specs: Mapping[str, Spec[StabilitySettings]]) -> dict[str, Cost]:
+    """Concepts are matched, and edges read and compared, in as many random matchings as there are draws."""
+    found = {}
+    for unit, spec in specs.items():
+        lower, upper = spec.settings.lower, spec.settings.upper
+        told = _matching(work, lower, spec.parents["dictionary"], spec.parents["other dictionary"])
+        traces = [("class", "other class")] * (1 if upper != LOGITS else 2)
+        if upper != LOGITS:
+            told += _matching(work, upper, spec.parents["upper"], spec.parents["other upper"])
+            traces.append(("pair", "other pair"))
+        for names in traces:
+            told += _comparing(work, *(spec.parents[name] for name in names))
+        found[unit] = told
+    return found
+
+
+def _matching(work: Work, layer: str, first: Spec[Any], second: Spec[Any]) -> Cost:
+    """Cosines, twice; the matching, and intervals of two means."""
+    k, other = (concepts_of(work, layer, dictionary) for dictionary in (first, second))
+    products = Amount(doubles=4.0 * k * other * work.layout(layer).channels)
+    told = MATCHED * k * other * min(k, other) + 4.0 * k * other + 2.0 * BOOTSTRAPPED * min(k, other)
+    return Cost(work={CostKind.products: products, CostKind.host: Amount(told)}, about=True)
+
+
+def _comparing(work: Work, first: Spec[TraceSettings], second: Spec[TraceSettings]) -> Cost:
+    """Edges of both runs: their means, their overlap under each matching, and its interval."""
+    images, edges, sources = 0, 0.0, 0
+    for trace in (first, second):
+        wanted = trace.settings
+        images, _ = images_of(work, trace.parents["logits"], wanted.explained)
+        targets = 1 if wanted.upper == LOGITS else targets_of(wanted)
+        sources = max(sources, concepts_of(work, wanted.lower, trace.parents["dictionary"]))
+        edges += float(targets * sources)
+    groups = max(1, len(first.settings.explained.classes))
+    told = images * edges + COMPARED * DRAWS * groups * edges / 2 + 2.0 * BOOTSTRAPPED * sources
+    return Cost(images, work={CostKind.host: Amount(told)}, about=True)
 
 
 def _variant(ctx: Context, against: str) -> tuple[Context, Plan]:
