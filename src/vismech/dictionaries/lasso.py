@@ -36,7 +36,7 @@ FIRST_RHO, RHO_RANGE = 0.5, (0.01, 100.0)
 ADAPT_EVERY = 5
 # Exchanges tried in each round; slack of |<v, x − uV>| ≤ λ, relative to λ; ridge that lets equal atoms share a code;
 # of both also what float32 can tell.
-EXCHANGES = 6
+EXCHANGES, ROUNDED_EXCHANGES = 6, 4
 SLACK, ROUNDED_SLACK = 1e-9, 1e-4
 RIDGE, ROUNDED_RIDGE = 1e-10, 1e-6
 # The largest V Vᵀ that is held (8,192 atoms); of more atoms each active set's part of it is made when it is needed.
@@ -233,20 +233,20 @@ def _exchange_all(
     problem: _Lasso, correlations: Float[Tensor, "n k"], start: Float[Tensor, "n k"]
 ) -> tuple[Float[Tensor, "n k"], Bool[Tensor, " n"]]:
     """Return codes and which of them are minima: the primal-dual active-set method from the active sets of `start`."""
-    _, _, signs = _exchange(problem, correlations.float(), start.sign())
-    codes, solved, _ = _exchange(problem, correlations, signs.to(correlations))
+    _, _, signs = _exchange(problem, correlations.float(), start.sign(), ROUNDED_EXCHANGES)
+    codes, solved, _ = _exchange(problem, correlations, signs.to(correlations), EXCHANGES)
     return codes, solved
 
 
 def _exchange(
-    problem: _Lasso, correlations: Float[Tensor, "n k"], start: Float[Tensor, "n k"]
+    problem: _Lasso, correlations: Float[Tensor, "n k"], start: Float[Tensor, "n k"], exchanges: int
 ) -> tuple[Float[Tensor, "n k"], Bool[Tensor, " n"], Float[Tensor, "n k"]]:
     """Return codes, which of them are minima in the precision of the correlations, and the signs that were reached."""
     codes, solved = torch.zeros_like(correlations), torch.zeros(len(start), dtype=torch.bool, device=start.device)
     slack = problem.penalty * (1 + (SLACK if correlations.dtype == torch.float64 else ROUNDED_SLACK))
     reached, signs = start.clone(), start
     left = torch.arange(len(start), device=start.device)
-    for _ in range(EXCHANGES):
+    for _ in range(exchanges):
         # More active atoms than dimensions are no minimum in general position, and dear to solve for.
         few = (signs.count_nonzero(1) <= min(problem.atoms.shape)).nonzero()[:, 0]
         if not len(few):
