@@ -57,7 +57,8 @@ def methods_figure(table: pd.DataFrame, path: Path) -> None:
     sources = list(dict.fromkeys(table["source"]))
     paths = list(dict.fromkeys(table["path"]))
     with drawn((13.5, 0.4 * len(paths) + 2.2), path) as figure:
-        for axes, (metric, title) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
+        shown = {metric: title for metric, title in SHOWN.items() if metric in set(table["metric"])}
+        for axes, (metric, title) in zip(figure.subplots(1, len(shown), sharey=True), shown.items(), strict=True):
             for number, source in enumerate(sources):
                 here = table[(table["source"] == source) & (table["metric"] == metric)]
                 for row in here.to_dict("records"):
