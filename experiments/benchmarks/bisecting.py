@@ -15,8 +15,9 @@ the strategy, "biggest_inertia".
 `--before COMMIT` takes the package of another commit instead of scikit-learn: N vectors of C channels and 64
 directions, half of their numbers zero, in K concepts, each in a process of its own; prints seconds of CPU, the median
 of the ratios over alternating runs, and whether the trees are the same bytes. Against 0ab344a, on two shared cores:
-0.60 at 12500:1024:4096 and at 25000:2048:8192 (0.72 and 0.76 before vectors stayed in two arrays). Of what is left more
-than half is FAISS's 2-means, on nodes of some forty vectors, whose sums no other product gives to the last bit.
+0.60 at 12500:1024:4096 and at 25000:2048:8192 (measured as 0.72 and 0.76 on another day, before vectors stayed in two
+arrays, which alone is worth 0.93). Of what is left about half is FAISS's 2-means, on nodes of some forty vectors,
+whose sums no other product gives to the last bit.
 """
 
 from __future__ import annotations
