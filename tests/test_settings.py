@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 import vismech
-from vismech.attribution.settings import PathOptions
 from vismech.config.choices import Evaluation
 from vismech.config.documentation import documentation
 from vismech.config.schema import Config
 from vismech.measures.insertion import InsertionOptions
 from vismech.passes.settings import PathSettings
-from vismech.stages.settings import KeptSettings
+from vismech.stages.settings import KeptSettings, PathOptions
 from vismech.store.artifacts import Spec
 from vismech.store.settings import FLAT, UNHASHED, UNUSED, Settings, named
 

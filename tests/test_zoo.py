@@ -101,8 +101,10 @@ def table_of_transformers() -> pd.DataFrame:
 def test_of_transformers_each_is_traced_or_refused_in_a_sentence(transformers) -> None:
     table = table_of_transformers()
     assert list(table.index) == list(transformers.ARCHITECTURES) and len(table) >= 25
-    assert transformers.markdown(table.reset_index()) in (FOLDER / "README.md").read_text()
-    traced = table[table.answer == transformers.TRACED]
+    traced, told = table[table.answer == transformers.TRACED], (FOLDER / "README.md").read_text()
+    assert f"| transformers and hybrids traced and described | {len(traced)} | {len(table)} |" in told
+    for name, column in (("AttnLRP", "attnlrp"), ("rollout", "rollout")):
+        assert f"| … {name} | {(traced[column] == 'yes').sum()} | {len(traced)} |" in told
     assert len(traced) >= 25
     for answer in table.answer:
         assert answer == transformers.TRACED or (len(answer) > 20 and "\n" not in answer)

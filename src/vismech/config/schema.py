@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vismech.attribution.settings import PathOptions
 from vismech.config.choices import (
     Around,
     EditValue,
@@ -35,7 +34,7 @@ from vismech.measures.shortcut import ShortcutOptions
 from vismech.measures.stability import StabilityOptions
 from vismech.measures.transfer import TransferOptions
 from vismech.sources.settings import DataConfig, ModelConfig
-from vismech.stages.settings import DescribeSettings, DrawOptions, FieldOptions, KeptSettings
+from vismech.stages.settings import DescribeSettings, DrawOptions, FieldOptions, KeptSettings, PathOptions
 
 
 @group

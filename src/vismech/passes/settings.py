@@ -10,11 +10,11 @@ from vismech.attribution.autoencoder import Autoencoder
 from vismech.attribution.integral import Settings as Integral
 from vismech.attribution.methods import OPTIONS, Manifold, Options, load_decoder, options_of
 from vismech.attribution.paths import load_path
-from vismech.attribution.settings import PathOptions
 from vismech.attribution.weights import SIDES
 from vismech.config.choices import Baseline, PathWeight, Rule
 from vismech.sources.own import Own, code_hash
 from vismech.sources.weights import fingerprint
+from vismech.stages.settings import PathOptions
 from vismech.store.settings import UNUSED, used
 
 PHI = 0.9

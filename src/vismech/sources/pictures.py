@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from vismech.config.choices import DataSource, Fingerprint
 from vismech.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -171,6 +172,8 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image → [3, crop, crop], normalised."""
+        import torch
+
         F = _transforms()
         pixels = F.to_dtype(F.pil_to_tensor(self.geometry(image)), torch.float32, scale=True)
         return F.normalize(pixels, list(self.mean), list(self.std))
