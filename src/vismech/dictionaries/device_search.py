@@ -19,6 +19,8 @@ from vismech.passes.devices import rounding
 FLOAT32_MARGIN = 1e-5
 # Numbers that are held at once beside the shard: cosines, or candidates in float64.
 BLOCK = 2**25
+# Candidates beyond the neighbours that are asked for.
+MORE = 8
 
 
 class Found(NamedTuple):
@@ -60,7 +62,7 @@ def merged(one: Found, other: Found, k: int) -> Found:
 
 
 def _candidates(scores: Float[Tensor, "q n"], k: int) -> Int[Tensor, "q m"]:
-    wanted, n = min(k + 8, scores.shape[1]), scores.shape[1]
+    wanted, n = min(k + MORE, scores.shape[1]), scores.shape[1]
     while True:
         values, rows = scores.topk(wanted)
         if wanted == n or bool((values[:, -1] < values[:, k - 1] - FLOAT32_MARGIN).all()):

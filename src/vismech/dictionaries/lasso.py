@@ -70,6 +70,9 @@ def lasso(
     left = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
     size = rows_at_once(vectors, len(atoms) + atoms.shape[1])
     for_each_chunk(partial(_solve_most, problem), vectors.split(size), codes.split(size), left.split(size))
+    rest = left.nonzero()[:, 0]
+    if not len(rest):
+        return codes
     gap = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
 
     def solve_rest(rows: Tensor) -> None:
@@ -78,7 +81,7 @@ def lasso(
         codes[rows] = found.to(codes)
         gap[rows[~solved]] = _relative_gap(problem, exact[~solved], found[~solved])
 
-    for_each_chunk(solve_rest, left.nonzero()[:, 0].split(size))
+    for_each_chunk(solve_rest, rest.split(size))
     if bool((gap > tolerance).any()):
         warn(
             f"lasso: {int((gap > tolerance).sum())} of {len(vectors)} codes have a relative duality gap above "
@@ -244,14 +247,13 @@ def _exchange(
     """Return codes, which of them are minima in the precision of the correlations, and the signs that were reached."""
     codes, solved = torch.zeros_like(correlations), torch.zeros(len(start), dtype=torch.bool, device=start.device)
     slack = problem.penalty * (1 + (SLACK if correlations.dtype == torch.float64 else ROUNDED_SLACK))
-    reached, signs = start.clone(), start
-    left = torch.arange(len(start), device=start.device)
+    # More active atoms than dimensions are no minimum in general position, and dear to solve for.
+    most = min(problem.atoms.shape)
+    left = (start.count_nonzero(1) <= most).nonzero()[:, 0]
+    reached, signs = start.clone(), start[left]
     for _ in range(exchanges):
-        # More active atoms than dimensions are no minimum in general position, and dear to solve for.
-        few = (signs.count_nonzero(1) <= min(problem.atoms.shape)).nonzero()[:, 0]
-        if not len(few):
+        if not len(left):
             break
-        left, signs = left[few], signs[few]
         trial = _solve_active(problem, correlations[left], signs)
         slope = problem.slope(correlations[left], trial)
         wrong = trial * signs < 0
@@ -259,10 +261,10 @@ def _exchange(
         optimal = ~(wrong | missing).any(1) & trial.isfinite().all(1)
         codes[left] = torch.where(optimal[:, None], trial, codes[left])
         solved[left] = optimal
-        rest = (~optimal).nonzero()[:, 0]
-        signs = torch.where(wrong, 0, torch.where(missing, slope.sign(), signs))[rest]
-        left = left[rest]
-        reached[left] = signs
+        signs = torch.where(wrong, 0, torch.where(missing, slope.sign(), signs))
+        reached[left] = torch.where(optimal[:, None], reached[left], signs)
+        rest = (~optimal & (signs.count_nonzero(1) <= most)).nonzero()[:, 0]
+        left, signs = left[rest], signs[rest]
     return codes, solved, reached
 
 

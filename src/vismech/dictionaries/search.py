@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from vismech.dictionaries.device_search import FLOAT32_MARGIN, Found, merged, nearest_in_shard
+from vismech.dictionaries.device_search import FLOAT32_MARGIN, MORE, Found, merged, nearest_in_shard
 from vismech.errors import UserError
 
 
@@ -159,7 +159,7 @@ def _nearest_in_shard(queries: Float[ndarray, "q c"], shard: Float[ndarray, "n c
     """Return the k nearest rows of one shard, exact and with ties by row."""
     index = exact_index(shard.shape[1])
     index.add(shard.astype(np.float32))
-    k, wanted = min(k, len(shard)), min(k + 8, len(shard))
+    k, wanted = min(k, len(shard)), min(k + MORE, len(shard))
     while True:
         scores, rows = index.search(queries.astype(np.float32), wanted)
         # Whatever FAISS left out is below its last score: enough once that is clearly below the k-th.

@@ -147,7 +147,8 @@ class Run:
             from vismech.finished.opened import Opened
 
             self._opened_as[way] = opened = Opened(config)
-            opened.ctx.config.describe = replace(config.describe, patches=way)
+            told = opened.ctx.config
+            told.describe = replace(told.describe, patches=way)
         return self._opened_as[way]
 
 

@@ -187,10 +187,10 @@ def fields_of(
         return read_fields(work.store.open(spec)).fields
 
 
-def fields_settings(ctx: Context, **more: Any) -> FieldsSettings:
+def fields_settings(ctx: Context, cards: int = UNUSED) -> FieldsSettings:
     """How the run's configuration traces vectors to pixels."""
     coding = dictionary_stage.coding_of(ctx.config)
-    return FieldsSettings.from_group(ctx.config.describe, source=ctx.source, coding=coding, **{"cards": UNUSED} | more)
+    return FieldsSettings.from_group(ctx.config.describe, source=ctx.source, coding=coding, cards=cards)
 
 
 class Wanted(NamedTuple):

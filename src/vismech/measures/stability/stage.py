@@ -117,9 +117,8 @@ def _variant(ctx: Context, against: str) -> tuple[Context, Plan]:
         what = f"changes {', '.join(sorted(changed - VARIED))}" if changed else "changes nothing"
         raise UserError(f"evaluate.against={against!r} {what}: a variant changes {', '.join(sorted(VARIED))}")
     config = replace(config, until=Stage.evaluate)
-    config.evaluate = replace(
-        EvaluateConfig(), kinds=[Evaluation.stability], against=[]
-    )  # traces, and nothing measured
+    # Traces, and nothing measured.
+    config.evaluate = replace(EvaluateConfig(), kinds=[Evaluation.stability], against=[])
     other, plan = ctx.planned(config)
     if other.layers != ctx.layers or config.graph.scope != ctx.config.graph.scope:
         raise UserError(f"evaluate.against={against!r}: a variant has the same layers and the same graph.scope")
