@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 import vismech
 from vismech.config.choices import DataSource, ModelSource
+from vismech.errors import UserError
 from vismech.network.cut import open_network
 from vismech.network.pfv import layout_of
 from vismech.sources.data import CIFAR10, open_data
@@ -29,10 +30,10 @@ SHOWN = ["importance", "logit_effect", "class_effect", "used_by", "entropy_stamp
 def audited(run: Path, planted: Path, images: int) -> pd.DataFrame:
     """The candidates of the planted class, with what tells stamped images."""
     told = vismech.open_run(run)
-    table = told.tables["audit"]
     target = told.config.edit.target
-    assert isinstance(target, int), "give edit.target as an index"
-    name = CIFAR10[target]
+    if not isinstance(target, int) or "audit" not in told.tables:
+        raise UserError(f"{run} is no audit with edit.target as a class's index: make it as the README says")
+    name, table = CIFAR10[target], told.tables["audit"]
     with (planted / "test_groups.csv").open(encoding="utf-8", newline="") as file:
         stamps = {row["id"]: row["stamp"] == "1" for row in csv.DictReader(file)}
     data = open_data(DataSource.cifar10, planted / "test", limit=images)
@@ -65,7 +66,13 @@ def main() -> None:
     if len(given.runs) % 2:
         parser.error("give each run with the folder of its planted network")
     pairs = list(zip(given.runs[::2], given.runs[1::2], strict=True))
-    table = pd.concat([audited(run, planted, given.images) for run, planted in pairs])
+    for _, planted in pairs:
+        if not (planted / "planted.safetensors").is_file():
+            parser.error(f"{planted} is not a folder that plant.py wrote: it has no planted.safetensors")
+    try:
+        table = pd.concat([audited(run, planted, given.images) for run, planted in pairs])
+    except UserError as error:
+        parser.error(str(error))
     table = table[["network", "layer", "place", "concept", *SHOWN, "auc"]]
     table.to_csv(given.out / "audit.csv", index=False, float_format="%.4g")
     print(pd.DataFrame(table[table["place"] <= 3]).round(3).to_string(index=False))
