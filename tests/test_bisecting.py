@@ -18,7 +18,7 @@ from vismech.dictionaries import build, mean_of
 from vismech.dictionaries import scratch as files
 from vismech.dictionaries.bisecting import ROUNDING, bisecting_kmeans
 from vismech.dictionaries.canonical import canonical
-from vismech.dictionaries.kmeans import TwoMeans, cluster
+from vismech.dictionaries.kmeans import TwoMeans, cluster, one_by_one
 from vismech.errors import UserError
 
 
@@ -317,7 +317,8 @@ def test_the_tree_is_byte_for_byte_that_of_the_slow_twin(kind) -> None:
     }[kind]()
     k = min(150, slow_canonical(vectors)[2])
     found = bisecting_kmeans(vectors, k, seed=11)
-    nodes, labels, centroid = slow_tree(vectors, k, 11)
+    with one_by_one():
+        nodes, labels, centroid = slow_tree(vectors, k, 11)
     for name in ("parent", "left", "right", "depth", "size", "sse"):
         assert [node[name] for node in nodes] == getattr(found.tree, name).tolist(), name
     assert torch.equal(found.labels, labels)
@@ -344,6 +345,18 @@ def test_vectors_are_left_as_they_are() -> None:
         before = vectors.clone()
         bisecting_kmeans(vectors, 5, seed=0)
         assert torch.equal(vectors, before)
+
+
+def test_faiss_compares_as_before_once_a_tree_has_grown_or_failed() -> None:
+    import faiss
+
+    before = faiss.cvar.distance_compute_blas_threshold
+    bisecting_kmeans(relu_vectors(60, 8, 0), 5, seed=0)
+    with pytest.raises(UserError, match="distinct"):
+        bisecting_kmeans(relu_vectors(60, 8, 0), 61, seed=0)
+    assert faiss.cvar.distance_compute_blas_threshold == before
+    with one_by_one():
+        assert faiss.cvar.distance_compute_blas_threshold > before
 
 
 @pytest.mark.parametrize("spherical", [True, False])

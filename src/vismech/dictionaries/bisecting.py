@@ -3,9 +3,10 @@
 Legend: n vectors, c channels, k concepts, t nodes of the tree.
 
 The 2-means of each node is FAISS's on one thread; with two it is slower besides. FAISS is used because it also runs on
-GPUs and beats scikit-learn (`experiments/benchmarks/bisecting.py`). Most nodes hold a few vectors, where what surrounds
-FAISS costs more than its arithmetic: so its objects are made once, and masks are numpy's. Splitting nodes of one size
-together, from products of their vectors, took as long.
+GPUs and beats scikit-learn. Most nodes hold a few vectors, where what surrounds FAISS costs more than its arithmetic:
+so its objects are made once, and masks are numpy's. Tried, and no faster (`experiments/benchmarks/bisecting.py`): to
+split nodes of one size together from products of their vectors; to split several in threads, of which Python lets one
+run where nodes are small; to read large nodes once an iteration in blocks that a cache holds.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from vismech.dictionaries.base import Fitted
 from vismech.dictionaries.canonical import canonical, require_distinct
-from vismech.dictionaries.kmeans import TwoMeans, cluster, directions
+from vismech.dictionaries.kmeans import TwoMeans, cluster, directions, one_by_one
 from vismech.dictionaries.scratch import room
 from vismech.dictionaries.search import gpu_ordinal
 from vismech.errors import UserError
@@ -82,7 +83,7 @@ class _Vectors:
     def split(self, node: "_Node", first: ndarray) -> int:
         """Sort a node's vectors by a mask, and return where the second cluster's begin."""
         here = slice(node.begin, node.begin + node.size)
-        order = np.concatenate([first.nonzero()[0], (~first).nonzero()[0]])
+        order = np.argsort(~first, kind="stable")
         source, target = self.arrays[node.side][here], self.arrays[1 - node.side][here]
         torch.index_select(source, 0, torch.from_numpy(order), out=target)
         self.rows[here] = self.rows[here][order]
@@ -94,6 +95,11 @@ class _Node:
 
     `rounding` is the mean squared distance from the mean below which the vectors count as equal.
     """
+
+    __slots__ = (
+        *("side", "begin", "size", "seed", "parent", "depth", "left", "right", "rounding"),
+        *("vectors", "mean", "sse"),
+    )
 
     def __init__(
         self, of: _Vectors, side: int, begin: int, end: int, seed: bytes, parent: int, depth: int, rounding: float
@@ -157,7 +163,7 @@ def bisecting_kmeans(
     """
     if k < 1 or min_size < 1 or iterations < 1 or restarts < 1:
         raise UserError(f"bisecting: k={k}, min_size, iterations={iterations} and restarts must be at least 1.")
-    with one_thread():
+    with one_thread(), one_by_one():
         found = canonical(vectors, "bisecting", unit=unit, folder=scratch)
         require_distinct("bisecting", k, found, len(vectors), "directions" if unit else "values")
         how = {"spherical": unit, "iterations": iterations, "restarts": restarts}
@@ -215,6 +221,8 @@ def _grow(
 
 def _two_means(on_cpu: TwoMeans, ordinal: int | None, how: dict[str, Any], node: _Node) -> ndarray:
     """Return which vectors of a node fall to the first of two centroids; neither side is empty."""
+    if node.size == 2:
+        return np.array([True, False])
     seed = 1 + int.from_bytes(node.seed, "big") % (2**31 - 1)
     if ordinal is None or node.size < GPU_NODE_SIZE:
         first = on_cpu(node.vectors, seed)
@@ -230,7 +238,7 @@ def _two_means(on_cpu: TwoMeans, ordinal: int | None, how: dict[str, Any], node:
 
 def _collect(nodes: list[_Node], rows: Tensor, n: int, stopped: str) -> BisectingResult:
     """Number the leaves from left to right and lay the tree out as arrays."""
-    labels, atom, order, stack = torch.full((n,), -1), np.full(len(nodes), -1), [], [0]
+    atom, order, stack = np.full(len(nodes), -1), [], [0]
     while stack:
         index = stack.pop()
         node = nodes[index]
@@ -238,8 +246,10 @@ def _collect(nodes: list[_Node], rows: Tensor, n: int, stopped: str) -> Bisectin
             stack += [node.right, node.left]
             continue
         atom[index] = len(order)
-        labels[rows[node.begin : node.begin + node.size]] = len(order)
         order.append(index)
+    # Each leaf's vectors follow those of the leaf to its left.
+    sizes, labels = torch.tensor([nodes[index].size for index in order]), torch.full((n,), -1)
+    labels[rows] = torch.arange(len(order)).repeat_interleave(sizes)
     leaves, centroid = torch.from_numpy(atom >= 0), torch.empty(len(nodes), len(nodes[0].mean))
     for begin in range(0, len(nodes), CHUNK):
         some = slice(begin, begin + CHUNK)
@@ -248,7 +258,7 @@ def _collect(nodes: list[_Node], rows: Tensor, n: int, stopped: str) -> Bisectin
         if not bool((norms[leaves[some]] > 0).all()):
             directions(means[leaves[some]], "bisecting")  # which refuses a mean that is zero
         centroid[some] = means.div_(norms.clamp_(min=1e-300))
-    integers = {name: np.array([getattr(node, name) for node in nodes]) for name in Tree._fields[:5]}
-    tree = Tree(**integers, sse=np.array([node.sse for node in nodes]), atom=atom, centroid=centroid.numpy())
+    integers = np.array([(node.parent, node.left, node.right, node.depth, node.size) for node in nodes]).T
+    tree = Tree(*integers.copy(), sse=np.array([node.sse for node in nodes]), atom=atom, centroid=centroid.numpy())
     sse = float(tree.sse[order].sum())
     return BisectingResult(centroid[order], labels, tree, sse, stopped, n - len(rows))
