@@ -25,6 +25,7 @@ from vismech.attribution.quadrature import Quadrature, added, doubled, quadratur
 from vismech.attribution.sources import Edges, Source
 from vismech.attribution.targets import ConceptTargets, Targets
 from vismech.attribution.weights import SIDES, changes
+from vismech.attribution.windows import windows_of
 from vismech.config.choices import Mode, PathWeight, ReadOut, Rule
 from vismech.errors import UserError
 from vismech.network.pfv import Layout
@@ -204,7 +205,11 @@ class _Integral(NamedTuple):
 def _groups(problem: _Problem, source: Source) -> Iterator[tuple[Int[Tensor, " i"], Mode]]:
     """Neighbouring images of the same mode, as many as fit into a pass; one by one with a tolerance."""
     settings, device = problem.settings, problem.clean.device
-    size = 1 if settings.tolerance is not None else max(1, settings.rows // settings.steps)
+    size = 1
+    if settings.tolerance is None:
+        windows = windows_of(problem.segment, problem.layout, problem.targets)
+        share = 1.0 if windows is None else min(1.0, windows.share * len(windows.targets.atoms))
+        size = max(1, int(settings.rows / share) // settings.steps)
 
     def mode(image: int) -> Mode:
         if settings.mode is not Mode.auto:

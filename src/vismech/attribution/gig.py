@@ -21,13 +21,12 @@ from vismech.attribution.paths import Curve, Points
 from vismech.attribution.quadrature import Quadrature
 from vismech.attribution.targets import Targets
 from vismech.attribution.weights import OwnWeight, Weighing
+from vismech.attribution.windows import ROW_MULTIPLE, weighed_in_windows, windows_of
 from vismech.config.choices import PathWeight
 from vismech.errors import NotFinite
 from vismech.network.pfv import Layout
 
 Segment = Callable[[Tensor], Tensor]
-# A row's last digits depend on its place among so many and on the number of rows: it would show who shares a pass.
-ROW_MULTIPLE = 8
 CACHED_NUMBERS = 2**18
 
 
@@ -181,12 +180,40 @@ def integrate(
     nodes, steps = nodes_of(rule, curve)
     at_ends = Ends(*(part[images] for part in known or ends(segment, layout, curve, clean, targets, rows)))
     weighing = Weighing(weights, phi, *at_ends, targets.present[images], own)
+    windows = None if profile else windows_of(segment, layout, targets)
+    found = Profile(*(nodes.new_zeros(*at_ends.value.shape, len(nodes)) for _ in range(2))) if profile else None
+    if windows is None:
+        total = _weighed(segment, layout, curve, clean, targets, Nodes(nodes, steps), rows, images, weighing, found)
+    else:
+        total = weighed_in_windows(segment, windows, curve, images, nodes, steps, rows, weighing)
+    if not torch.stack([total.sum(), *(part.sum() for part in at_ends)]).isfinite().all():
+        raise_not_finite(segment, layout, curve, clean, targets, nodes, images)
+    shaped = total.transpose(0, 1).unflatten(3, curve.end.shape[1:]).unflatten(2, (len(weighing.kept), -1))
+    gradients = weighing.finish(dict(zip(weighing.kept, shaped.unbind(2), strict=True)))
+    return PathIntegral(
+        gradients, *at_ends, weighing.moves, weighing.crosses, weighing.crossing, weighing.energy, found
+    )
+
+
+def _weighed(
+    segment: Segment,
+    layout: Layout,
+    curve: Curve,
+    clean: Tensor,
+    targets: Targets,
+    rule: Nodes,
+    rows: int,
+    images: Int[Tensor, " i"],
+    weighing: Weighing,
+    found: Profile | None,
+) -> Float[Tensor, "t i m numbers"]:
+    """Weighted sums of the gradients of every target that is present; M as in :func:`weighed_in_windows`."""
+    nodes, steps = rule
     directions = [one.flatten(1) for one in curve.directions] if weighing.slopes else []
     speeds, index = curve.path.speeds(nodes), images.tolist()
-    count, width = len(weighing.kept), speeds.shape[1]
+    count = len(weighing.kept) * speeds.shape[1]
     # Targets first, so that those of neighbouring images lie together and sums grow in place.
-    total = curve.end.new_zeros(targets.present.shape[1], len(images), count * width, curve.end[0].numel())
-    found = Profile(*(total.new_zeros(*at_ends.value.shape, len(nodes)) for _ in range(2))) if profile else None
+    total = curve.end.new_zeros(targets.present.shape[1], len(images), count, curve.end[0].numel())
     for some, here, target, values, slope in pieces(segment, layout, curve, clean, targets, nodes, rows, images):
         flat, under = slope.flatten(2), weighing(some, target, nodes[here], steps[here], values)
         if directions:
@@ -201,13 +228,7 @@ def integrate(
         if found is not None:
             found.values[some, target, here] = values
             found.norms[some, target, here] = flat.norm(dim=2)
-    if not torch.stack([total.sum(), *(part.sum() for part in at_ends)]).isfinite().all():
-        raise_not_finite(segment, layout, curve, clean, targets, nodes, images)
-    shaped = total.transpose(0, 1).unflatten(3, curve.end.shape[1:]).unflatten(2, (count, width))
-    gradients = weighing.finish(dict(zip(weighing.kept, shaped.unbind(2), strict=True)))
-    return PathIntegral(
-        gradients, *at_ends, weighing.moves, weighing.crosses, weighing.crossing, weighing.energy, found
-    )
+    return total
 
 
 def _add(

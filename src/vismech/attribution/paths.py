@@ -139,14 +139,23 @@ class Curve:
 
     def points(self, image: Int[Tensor, " b"], alpha: Float[Tensor, " s"]) -> Float[Tensor, "b s p c"]:
         """γ(α) of some images."""
-        if self._from_zero:
-            return alpha[:, None, None] * self.end[image][:, None]
-        return self._mix(self.path.coefficients(alpha), image)
+        return self._at(alpha, image)
 
-    def _mix(self, coefficients: Float[Tensor, "s m"], image: Int[Tensor, " b"] | slice) -> Float[Tensor, "b s p c"]:
+    def within(
+        self, image: Int[Tensor, " b"], places: Int[Tensor, "b w"], alpha: Float[Tensor, " s"]
+    ) -> Float[Tensor, "b s w c"]:
+        """γ(α) of some images at some positions of each."""
+        return self._at(alpha, (image[:, None], places))
+
+    def _at(self, alpha: Float[Tensor, " s"], where: Any) -> Float[Tensor, "b s w c"]:
+        if self._from_zero:
+            return alpha[:, None, None] * self.end[where][:, None]
+        return self._mix(self.path.coefficients(alpha), where)
+
+    def _mix(self, coefficients: Float[Tensor, "s m"], where: Any) -> Float[Tensor, "b s w c"]:
         total: Any = 0
         for column, anchor in zip(coefficients.T, self.anchors, strict=True):
-            total = total + column[:, None, None] * anchor[image][:, None]
+            total = total + column[:, None, None] * anchor[where][:, None]
         return total
 
 

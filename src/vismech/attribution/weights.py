@@ -76,7 +76,7 @@ class Weighing:
 
     def __call__(
         self,
-        image: slice | int,
+        image: slice | int | Int[Tensor, " n"],
         target: int | Int[Tensor, " n"],
         nodes: Float[Tensor, " s"],
         steps: Float[Tensor, " s"],
@@ -85,7 +85,7 @@ class Weighing:
         """Weights of a stretch of nodes but for idg, the quadrature's ``steps`` included; stretches come in order.
 
         Args:
-            image, target: which pairs: one target of several images, or several targets of one.
+            image, target: which pairs: one target of several images, several targets of one, or one of each.
             nodes, steps: nodes and weights of the quadrature there.
             values: g at the nodes.
         """
@@ -116,7 +116,7 @@ class Weighing:
 
     def climb(
         self,
-        image: slice | int,
+        image: slice | int | Int[Tensor, " n"],
         target: int | Int[Tensor, " n"],
         steps: Float[Tensor, " s"],
         slopes: Float[Tensor, "n s"],

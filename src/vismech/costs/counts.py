@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from vismech.costs.cost import Amount
+from vismech.network.locality import window_share
 from vismech.passes.capacity import numbers_per_row
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ ROWS = 7  # a number that few sizes of parameters are multiples of
 class Counts(NamedTuple):
     """FLOPs and bytes of one row and operations of one call: forward, and back to the input for one gradient.
 
-    ``kept`` are the numbers that a row computes, most of which a backward pass holds.
+    ``kept`` are the numbers that a row computes, most of which a backward pass holds; ``window`` is the share of the
+    input that one position of the output depends on.
     """
 
     flops: float
@@ -32,6 +34,7 @@ class Counts(NamedTuple):
     back_traffic: float
     back_launches: float
     kept: float
+    window: float = 1.0
 
     @property
     def forward(self) -> Amount:
@@ -87,4 +90,5 @@ def _count(segment: nn.Module, rows: Tensor) -> Counts:
         returned.bytes / ROWS,
         returned.operations,
         numbers_per_row(segment),
+        window_share(segment, tuple(rows.shape[2:])),
     )

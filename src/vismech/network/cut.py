@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +23,7 @@ from vismech.network.folding import Folded, Folding, Pair, foldable
 from vismech.network.held import HeldCut, HeldSegment, Packing, frontier
 from vismech.network.hooked import HookedNetwork
 from vismech.network.layers import LOGITS, PIXELS
+from vismech.network.locality import Reaches, reach_of
 from vismech.network.network import Network
 from vismech.network.norms import GUARDED
 from vismech.network.pfv import Layout, layout_of
@@ -210,6 +212,7 @@ class ExportedNetwork(Network):
             needed = set().union(*(self._reach(end, start, held) for end in ends))
             graph, copies = fx.Graph(), {}
             copies[start] = graph.placeholder("activation")
+            copies[start].meta = dict(start.meta)
             for node in held:
                 copies[node] = graph.placeholder(f"held_{node.name}")
             for node in self.module.graph.nodes:
@@ -275,6 +278,11 @@ class _Single(nn.Module):
     def __init__(self, cut: nn.Module, placement: Placement, folding: Folding | None) -> None:
         super().__init__()
         self.cut, self.placement, self.folding = cut, placement, folding
+
+    @cached_property
+    def reach(self) -> Reaches | None:
+        """See :func:`~vismech.network.locality.reach_of`."""
+        return reach_of(self.cut)
 
     def forward(self, activation: Tensor) -> Tensor:
         self.placement.follow(activation.device)

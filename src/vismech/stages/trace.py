@@ -12,7 +12,9 @@ import torch
 
 from vismech.attribution.aggregation import group_means, select_concepts
 from vismech.attribution.automatic import PROBED
-from vismech.config.choices import Around, Baseline, Evaluation, Rule, Scope, Stage
+from vismech.attribution.methods import OPTIONS
+from vismech.attribution.windows import worth
+from vismech.config.choices import Around, Baseline, Evaluation, ReadOut, Rule, Scope, Stage
 from vismech.config.schema import Config
 from vismech.costs.cost import Amount, Cost, Kind
 from vismech.errors import UserError
@@ -24,7 +26,7 @@ from vismech.passes.start import run_loop
 from vismech.passes.trace import TraceLoop, UpperConcepts, trace_columns
 from vismech.stages import dictionary as dictionary_stage
 from vismech.stages.context import Context, Job, Plan
-from vismech.stages.counted import activations, coded, concepts_of, passing, reading, written
+from vismech.stages.counted import activations, coded, concepts_of, counted, passing, reading, written
 from vismech.stages.dictionary import CodingSettings
 from vismech.stages.explained import Explained, ExplainedSettings, explained
 from vismech.stages.mean import MeanSettings, mean_spec
@@ -137,7 +139,7 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
             reading(work, opened)
             + activations(work, lower, opened)
             + coded(work, lower, spec.parents["dictionary"], settings.coding, opened)
-            + passing(work, lower, upper, points + twice, points / work.site.runtime.path_batch_size, targets)
+            + _followed(work, settings, points, twice, targets)
             + Cost(
                 written=written(trace_columns(targets, k, used(settings.prefix, 0)), images),
                 work={Kind.products: Amount(edges / 2, traffic=2.0 * 4 * gradient, launches=30.0 * images * targets)},
@@ -145,6 +147,16 @@ def cost(work: Work, specs: Mapping[str, Spec[TraceSettings]]) -> dict[str, Cost
             )
         )
     return found
+
+
+def _followed(work: Work, settings: TraceSettings, points: float, ends: float, targets: int) -> Cost:
+    """So many path points, and ends of paths: whole maps, or the windows that targets at one position depend on."""
+    path, lower, upper = settings.path, settings.lower, settings.upper
+    share = counted(work, lower, upper).window
+    local = upper != LOGITS and path.readout is ReadOut.max and path.under not in OPTIONS and worth(share, targets)
+    rows, backs = (points * targets * share, 1) if local else (points, targets)
+    found = passing(work, lower, upper, rows, rows / work.site.runtime.path_batch_size, backs)
+    return found + passing(work, lower, upper, ends, ends / work.site.runtime.path_batch_size)
 
 
 def targets_of(settings: TraceSettings) -> int:
