@@ -38,6 +38,7 @@ from vismech.config.choices import Along, Mode, PathWeight, SourceKind
 from vismech.measures.saturation.scores import WEIGHTS
 from vismech.network.cut import open_network
 from vismech.network.pfv import layout_of
+from vismech.passes.memory import keep_freed_memory
 from vismech.sources.models import open_model
 
 STEPS, ROWS = 32, 64
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--only-steps", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every run does
     if options.only_steps:
         Problem(options.checkpoint, "layer1.1", "layer1.2", images=4, targets=8)(WEIGHTS, options.only_steps)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,11 +1,12 @@
-"""Cost of a trace through segments with folded batch norms against that through the same segments as they are.
+"""Cost of a trace with folded batch norms, and in windows, against that through the same segments as they are.
 
     python experiments/benchmarks/folded_norms.py
 
 Prints, per network and pair of layers, CPU seconds of one thread of Generalized Integrated Gradients (32 midpoints, 8
-concepts as targets, or the class) with batch norms folded divided by those without, the same ratio of a pass forward
-alone, and the largest difference between the edges over the largest edge. Sides take turns; the median ratio of the
-turns is printed. Weights and moments are random: what a pass costs does not depend on them.
+concepts as targets, or the class) divided by those of whole maps without folding: with batch norms folded alone, and as
+a run does it, which also passes only the windows that a target's position depends on; the first ratio of a pass forward
+alone; and the largest difference between the edges of a run and of whole maps, over the largest edge. Sides take turns;
+the median ratio of the turns is printed. Weights and moments are random: what a pass costs does not depend on them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import timm
@@ -78,7 +79,9 @@ class Case:
         batch = torch.randn(images, 3, size, size, generator=generator).to(memory_format=torch.channels_last)
         found = network.activations(batch, [lower, upper])
         self.layout, self.clean, self.rows = layout_of(network.shape(lower), lower), found[lower], rows
-        self.segments = [network.segment(lower, upper, folded=folded) for folded in (True, False)]
+        folded, plain = (network.segment(lower, upper, folded=fold) for fold in (True, False))
+        # A function tells of no windows.
+        self.segments: list[Callable[[Tensor], Tensor]] = [folded, lambda rows: folded(rows), lambda rows: plain(rows)]
         self.source = UnitSource(SourceKind.channels, self.layout.vectors(self.clean).contiguous())
         self.targets: Targets = LogitTargets(found[upper].argmax(1))
         if upper != LOGITS:
@@ -87,12 +90,12 @@ class Case:
             self.targets = ConceptTargets(atoms, (above.vectors(found[upper]) @ atoms.T).argmax(1), above)
         self.batch = self.clean.repeat(-(-rows // images), 1, 1, 1)[:rows].contiguous(memory_format=torch.channels_last)
 
-    def edges(self, segment: nn.Module) -> Tensor:
+    def edges(self, segment: Callable[[Tensor], Tensor]) -> Tensor:
         asked = Settings(steps=STEPS, mode=Mode.reverse, rows=self.rows)
         found = attribute(segment, self.layout, self.source, self.clean, self.targets, asked)  # pyright: ignore
         return found.edges[PathWeight.ig].units
 
-    def forward(self, segment: nn.Module) -> Tensor:
+    def forward(self, segment: Callable[[Tensor], Tensor]) -> Tensor:
         return segment(self.batch)
 
 
@@ -102,10 +105,10 @@ def seconds(function: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def ratio(sides: list[Callable[[], object]], repeats: int) -> float:
-    """Median over turns of the first side's time by the second's; the first turn only warms up."""
+def ratios_to_last(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Medians over turns of each side's time by the last one's; the first turn only warms up."""
     turns = [[seconds(side) for side in sides] for _ in range(repeats + 1)][1:]
-    return statistics.median(first / second for first, second in turns)
+    return [statistics.median(times[side] / times[-1] for times in turns) for side in range(len(sides) - 1)]
 
 
 @torch.no_grad()
@@ -117,19 +120,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as every run does
-    print(f"{'network':<19} {'pair':<22} {'trace':>6} {'forward':>8} {'difference':>11}")
+    print(f"{'network':<19} {'pair':<22} {'a run':>6} {'folded':>7} {'forward':>8} {'difference':>11}")
     for name, (build, size, pairs) in NETWORKS.items():
         network, ratios = opened(build, size), []
         for lower, upper in pairs:
             case = Case(network, lower, upper, size, options.images, options.rows)
-            folded, plain = (case.edges(segment) for segment in case.segments)
-            difference = float((folded - plain).abs().max() / plain.abs().max())
-            ratios.append(ratio([partial(case.edges, segment) for segment in case.segments], options.repeats))
-            forward = ratio([partial(case.forward, segment) for segment in case.segments], 2 * options.repeats)
-            print(
-                f"{name:<19} {lower + ' → ' + upper:<22} {ratios[-1]:>6.2f} {forward:>8.2f} {difference:>11.1e}",
-                flush=True,
-            )
+            near, whole = (case.edges(segment) for segment in (case.segments[0], case.segments[-1]))
+            difference = float((near - whole).abs().max() / whole.abs().max())
+            own, folded = ratios_to_last([partial(case.edges, segment) for segment in case.segments], options.repeats)
+            ratios.append(own)
+            sides = [partial(case.forward, segment) for segment in case.segments[1:]]
+            (forward,) = ratios_to_last(sides, 2 * options.repeats)
+            pair = f"{lower} → {upper}"
+            print(f"{name:<19} {pair:<22} {own:>6.2f} {folded:>7.2f} {forward:>8.2f} {difference:>11.1e}", flush=True)
         print(f"{name:<19} {'median':<22} {statistics.median(ratios):>6.2f}", flush=True)
 
 

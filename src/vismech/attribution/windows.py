@@ -75,7 +75,7 @@ def windows_of(segment: Callable[[Tensor], Tensor], layout: Layout, targets: Tar
     return found if worth(found.share, len(targets.atoms)) else None
 
 
-def worth(share: float, targets: float) -> bool:
+def worth(share: float, targets: int) -> bool:
     """Whether windows of this share of a map cost less than the whole map, forward once and back for each target."""
     return 2 * targets * share < WORTH * (1 + targets)
 

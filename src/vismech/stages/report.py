@@ -14,7 +14,7 @@ from PIL import Image
 from vismech.attribution.automatic import TOO_MUCH
 from vismech.config.choices import Code, Images, Output, Positions, Rule, Scope, Stage
 from vismech.config.schema import Config
-from vismech.costs.cost import Cost
+from vismech.costs.cost import Amount, Cost, Kind
 from vismech.measures.base import measure_of, measured_rows
 from vismech.report.patches import Patch, Presence, encode_png
 from vismech.sources.own import Own
@@ -37,8 +37,10 @@ from vismech.stages.work import Work, read_images
 from vismech.store.artifacts import Spec
 from vismech.store.settings import UNUSED, Settings, used
 
-DRAWN, THUMB = 20_000_000, 64 * 64
+DRAWN, THUMB = 35_000_000, 64 * 64
 """Pixels of the figure and of a patch on the page, about; for the cost alone."""
+RANKED = 3 * 1000 * 2 * 20
+"""Steps for each measured link: three orders, resampled a thousand times, ranks of both sides; for the cost alone."""
 VERSION = 4
 PHOTOGRAPH_SIDE = 160
 PAGE, FIGURE = "report/index.html", "figures/graph"
@@ -84,7 +86,10 @@ def job(ctx: Context, plan: Plan, fields: Spec, where: Spec) -> Job:
     def cost(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> dict[str, Cost]:
         concepts = len(plan.descriptions) * kept_most(graph)
         nearest = next(iter(plan.descriptions.values())).settings.nearest
-        return dict.fromkeys(specs, pictured(float(DRAWN + concepts * (nearest + 1) * THUMB)))
+        kept = kept_most(graph)
+        ranked = len(plan.effects) * float(RANKED * kept * (kept + 1))
+        drawn = pictured(float(DRAWN + concepts * (nearest + 1) * THUMB))
+        return dict.fromkeys(specs, drawn + Cost(work={Kind.host: Amount(ranked)}))
 
     graph = plan.graph
     parents = {"graph": plan.graph, "logits": plan.logits, "fields": fields, "where": where}
