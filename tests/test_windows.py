@@ -67,7 +67,7 @@ def parts(choose: random.Random, channels: int) -> tuple[nn.Module, int]:
     """One local layer of a random network, and its channels."""
     size = choose.choice([1, 2, 3, 5])
     stride, padding, dilation = choose.choice([1, 1, 2, 3]), choose.randrange(0, size), choose.choice([1, 1, 2])
-    match choose.randrange(7):
+    match choose.randrange(8):
         case 0 | 1:
             sides = (size, choose.choice([1, 3])), (stride, 1), (padding, 1), (dilation, 1)
             groups = choose.choice([1, channels])
@@ -80,6 +80,10 @@ def parts(choose: random.Random, channels: int) -> tuple[nn.Module, int]:
             return nn.AvgPool2d(2, stride, choose.choice([0, 1])), channels
         case 5:
             return Shortcut(channels), channels + 2
+        case 6:
+            left, right, top, bottom = (choose.randrange(3) for _ in range(4))
+            padded = nn.ConstantPad2d((left, right, top, bottom), choose.choice([0.0, 0.5]))
+            return nn.Sequential(padded, nn.Conv2d(channels, channels, size, stride)), channels
     return Branches(channels, choose.choice([3, 5])), 2 * channels
 
 
@@ -98,7 +102,7 @@ class Random(nn.Module):
 
 
 @given(seed=st.integers(0, 10**6), layers=st.integers(1, 3), rows=st.integers(17, 24), columns=st.integers(17, 24))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_window_gives_the_value_and_nothing_outside_it_has_a_gradient(seed, layers, rows, columns) -> None:
     model = tiny.seeded(Random(seed, layers), seed).double()
     example = torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(seed)).double()
@@ -166,7 +170,8 @@ class Beheaded(nn.Module):
         nn.GroupNorm(1, 2),
         nn.Softmax(3),
         nn.ReflectionPad2d(1),
-        nn.ZeroPad2d(1),
+        nn.ReplicationPad2d(1),
+        nn.ZeroPad2d(-1),
         nn.PixelShuffle(1),
     ],
     ids=str,

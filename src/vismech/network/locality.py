@@ -138,9 +138,7 @@ def _through(cut: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Reaches | 
     if name == "slice":
         return _sliced(node, before)
     if name in ("pad", "constant_pad_nd"):
-        if any(arguments[1][:4]) or len(arguments[1]) > 6:
-            raise _NotLocal
-        return before
+        return _padded(node, before)
     raise _NotLocal
 
 
@@ -178,6 +176,16 @@ def _windowed(before: Reaches, *options: Any) -> Reaches:
         both.append((given, given) if isinstance(given, int) else (given[0], given[-1]))
     rows, columns = (reach.then(*(option[side] for option in both)) for side, reach in enumerate(before))
     return rows, columns
+
+
+def _padded(node: fx.Node, before: Reaches) -> Reaches:
+    """A constant around a map, and channels of it before and after."""
+    sides: Any = node.args[1]
+    constant = operation(node) == "constant_pad_nd" or _argument(node, 2, "mode", "constant") == "constant"
+    if not constant or len(sides) > 6 or min(sides) < 0:
+        raise _NotLocal
+    columns, _, rows, _ = (*sides, 0, 0, 0, 0)[:4]
+    return before[0].then(1, 1, rows, 1), before[1].then(1, 1, columns, 1)
 
 
 def _sliced(node: fx.Node, before: Reaches) -> Reaches:
