@@ -19,6 +19,7 @@ from vismech.attribution.sources import ConceptSource, UnitSource
 from vismech.attribution.targets import ConceptTargets, LogitTargets
 from vismech.attribution.windows import windows_of
 from vismech.config.choices import Along, Mode, PathWeight, ReadOut, SourceKind
+from vismech.measures.interlayer.orders import ImageTargets
 from vismech.measures.saturation.scores import WEIGHTS
 from vismech.network.cut import LOGITS, open_network
 from vismech.network.layers import PIXELS
@@ -269,6 +270,16 @@ def test_other_units_are_served_too(kind) -> None:
     problem = Problem(("stem", "layer1"))
     source = UnitSource(kind, problem.vectors)
     assert_close(problem(source, True)[0], problem(source, False)[0])
+
+
+def test_each_image_may_have_concepts_of_its_own() -> None:
+    problem = Problem(("stem", "layer1"))
+    shared, atoms = problem.targets, problem.targets.atoms
+    own = torch.stack([atoms.roll(image, 0) for image in range(len(problem.clean))])
+    problem.targets = ImageTargets(own, shared.anchors, shared.layout, shared.anchors)
+    (near, few), (far, many) = (problem(problem.concepts(), local, weights=WEIGHTS) for local in (True, False))
+    assert_close(near, far)
+    assert few < many / 2
 
 
 def test_an_image_alone_has_the_same_bytes() -> None:

@@ -145,6 +145,31 @@ class ConceptTargets:
         return replace(self, anchors=self.anchors[image])
 
 
+@runtime_checkable
+class AtPositions(Protocol):
+    """Concepts of the upper layer that are read at one position each, if ``readout`` is max."""
+
+    @property
+    def atoms(self) -> Float[Tensor, "*b t c"]:
+        """v_j, the same for all images or each image's own."""
+        ...
+
+    @property
+    def anchors(self) -> Int[Tensor, "b t"]:
+        """p*, −1 where an image has not the target."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """How the upper activation is read as PFVs."""
+        ...
+
+    @property
+    def readout(self) -> ReadOut:
+        """At p*, or otherwise."""
+        ...
+
+
 def codes_of(vectors: Float[Tensor, "r t c"], dictionary: Dictionary, concepts: Sequence[int]) -> Float[Tensor, "r t"]:
     """Code of concept j at its own vector, differentiable: both lasso and matching pursuit solve least squares on their
     active atoms A, so that with A held ``∂u_A/∂x = (V_A V_Aᵀ)⁻¹ V_A``; a concept outside A has no slope.

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vismech.attribution.paths import Curve
-from vismech.attribution.targets import ConceptTargets, Targets
+from vismech.attribution.targets import AtPositions, Targets
 from vismech.attribution.weights import Weighing
 from vismech.config.choices import ReadOut
 from vismech.network.locality import Reach
@@ -43,7 +43,12 @@ class Windows(NamedTuple):
     layout: Layout
     whole: tuple[int, int]
     reaches: tuple[Reach, Reach]
-    targets: ConceptTargets
+    targets: AtPositions
+
+    def atoms(self, image: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
+        """v_j of pairs of an image and a target."""
+        every = self.targets.atoms
+        return every[target] if every.ndim == 2 else every[image, target]
 
     @property
     def share(self) -> float:
@@ -66,13 +71,13 @@ class Windows(NamedTuple):
 def windows_of(segment: Callable[[Tensor], Tensor], layout: Layout, targets: Targets) -> Windows | None:
     """Windows of a segment's targets; None where it is not local, or where they would save little."""
     reaches: tuple[Reach, Reach] | None = getattr(segment, "reach", None)
-    if reaches is None or not isinstance(targets, ConceptTargets) or targets.readout is not ReadOut.max:
+    if reaches is None or not isinstance(targets, AtPositions) or targets.readout is not ReadOut.max:
         return None
     if not layout.axes is targets.layout.axes is Axes.channels_first:
         return None
     rows, columns = (reach.window(side) for reach, side in zip(reaches, layout.grid, strict=True))
     found = Windows(Layout(layout.axes, (rows, columns), layout.channels), layout.grid, reaches, targets)
-    return found if worth(found.share, len(targets.atoms)) else None
+    return found if worth(found.share, targets.atoms.shape[-2]) else None
 
 
 def worth(share: float, targets: int) -> bool:
@@ -104,22 +109,23 @@ def weighed_in_windows(
         weighing: the weights under the integral, which takes note of what the path tells.
     """
     targets, speeds, whole = windows.targets, curve.path.speeds(nodes), curve.end
-    owner, target = targets.present[images].nonzero(as_tuple=True)
+    anchors = targets.anchors[images]
+    owner, target = (anchors >= 0).nonzero(as_tuple=True)
     limit = max(1, int(rows / windows.share))
     stride = min(len(nodes), limit)
     together = max(1, limit // len(nodes)) if len(nodes) % ROW_MULTIPLE == 0 else 1
     count = len(weighing.kept) * speeds.shape[1]
-    sums = whole.new_zeros(targets.present.shape[1], len(images), count, *whole.shape[1:])
+    sums = whole.new_zeros(anchors.shape[1], len(images), count, *whole.shape[1:])
     for some, which in zip(owner.split(together), target.split(together), strict=True):
         image = images[some]
-        places, at = windows.places(targets.anchors[image, which])
+        places, at = windows.places(anchors[some, which])
         here = image[:, None], places
         ways = [way[here].flatten(1) for way in curve.directions] if weighing.slopes else []
         total = whole.new_zeros(len(some), count, places.shape[1] * whole.shape[2])
         for begin in range(0, len(nodes), stride):
             alpha, step, speed = (part[begin : begin + stride] for part in (nodes, steps, speeds))
             points = curve.within(image, places, alpha)
-            values, gradient = _gradients(segment, windows, points, at, targets.atoms[which])
+            values, gradient = _gradients(segment, windows, points, at, windows.atoms(image, which))
             under = weighing(some, which, alpha, step, values)
             if ways:
                 slopes = (torch.bmm(gradient, torch.stack(ways, 2)) * speed).sum(2)
