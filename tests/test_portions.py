@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import pickle
 from multiprocessing.reduction import ForkingPickler
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
@@ -24,8 +27,9 @@ from vismech.passes import capacity
 from vismech.passes.capacity import numbers_per_row, rows_that_fit
 from vismech.passes.extract import ExtractLoop
 from vismech.passes.memory import out_of_memory
-from vismech.passes.portions import Portions, in_portions
+from vismech.passes.portions import Portions, concurrent_size, in_portions
 from vismech.passes.start import run_loop
+from vismech.passes.threads import allowed_threads, one_thread
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -84,6 +88,53 @@ def test_portions_give_each_row_once(rows, size) -> None:
     found = in_portions(step, images, rows, size)["a"]["double"]
     assert found.tolist() == [2 * row for row in dict.fromkeys(rows)]
     assert max(asked) <= size
+
+
+def test_workers_take_portions_at_once_and_give_the_same() -> None:
+    rows, met, without = [0, 1, 2, 3, 4, 5, 5, 5], Barrier(3, timeout=60), []
+    images = torch.tensor(rows).float()[:, None]
+
+    def step(some: Tensor, numbers: list[int]) -> dict[str, dict[str, Tensor]]:
+        met.wait()  # breaks unless three are here at once
+        without.append((torch.is_grad_enabled(), torch.get_num_threads()))
+        return {"a": {"double": 2 * some[:, 0]}}
+
+    with one_thread():
+        found = in_portions(step, images, rows, 2, workers=3)["a"]["double"]
+    assert found.tolist() == [0, 2, 4, 6, 8, 10]
+    assert without == 3 * [(False, 1)]
+
+
+def test_the_first_portions_error_is_told() -> None:
+    def step(some: Tensor, numbers: list[int]) -> dict[str, dict[str, Tensor]]:
+        raise UserError(f"row {numbers[0]}")
+
+    with pytest.raises(UserError, match="row 0"):
+        in_portions(step, torch.zeros(8, 1), list(range(8)), 2, workers=4)
+
+
+@given(st.integers(1, 12), st.integers(0, 100), st.integers(1, 20))
+def test_each_worker_has_a_portion_of_whole_eights(eights, padding, workers) -> None:
+    rows = list(range(8 * eights - min(padding, 8 * eights - 1)))
+    rows += [rows[-1]] * (8 * eights - len(rows))
+    size = concurrent_size(rows, workers)
+    assert workers == 1 or size % 8 == 0
+    assert size * workers >= len(set(rows))
+    assert workers == 1 or size - 8 < len(set(rows)) / workers
+    assert concurrent_size([*rows, rows[-1]], workers) == len(rows) + 1
+
+
+def test_threads_inside_of_one_are_those_outside() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert allowed_threads() == 3
+        with one_thread(), one_thread():
+            assert torch.get_num_threads() == 1 and allowed_threads() == 3
+        assert allowed_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert allowed_threads() == before
 
 
 @pytest.mark.parametrize(

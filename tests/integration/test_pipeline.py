@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 import tiny as tiny_network
 from integration.conftest import FileLimit, digest, draw_pictures, run_apart, tiny_config
-from vismech.config.choices import Code, Positions, Rule, Scope, Stage, Unreadable
+from vismech.config.choices import Code, Evaluation, Positions, Rule, Scope, Stage, Unreadable
 from vismech.config.schema import Config
 from vismech.errors import UserError
+from vismech.passes import loop
 from vismech.stages.run import run
 from vismech.store.artifacts import Store
 from vismech.store.rows import Rows
@@ -116,6 +117,27 @@ def test_other_workers_threads_file_order_and_store_give_the_same_bytes(first, t
     finally:
         torch.set_num_threads(threads)
     assert digest(tmp_path / "store") == digest(base / "store")
+
+
+@pytest.mark.thorough
+def test_portions_of_a_batch_at_once_give_the_same_bytes(tiny, tmp_path, monkeypatch) -> None:
+    """Every pass that may: three threads, each of which has eight images of a batch."""
+    tiny.runtime.batch_size, tiny.graph.measured = 24, True
+    measures = ("reconstruction", "insertion", "transfer", "interlayer", "circuit")
+    tiny.evaluate.kinds, tiny.evaluate.images = [Evaluation(name) for name in measures], 16
+    at_once, whole, found = [], loop.in_portions, {}
+    monkeypatch.setattr(loop, "in_portions", lambda *given: at_once.append(given[-1]) or whole(*given))
+    threads = torch.get_num_threads()
+    for count in (1, 3):
+        tiny.store.root = str(tmp_path / f"store{count}")
+        torch.set_num_threads(count)
+        try:
+            run(tiny, tmp_path / f"run{count}")
+        finally:
+            torch.set_num_threads(threads)
+        found[count] = digest(Path(tiny.store.root))
+    assert found[1] == found[3]
+    assert len(at_once) >= 8 and {*at_once} == {3}
 
 
 @pytest.mark.thorough

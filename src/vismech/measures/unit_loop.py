@@ -80,6 +80,11 @@ class UnitLoop(TraceLoop):
         super().__init__(*args, **kwargs)
         self.seed, self.sensitivity_rows = seed, frozenset(sensitivity_rows)
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return False
+
     def measure(self, coded: Coded, case: Case) -> dict[str, Measured]:
         """The metrics of :attr:`scores` for one image's moving targets."""
         raise NotImplementedError

@@ -70,6 +70,8 @@ class ExportedNetwork(Network):
     Graph and cuts compute where the model is: moved by `nn.Module.to`, it takes them along.
     """
 
+    concurrent = True
+
     def __init__(self, module: fx.GraphModule, model: nn.Module) -> None:
         self.module, self.model = module, model
         nodes = list(module.graph.nodes)

@@ -16,6 +16,9 @@ from vismech.network.layers import Layers
 class Network(Layers):
     """A model cut into layers; built by :func:`open_network`."""
 
+    concurrent = False
+    """Whether several threads may pass it at once."""
+
     def activations(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Activations of ``images`` [B, 3, H, W] at ``layers``, computed no further than needed.
 

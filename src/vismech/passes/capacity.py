@@ -43,7 +43,13 @@ def numbers_per_row(segment: nn.Module) -> int:
     if isinstance(segment, HookedSegment):
         return sum(prod(segment.network.shape(layer)) for layer in segment.network.layers)
     graphs = [part.graph for part in segment.modules() if isinstance(part, fx.GraphModule)]
-    values = (value for graph in graphs for node in graph.nodes if node.op != "get_attr" for value in _tensors(node))
+    values = (
+        value
+        for graph in graphs
+        for node in graph.nodes
+        if node.op in ("call_function", "call_module")
+        for value in _tensors(node)
+    )
     return sum(_numbers(value) for value in values)
 
 

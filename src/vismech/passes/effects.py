@@ -100,6 +100,11 @@ class EffectsLoop(ImageLoop):
         middle = {one.upper for one in self.edited.values()} - {LOGITS}
         self.last = {name: self.network.segment(name, LOGITS) for name in middle | {*self.edited}}
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return True
+
     def cuts(self) -> list[nn.Module]:
         """See :meth:`ImageLoop.cuts`."""
         return list(self.last.values())

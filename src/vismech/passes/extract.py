@@ -73,6 +73,11 @@ class ExtractLoop(ImageLoop):
         assert len(positions) <= 1 and self.layouts.keys() == self.how.keys()
         self.positions = positions.pop() if positions else Positions.all
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return self.positions in (Positions.all, Positions.uniform)
+
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
         found = self._found(images, rows)

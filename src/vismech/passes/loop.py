@@ -27,10 +27,10 @@ from vismech.network.layers import LOGITS, PIXELS
 from vismech.passes.capacity import numbers_per_row
 from vismech.passes.devices import quiet, set_rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
-from vismech.passes.portions import Columns, Portions, in_portions, release, smaller
+from vismech.passes.portions import Columns, Portions, concurrent_size, in_portions, release, smaller
 from vismech.passes.resources import Resources, resources_of
 from vismech.passes.site import Site
-from vismech.passes.threads import one_thread
+from vismech.passes.threads import allowed_threads, one_thread
 from vismech.sources.pictures import ImageData, Preprocess
 from vismech.store.rows import Rows
 
@@ -145,6 +145,7 @@ class ImageLoop:
         self.resources: Resources | None = None
         self.device = torch.device("cpu")
         self._portions: Portions | None = None
+        self._workers = 1
 
     def __getstate__(self) -> dict[str, Any]:
         # As plain bytes: torch would hand tensors to spawned processes through shared memory, of which a container
@@ -202,17 +203,24 @@ class ImageLoop:
         images = batch.images
         if self.site.runtime.channels_last:
             images = images.to(memory_format=torch.channels_last)
+        self._workers = self.workers()
         # As in the pipeline's own process, for a process that was spawned.
         with torch.no_grad(), one_thread():
             return self._in_portions(images, rows)
+
+    def workers(self) -> int:
+        """How many portions of a batch are taken at once: on a CPU as many as torch has threads, if they may be."""
+        alone = self.device.type != "cpu" or not self.concurrent or not self.network.concurrent
+        return 1 if alone else allowed_threads()
 
     def _in_portions(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """The step's columns, again with less at once as long as that is too much for the memory."""
         while True:
             try:
-                if self.portions.images >= len(rows):
+                size = min(self.portions.images, concurrent_size(rows, self._workers))
+                if size >= len(rows):
                     return self.step(images, rows)
-                return in_portions(self.step, images, rows, self.portions.images)
+                return in_portions(self.step, images, rows, size, self._workers)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -226,12 +234,17 @@ class ImageLoop:
             runtime, most = self.site.runtime, max(map(numbers_per_row, self.cuts()), default=1)
             wanted = Portions(runtime.batch_size, runtime.path_batch_size)
             per_image = numbers_per_row(self.network.segment(PIXELS, LOGITS)) + self.held_per_image()
-            self._portions = Portions.that_fit(wanted, per_image, most, self.device, self.title)
+            self._portions = Portions.that_fit(wanted, per_image, most * self._workers, self.device, self.title)
         return self._portions
 
     def cuts(self) -> list[nn.Module]:
         """The segments that path points go through."""
         return []
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether steps may run at once, each on a portion of a batch: whether they change nothing that they share."""
+        return False
 
     def held_per_image(self) -> int:
         """Numbers that a step holds for each image beside the network's own, such as codes."""

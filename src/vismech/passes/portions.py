@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -15,6 +18,7 @@ from vismech.passes.capacity import free_bytes, rows_that_fit
 
 log = logging.getLogger(__name__)
 
+MULTIPLE = 8
 Columns = dict[str, Tensor]
 Step = Callable[[Tensor, list[int]], dict[str, Columns]]
 
@@ -48,18 +52,42 @@ class Portions(NamedTuple):
         return None if smaller == self else smaller
 
 
-def in_portions(step: Step, images: Tensor, rows: Sequence[int], size: int) -> dict[str, Columns]:
-    """Columns of the distinct rows of a batch, whose padding repeats its last row, from ``size`` images at a time."""
-    found: list[dict[str, Columns]] = []
+def in_portions(step: Step, images: Tensor, rows: Sequence[int], size: int, workers: int = 1) -> dict[str, Columns]:
+    """Columns of the distinct rows of a batch, whose padding repeats its last row, from ``size`` images at a time.
+
+    So many ``workers`` take portions at once, each in a thread of its own and with one thread of torch's.
+    """
+    portions: list[tuple[Tensor, list[int], int]] = []
     seen: set[int] = set()
     for first in range(0, len(rows), size):
         some = list(rows[first : first + size])
         fresh = len(set(some) - seen)
         if fresh:
-            made = step(images[first : first + size], some)
-            found.append({name: {key: value[:fresh] for key, value in part.items()} for name, part in made.items()})
+            portions.append((images[first : first + size], some, fresh))
         seen.update(some)
-    return {name: _joined([one[name] for one in found]) for name in found[0]}
+
+    def made(portion: tuple[Tensor, list[int], int]) -> dict[str, Columns]:
+        some, own, fresh = portion
+        with torch.no_grad():  # a mode of the thread that set it
+            found = step(some, own)
+        return {name: {key: value[:fresh] for key, value in part.items()} for name, part in found.items()}
+
+    if workers == 1:
+        each = list(map(made, portions))
+    else:
+        with ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1)) as pool:
+            each = list(pool.map(made, portions))
+    return {name: _joined([one[name] for one in each]) for name in each[0]}
+
+
+def concurrent_size(rows: Sequence[int], workers: int) -> int:
+    """Images of a portion, so that each worker has one; a multiple of :data:`MULTIPLE`, as the batch must be too.
+
+    All of them where there is one worker, or the batch is no multiple: a row's last digits depend on their number.
+    """
+    if workers == 1 or len(rows) % MULTIPLE:
+        return len(rows)
+    return ceil(len(set(rows)) / workers / MULTIPLE) * MULTIPLE
 
 
 def _joined(parts: list[Columns]) -> Columns:

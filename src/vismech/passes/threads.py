@@ -3,10 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+_allowed: ContextVar[int | None] = ContextVar("allowed", default=None)
+
+
+def allowed_threads() -> int:
+    """As many threads as torch may use, or might outside of :func:`one_thread`."""
+    return _allowed.get() or torch.get_num_threads()
 
 
 @contextmanager
@@ -16,6 +24,7 @@ def one_thread() -> Iterator[None]:
     Sums split among threads round differently. The counts are the process's own, so Python threads share them.
     """
     torch_threads, faiss_threads = torch.get_num_threads(), None
+    allowed = _allowed.set(allowed_threads())
     if find_spec("faiss") is not None:
         import faiss
 
@@ -25,6 +34,7 @@ def one_thread() -> Iterator[None]:
     try:
         yield
     finally:
+        _allowed.reset(allowed)
         torch.set_num_threads(torch_threads)
         if faiss_threads is not None:
             faiss.omp_set_num_threads(faiss_threads)

@@ -224,6 +224,11 @@ class TraceLoop(ImageLoop):
         """How the integral is taken, with the rows that the runtime allows."""
         return self.how.integral(self.site.runtime.path_batch_size)
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return self.settings.mode is not Mode.forward  # which sets what holds for all of the process
+
     def cuts(self) -> list[nn.Module]:
         """See :meth:`ImageLoop.cuts`."""
         return [self.segment]

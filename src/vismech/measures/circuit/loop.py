@@ -116,6 +116,11 @@ class CircuitLoop(ImageLoop):
         parts = distinct.split([mask.shape[1] for mask in bound], 1)
         return _Passed([part.to(self.device) for part in parts], place.to(self.device))
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return True
+
     def cuts(self) -> list[nn.Module]:
         """See :meth:`ImageLoop.cuts`."""
         return [self.network.segment(next(iter(self.layers)), LOGITS)]

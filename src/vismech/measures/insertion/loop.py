@@ -134,6 +134,11 @@ class ConceptLoop(ImageLoop):
         super().__init__(*args, **kwargs)
         self.layers, self.mean_kept, self.held = layers, mean_kept, held
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return True
+
     def on_predict_start(self) -> None:
         """Move the dictionaries once and cut the segments."""
         self.layers = {name: layer.to(self.device) for name, layer in self.layers.items()}

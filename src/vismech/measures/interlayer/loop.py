@@ -130,6 +130,11 @@ class InterlayerLoop(ImageLoop):
         with self.telling(name, rows):
             return settled(*given, settings, len(self.indices))
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return True
+
     def cuts(self) -> list[nn.Module]:
         """See :meth:`ImageLoop.cuts`."""
         return list(self.segments.values())

@@ -59,6 +59,11 @@ class RepairLoop(TraceLoop):
         super().__init__(*args, **kwargs)
         self.how_drawn, self.group = how_drawn, group
 
+    @property
+    def concurrent(self) -> bool:
+        """See :attr:`ImageLoop.concurrent`."""
+        return False
+
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""
         coded, layer = self._coded(images), Layer(self.layout, self.dictionary)
