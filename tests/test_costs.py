@@ -15,7 +15,7 @@ from vismech.costs.coding import coding
 from vismech.costs.cost import ON_DEVICE, PER_IMAGE, Amount, Cost, Kind
 from vismech.costs.counts import ROWS, count
 from vismech.costs.fitting import fitting
-from vismech.costs.machines import BANDWIDTH, DEFAULTS, EFFICIENCY, GPUS, LAUNCH, Machine, keep, machine_of
+from vismech.costs.machines import BANDWIDTH, DEFAULTS, EFFICIENCY, GPUS, LAUNCH, PORTION, Machine, keep, machine_of
 from vismech.errors import UserError
 from vismech.stages import planned
 from vismech.stages.planned import check_room
@@ -79,6 +79,8 @@ def test_seconds_of_this_machine_are_a_sum() -> None:
     cost = Cost(written=20.0, work=work)
     assert machine().seconds(cost) == pytest.approx(2.0 + 3.0 + 2.0 + 2.0 + 0.5)
     assert machine().seconds(cost, processes=2) == pytest.approx(2.0 + 3.5 + 0.5)  # splits are no pass
+    at_once = 7.0 / (2 * (1 + 3 * PORTION))
+    assert machine().seconds(cost, processes=2, portions=4) == pytest.approx(2.0 + at_once + 0.5)
     assert machine().seconds(cost, but=ON_DEVICE) == pytest.approx(2.5) and {Kind.search} == ON_DEVICE - PER_IMAGE
 
 

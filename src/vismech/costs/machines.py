@@ -44,16 +44,22 @@ class Machine:
     store: float
     measured: bool = True
 
-    def seconds(self, cost: Cost, processes: int = 1, but: frozenset[Kind] = frozenset()) -> float:
-        """Seconds of a cost with so many processes, without the kinds in ``but``."""
+    def seconds(self, cost: Cost, processes: int = 1, but: frozenset[Kind] = frozenset(), portions: int = 1) -> float:
+        """Seconds of a cost with so many processes, each of which passes so many portions of a batch at once, without
+        the kinds in ``but``."""
+        at_once = 1 + PORTION * (portions - 1)
         total = cost.written / self.store
         for kind, amount in cost.work.items():
             if kind not in but:
                 spent = (amount.flops + 2 * amount.doubles) / self.rates[kind]
                 spent += amount.traffic / self.bandwidth + amount.launches * self.launch
-                total += spent / (processes if kind in PER_IMAGE else 1)
+                shared = processes if kind in PER_IMAGE else 1
+                total += spent / (shared * at_once if kind in ON_DEVICE & PER_IMAGE else shared)
         return total
 
+
+PORTION = 0.7
+"""What a further thread adds to the speed of the first, as measured on two cores."""
 
 DEFAULTS = Machine(
     {

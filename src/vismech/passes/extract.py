@@ -76,7 +76,7 @@ class ExtractLoop(ImageLoop):
     @property
     def concurrent(self) -> bool:
         """See :attr:`ImageLoop.concurrent`."""
-        return self.positions in (Positions.all, Positions.uniform)
+        return self.positions not in CONTRIBUTION
 
     def step(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """See :meth:`ImageLoop.step`."""

@@ -97,6 +97,7 @@ class Job:
         cost: what computing the specs that it is given takes, unit by unit; what they share is the first one's. None
             where that is not told.
         passes: whether that is one pass over images, which several runs can fill together.
+        concurrent: whether portions of its batches are passed at once on a CPU; for the cost alone.
     """
 
     stage: Stage
@@ -104,6 +105,7 @@ class Job:
     compute: Callable[[Work, Mapping[str, Spec[Any]]], None] = field(compare=False)
     cost: Callable[[Work, Mapping[str, Spec[Any]]], Mapping[str, Cost]] | None = field(default=None, compare=False)
     passes: bool = False
+    concurrent: bool = False
 
 
 @dataclass

@@ -85,7 +85,7 @@ def job(ctx: Context, to_class: Mapping[str, Spec[Any]], pairs: Mapping[tuple[st
             parents["vectors"] = to_class[lower].parents["dictionary"].parents["vectors"]
         unit = f"{lower}->{upper}"
         specs[unit] = Spec(Stage.effects.value, VERSION, unit, settings, parents)
-    return Job(Stage.effects, specs, compute, cost, passes=True)
+    return Job(Stage.effects, specs, compute, cost, passes=True, concurrent=True)
 
 
 def cost(work: Work, specs: Mapping[str, Spec[EffectSettings]]) -> dict[str, Cost]:

@@ -41,7 +41,7 @@ def job(ctx: Context, logits: bool, also: Iterable[str] = ()) -> Job:
     ]
     settings += [ExtractSettings.only(source=ctx.source, layer=LOGITS)] if logits else []
     specs = {one.layer: Spec(Stage.extract.value, VERSION, one.layer, one) for one in settings}
-    return Job(Stage.extract, specs, compute, cost, passes=True)
+    return Job(Stage.extract, specs, compute, cost, passes=True, concurrent=extract.positions not in CONTRIBUTION)
 
 
 def cost(work: Work, specs: Mapping[str, Spec[ExtractSettings]]) -> dict[str, Cost]:

@@ -13,6 +13,8 @@ from vismech.config.schema import RuntimeConfig
 from vismech.costs.cost import Cost
 from vismech.costs.machines import GPUS, Machine, machine_of
 from vismech.errors import UserError
+from vismech.passes.portions import MULTIPLE
+from vismech.passes.threads import allowed_threads
 from vismech.stages.context import Context, Plan
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,9 @@ def prices(ctx: Context, plan: Plan, missing: Iterable[str]) -> Prices:
     """
     machine, wanted = machine_of(ctx.store.root), set(missing)
     gpu = GPUS[ctx.config.plan_device] if ctx.config.plan_device else None
-    processes, rows = processes_of(ctx.config.runtime), []
+    runtime = ctx.config.runtime
+    processes, rows = processes_of(runtime), []
+    portions = max(1, min(allowed_threads() // processes, runtime.batch_size // MULTIPLE))
     for job in plan.jobs:
         specs = {unit: spec for unit, spec in job.specs.items() if spec.key in wanted}
         if not specs:
@@ -68,7 +72,8 @@ def prices(ctx: Context, plan: Plan, missing: Iterable[str]) -> Prices:
         costs = job.cost(ctx, specs) if job.cost else {}
         for unit in specs:
             cost = costs.get(unit)
-            here = None if cost is None else machine.seconds(cost, processes)
+            at_once = portions if job.concurrent else 1
+            here = None if cost is None else machine.seconds(cost, processes, portions=at_once)
             there = None
             if cost is not None and gpu is not None:
                 there = gpu.seconds(cost, machine, processes, ctx.site.runtime.tf32)

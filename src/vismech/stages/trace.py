@@ -82,7 +82,7 @@ def _job(ctx: Context, settings: TraceSettings, **parents: Spec[Any]) -> Job:
     if (mean := mean_of(ctx, settings.lower)) is not None:
         parents["mean"] = mean
     spec = Spec(Stage.trace.value, VERSION, f"{settings.lower}->{settings.upper}", settings, parents)
-    return Job(Stage.trace, {spec.unit: spec}, compute, cost, passes=True)
+    return Job(Stage.trace, {spec.unit: spec}, compute, cost, passes=True, concurrent=True)
 
 
 def mean_of(ctx: Context, lower: str) -> Spec[MeanSettings] | None:

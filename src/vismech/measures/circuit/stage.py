@@ -94,8 +94,8 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
     parents = {f"ranking {layer}": spec for layer, spec in rankings.items()}
     spec = Spec(Stage.evaluate.value, VERSION, "circuit", settings, parents)
     effects = {spec.unit: spec for spec in rankings.values()}
-    ranking = Job(Stage.effects, effects, effects_stage.compute, effects_stage.cost, passes=True)
-    return [ranking, Job(Stage.evaluate, {"circuit": spec}, compute, cost, passes=True)]
+    ranking = Job(Stage.effects, effects, effects_stage.compute, effects_stage.cost, passes=True, concurrent=True)
+    return [ranking, Job(Stage.evaluate, {"circuit": spec}, compute, cost, passes=True, concurrent=True)]
 
 
 def cost(work: Work, specs: Mapping[str, Spec[CircuitSettings]]) -> dict[str, Cost]:

@@ -103,7 +103,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, specs, compute, cost, passes=True)]
+    return [Job(Stage.evaluate, specs, compute, cost, passes=True, concurrent=True)]
 
 
 def cost(work: Work, specs: Mapping[str, Spec[InsertionSettings]]) -> dict[str, Cost]:

@@ -91,7 +91,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         )
         parents = {side: plan.dictionaries[layer] for side, layer in pair._asdict().items()} | measured_parents(plan)
         specs[unit] = Spec(Stage.evaluate.value, VERSION, unit, settings, parents)
-    return [Job(Stage.evaluate, specs, compute, cost, passes=True)]
+    return [Job(Stage.evaluate, specs, compute, cost, passes=True, concurrent=True)]
 
 
 def cost(work: Work, specs: Mapping[str, Spec[InterlayerSettings]]) -> dict[str, Cost]:

@@ -71,7 +71,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"dictionary": spec, **parents})
         for layer, spec in plan.dictionaries.items()
     }
-    return [Job(Stage.evaluate, specs, compute, cost, passes=True)] if specs else []
+    return [Job(Stage.evaluate, specs, compute, cost, passes=True, concurrent=True)] if specs else []
 
 
 def cost(work: Work, specs: Mapping[str, Spec[ReconstructionSettings]]) -> dict[str, Cost]:

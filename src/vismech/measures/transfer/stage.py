@@ -61,7 +61,7 @@ def jobs(ctx: Context, plan: Plan) -> list[Job]:
         layer: Spec(Stage.evaluate.value, VERSION, layer, settings, {"insertion": spec})
         for layer, spec in parents.items()
     }
-    return [Job(Stage.evaluate, specs, compute, cost, passes=True)]
+    return [Job(Stage.evaluate, specs, compute, cost, passes=True, concurrent=True)]
 
 
 def cost(work: Work, specs: Mapping[str, Spec[TransferSettings]]) -> dict[str, Cost]:
