@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 from threading import Barrier
 
@@ -19,12 +20,13 @@ from conftest import tiny_loop
 from vismech.config.choices import Code
 from vismech.dictionaries import Dictionary
 from vismech.dictionaries.coding import Coding
+from vismech.dictionaries.lasso import Geometry
 from vismech.errors import UserError
 from vismech.measures.insertion.loop import ConceptLoop, Layer
 from vismech.network.cut import LOGITS, open_network
 from vismech.network.pfv import Layout, layout_of
-from vismech.passes import capacity
-from vismech.passes.capacity import numbers_per_row, rows_that_fit
+from vismech.passes import capacity, loop
+from vismech.passes.capacity import available_bytes, numbers_per_row, rows_that_fit
 from vismech.passes.extract import ExtractLoop
 from vismech.passes.memory import out_of_memory
 from vismech.passes.portions import Portions, concurrent_size, in_portions
@@ -122,6 +124,43 @@ def test_each_worker_has_a_portion_of_whole_eights(eights, padding, workers) -> 
     assert size * workers >= len(set(rows))
     assert workers == 1 or size - 8 < len(set(rows)) / workers
     assert concurrent_size([*rows, rows[-1]], workers) == len(rows) + 1
+
+
+def test_as_many_portions_at_once_as_threads_and_memory_allow(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "allowed_threads", lambda: 5)
+    for free, expected in ((None, 5), (10**12, 5), (1, 1)):
+        monkeypatch.setattr(loop, "available_bytes", lambda free=free: free)
+        (folder := tmp_path / str(free)).mkdir()
+        plain = tiny_loop(ExtractLoop, folder)
+        plain.setup()
+        assert plain.workers() == expected
+        plain.device = CUDA
+        assert plain.workers() == 1
+
+
+def test_available_memory_is_the_containers_where_that_is_less(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(capacity, "CONTAINER", tmp_path)
+    whole = available_bytes()
+    (tmp_path / "memory.current").write_text("1000000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert whole is None or (available_bytes() or 0) > 0.5 * whole
+    (tmp_path / "memory.max").write_text("5000000\n")
+    assert available_bytes() == 4_000_000
+
+
+def test_threads_share_one_geometry_of_a_dictionary(monkeypatch) -> None:
+    atoms = torch.nn.functional.normalize(torch.rand(40, 8), dim=1)
+    dictionary, made = Dictionary(atoms, Coding(Code.lasso, penalty=0.1)), []
+    slow, met = Geometry.of, Barrier(4, timeout=60)
+    monkeypatch.setattr(Geometry, "of", lambda given: made.append(1) or slow(given))
+
+    def code(_: int) -> Tensor:
+        met.wait()
+        return dictionary.encode(torch.ones(2, 8))
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(code, range(4))
+    assert len(made) == 1 and all(torch.equal(first, other) for other in others)
 
 
 def test_threads_inside_of_one_are_those_outside() -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch import Tensor
 from vismech.dictionaries.coding import Code, Coding, encode, load
 from vismech.dictionaries.lasso import Geometry
 from vismech.errors import UserError
+
+_MAKING = Lock()
 
 
 class Fitted(NamedTuple):
@@ -116,10 +119,11 @@ class Dictionary:
 
     def _geometry(self) -> Geometry:
         """That of the atoms, made once for this dictionary: the atoms never change."""
-        kept = self.__dict__.get("_kept_geometry")
-        if kept is None:
-            kept = Geometry.of(self.concepts)
-            object.__setattr__(self, "_kept_geometry", kept)
+        with _MAKING:  # one of several threads that ask at once
+            kept = self.__dict__.get("_kept_geometry")
+            if kept is None:
+                kept = Geometry.of(self.concepts)
+                object.__setattr__(self, "_kept_geometry", kept)
         return kept
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +18,7 @@ from vismech.network.hooked import HookedSegment
 SHARE = 0.8
 """Of the free memory; kernels need workspaces, and what is freed is not always in one piece."""
 BYTES = 4
+CONTAINER = Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -25,6 +27,22 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def available_bytes() -> int | None:
+    """Memory that this machine, or the container that this process is in, can still give; None where it is not told."""
+    found = []
+    try:
+        told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(1024 * int(told["MemAvailable"].split()[0]))
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        most, used = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(most - used)
+    except (OSError, ValueError):  # no container, or "max"
+        pass
+    return min(found, default=None)
 
 
 def rows_that_fit(wanted: int, numbers_per_row: int, device: torch.device) -> int:

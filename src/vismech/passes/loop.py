@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vismech.config.choices import Unreadable
 from vismech.errors import NotFinite, UserError
 from vismech.network.layers import LOGITS, PIXELS
-from vismech.passes.capacity import numbers_per_row
+from vismech.passes.capacity import BYTES, SHARE, available_bytes, numbers_per_row
 from vismech.passes.devices import quiet, set_rounding
 from vismech.passes.memory import keep_freed_memory, out_of_memory
 from vismech.passes.portions import Columns, Portions, concurrent_size, in_portions, release, smaller
@@ -145,7 +145,7 @@ class ImageLoop:
         self.resources: Resources | None = None
         self.device = torch.device("cpu")
         self._portions: Portions | None = None
-        self._workers = 1
+        self._workers: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # As plain bytes: torch would hand tensors to spawned processes through shared memory, of which a container
@@ -203,24 +203,37 @@ class ImageLoop:
         images = batch.images
         if self.site.runtime.channels_last:
             images = images.to(memory_format=torch.channels_last)
-        self._workers = self.workers()
+        if self._workers is None:
+            self._workers = self.workers()
         # As in the pipeline's own process, for a process that was spawned.
         with torch.no_grad(), one_thread():
             return self._in_portions(images, rows)
 
     def workers(self) -> int:
-        """How many portions of a batch are taken at once: on a CPU as many as torch has threads, if they may be."""
-        alone = self.device.type != "cpu" or not self.concurrent or not self.network.concurrent
-        return 1 if alone else allowed_threads()
+        """How many portions of a batch are taken at once: on a CPU as many as torch has threads and as memory holds.
+
+        The last is an estimate. Results do not depend on it.
+        """
+        if self.device.type != "cpu" or not self.concurrent or not self.network.concurrent:
+            return 1
+        runtime, (per_image, per_path) = self.site.runtime, self._numbers()
+        threads, free = allowed_threads(), available_bytes()
+        each = BYTES * (per_path * runtime.path_batch_size + per_image * runtime.batch_size)
+        return threads if free is None else max(1, min(threads, int(SHARE * free / max(1, each))))
+
+    def _numbers(self) -> tuple[int, int]:
+        """Numbers that a pass computes for an image and, at the most, for a path point."""
+        per_image = numbers_per_row(self.network.segment(PIXELS, LOGITS)) + self.held_per_image()
+        return per_image, max(map(numbers_per_row, self.cuts()), default=1)
 
     def _in_portions(self, images: Tensor, rows: list[int]) -> dict[str, Columns]:
         """The step's columns, again with less at once as long as that is too much for the memory."""
         while True:
             try:
-                size = min(self.portions.images, concurrent_size(rows, self._workers))
+                size = min(self.portions.images, concurrent_size(rows, self._workers or 1))
                 if size >= len(rows):
                     return self.step(images, rows)
-                return in_portions(self.step, images, rows, size, self._workers)
+                return in_portions(self.step, images, rows, size, self._workers or 1)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -231,10 +244,8 @@ class ImageLoop:
     def portions(self) -> Portions:
         """How much is taken at once: as configured, or what the free memory holds, or what was left after an error."""
         if self._portions is None:
-            runtime, most = self.site.runtime, max(map(numbers_per_row, self.cuts()), default=1)
-            wanted = Portions(runtime.batch_size, runtime.path_batch_size)
-            per_image = numbers_per_row(self.network.segment(PIXELS, LOGITS)) + self.held_per_image()
-            self._portions = Portions.that_fit(wanted, per_image, most * self._workers, self.device, self.title)
+            wanted = Portions(self.site.runtime.batch_size, self.site.runtime.path_batch_size)
+            self._portions = Portions.that_fit(wanted, *self._numbers(), self.device, self.title)
         return self._portions
 
     def cuts(self) -> list[nn.Module]:
