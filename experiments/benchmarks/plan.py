@@ -6,12 +6,10 @@ Measures the machine (`vismech-bench`), plans CIFAR ResNet-20 with four layers, 
 measured effects, and reconstruction, insertion, transfer and interlayer on a few images, and runs it into a fresh
 store. It is planned again when the predictions are known; stages that take less than a second are not judged.
 
-Observed with `evaluate.targets_per_image=2` on two cores that others kept busy too (load 5.6), planned / took of the
-stages above a second: extract 0.62, trace 1.04, effects 0.69, fields 1.14, where 1.57, reconstruction 0.45 (codes of
-few channels are slower than the rate says), insertion 1.08, transfer 1.40, interlayer 1.28, pictures 1.89, report 1.05:
-within a factor of 2.2. Where the load changes between measuring and running, the factor changes with it: constants
-that were medians of a busier moment gave up to 4 for `transfer`. The
-costs of cards and of loading libraries were set after such runs.
+Observed on two quiet cores, planned / took of the stages above a second: extract 0.66, trace 1.23, effects 0.81, fields
+1.38, where 1.71, reconstruction 0.50 (codes of few channels are slower than the rate says), insertion 0.92, transfer
+0.53, interlayer 1.00, report 0.77: within a factor of 2.0. Where the load changes between measuring and running, the
+factor changes with it. The costs of cards, of the page and of loading libraries were set after such runs.
 """
 
 from __future__ import annotations
