@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from functools import cache
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ class Random(nn.Module):
 
 
 @given(seed=st.integers(0, 10**6), layers=st.integers(1, 3), rows=st.integers(17, 24), columns=st.integers(17, 24))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_window_gives_the_value_and_nothing_outside_it_has_a_gradient(seed, layers, rows, columns) -> None:
     model = tiny.seeded(Random(seed, layers), seed).double()
     example = torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(seed)).double()
@@ -208,12 +209,17 @@ class Counted(nn.Module):
         return self.segment(x)
 
 
+@cache
+def opened(side: int):
+    return open_network(tiny.seeded(tiny.TinyNetwork(3, 8)), tiny.images(2, side))
+
+
 class Problem:
     """Concepts of layer1 of a network of 64 pixels, or of layer2, from the layer before it."""
 
     def __init__(self, pair: tuple[str, str], images: int = 5, targets: int = 4) -> None:
         draw = torch.Generator().manual_seed(0)
-        network = open_network(tiny.seeded(tiny.TinyNetwork(3, 8)), tiny.images(2, 64))
+        network = opened(64)
         with torch.no_grad():
             given = network.activations(tiny.images(images, 64), list(pair))
         self.layout, above = (layout_of(network.shape(layer), layer) for layer in pair)
@@ -254,7 +260,7 @@ def assert_close(found: Attribution, other: Attribution) -> None:
 
 
 @pytest.mark.parametrize("path", [STRAIGHT, Through()], ids=["straight", "bent"])
-@pytest.mark.parametrize("options", [{}, {"rows": 8}, {"steps": 9}, {"tolerance": 0.02, "steps": 4}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"rows": 8}, {"steps": 9}, {"tolerance": 0.1, "steps": 4}], ids=str)
 @pytest.mark.parametrize("pair", [("stem", "layer1"), ("layer1", "layer2")], ids="-".join)
 def test_edges_from_windows_are_those_from_whole_maps_and_less_passes(pair, options, path) -> None:
     problem = Problem(pair)
@@ -305,7 +311,7 @@ def test_whole_maps_pass_where_a_window_would_save_little_or_a_target_has_none()
     assert windows_of(segment, layout, others) is None
     assert windows_of(segment, layout, LogitTargets(torch.zeros(5, dtype=torch.long))) is None
     assert windows_of(lambda x: x, layout, targets) is None
-    network = open_network(tiny.seeded(tiny.TinyNetwork(3, 8)), tiny.images(2))
+    network = opened(32)
     assert network.segment("layer3", LOGITS).reach is None
     assert network.segment(PIXELS, "stem").reach is not None
 
