@@ -55,7 +55,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, list[tuple[str, str]]]] 
     "ResNet-50": (
         torchvision.models.resnet50,
         224,
-        [("layer2.2", "layer2.3"), ("layer3.3", "layer3.5"), ("layer4.1", "layer4.2"), ("layer3.3", LOGITS)],
+        [
+            ("layer1.2", "layer2.0"),
+            ("layer2.2", "layer2.3"),
+            ("layer3.2", "layer3.5"),
+            ("layer4.1", "layer4.2"),
+            ("layer3.3", LOGITS),
+        ],
     ),
 }
 
