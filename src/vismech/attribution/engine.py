@@ -207,7 +207,7 @@ def _groups(problem: _Problem, source: Source) -> Iterator[tuple[Int[Tensor, " i
     settings, device = problem.settings, problem.clean.device
     size = 1
     if settings.tolerance is None:
-        windows = windows_of(problem.segment, problem.layout, problem.targets)
+        windows = None if settings.profile else windows_of(problem.segment, problem.layout, problem.targets)
         share = 1.0 if windows is None else min(1.0, windows.share * windows.targets.anchors.shape[1])
         size = max(1, int(settings.rows / share) // settings.steps)
 

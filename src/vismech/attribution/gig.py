@@ -177,17 +177,19 @@ def integrate(
         NotFinite: a value or gradient on the path is not finite; the message names the image's index and α.
     """
     images = torch.arange(len(curve.end), device=curve.end.device) if images is None else images
-    nodes, steps = nodes_of(rule, curve)
+    nodes = nodes_of(rule, curve)
     at_ends = Ends(*(part[images] for part in known or ends(segment, layout, curve, clean, targets, rows)))
     weighing = Weighing(weights, phi, *at_ends, targets.present[images], own)
     windows = None if profile else windows_of(segment, layout, targets)
-    found = Profile(*(nodes.new_zeros(*at_ends.value.shape, len(nodes)) for _ in range(2))) if profile else None
+    found = (
+        Profile(*(nodes.alpha.new_zeros(*at_ends.value.shape, len(nodes.alpha)) for _ in range(2))) if profile else None
+    )
     if windows is None:
-        total = _weighed(segment, layout, curve, clean, targets, Nodes(nodes, steps), rows, images, weighing, found)
+        total = _weighed(segment, layout, curve, clean, targets, nodes, rows, images, weighing, found)
     else:
-        total = weighed_in_windows(segment, windows, curve, images, nodes, steps, rows, weighing)
+        total = weighed_in_windows(segment, windows, curve, images, *nodes, rows, weighing)
     if not torch.stack([total.sum(), *(part.sum() for part in at_ends)]).isfinite().all():
-        raise_not_finite(segment, layout, curve, clean, targets, nodes, images)
+        raise_not_finite(segment, layout, curve, clean, targets, nodes.alpha, images)
     shaped = total.transpose(0, 1).unflatten(3, curve.end.shape[1:]).unflatten(2, (len(weighing.kept), -1))
     gradients = weighing.finish(dict(zip(weighing.kept, shaped.unbind(2), strict=True)))
     return PathIntegral(

@@ -110,8 +110,8 @@ def _through(cut: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Reaches | 
         return _joined([found[arguments[0]]])
     if len({read.meta["val"].shape[2:] for read in maps}) > 1 or maps[0].meta["val"].ndim != 4:
         raise _NotLocal
-    if name in ("batch_norm", "batch_norm_no_training"):
-        return _joined([found[read] for read in maps])
+    if name == "batch_norm_no_training" or (name == "batch_norm" and arguments[5] is False):
+        return _joined([found[read] for read in maps])  # one by the moments of the map itself is none
     if name in POINTWISE or (name == "cat" and _argument(node, 1, "dim", 0) == 1):
         for read in node.all_input_nodes:
             if found[read] is None and not _is_the_same_everywhere(_stored(cut, read)):

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vismech.attribution.windows import ROW_MULTIPLE
 from vismech.errors import UserError
 from vismech.passes.capacity import free_bytes, rows_that_fit
 
 log = logging.getLogger(__name__)
 
-MULTIPLE = 8
 Columns = dict[str, Tensor]
 Step = Callable[[Tensor, list[int]], dict[str, Columns]]
 
@@ -81,13 +81,13 @@ def in_portions(step: Step, images: Tensor, rows: Sequence[int], size: int, work
 
 
 def concurrent_size(rows: Sequence[int], workers: int) -> int:
-    """Images of a portion, so that each worker has one; a multiple of :data:`MULTIPLE`, as the batch must be too.
+    """Images of a portion, so that each worker has one; a multiple of :data:`ROW_MULTIPLE`, as the batch must be too.
 
     All of them where there is one worker, or the batch is no multiple: a row's last digits depend on their number.
     """
-    if workers == 1 or len(rows) % MULTIPLE:
+    if workers == 1 or len(rows) % ROW_MULTIPLE:
         return len(rows)
-    return ceil(len(set(rows)) / workers / MULTIPLE) * MULTIPLE
+    return ceil(len(set(rows)) / workers / ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 def _joined(parts: list[Columns]) -> Columns:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vismech.attribution.windows import ROW_MULTIPLE
 from vismech.config.schema import RuntimeConfig
 from vismech.costs.cost import Cost
 from vismech.costs.machines import GPUS, Machine, machine_of
 from vismech.errors import UserError
-from vismech.passes.portions import MULTIPLE
 from vismech.passes.threads import allowed_threads
 from vismech.stages.context import Context, Plan
 
@@ -64,7 +64,7 @@ def prices(ctx: Context, plan: Plan, missing: Iterable[str]) -> Prices:
     gpu = GPUS[ctx.config.plan_device] if ctx.config.plan_device else None
     runtime = ctx.config.runtime
     processes, rows = processes_of(runtime), []
-    portions = max(1, min(allowed_threads() // processes, runtime.batch_size // MULTIPLE))
+    portions = max(1, min(allowed_threads() // processes, runtime.batch_size // ROW_MULTIPLE))
     for job in plan.jobs:
         specs = {unit: spec for unit, spec in job.specs.items() if spec.key in wanted}
         if not specs:

@@ -84,9 +84,9 @@ def job(ctx: Context, plan: Plan, fields: Spec, where: Spec) -> Job:
                 _write(work, spec.settings, plan, fields, where, folder)
 
     def cost(work: Work, specs: Mapping[str, Spec[ReportSettings]]) -> dict[str, Cost]:
-        concepts = len(plan.descriptions) * kept_most(graph)
-        nearest = next(iter(plan.descriptions.values())).settings.nearest
         kept = kept_most(graph)
+        concepts = len(plan.descriptions) * kept
+        nearest = next(iter(plan.descriptions.values())).settings.nearest
         ranked = len(plan.effects) * float(RANKED * kept * (kept + 1))
         drawn = pictured(float(DRAWN + concepts * (nearest + 1) * THUMB))
         return dict.fromkeys(specs, drawn + Cost(work={Kind.host: Amount(ranked)}))
